@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latent refinement of frozen CompressAI models; `refine` and `refined` are the way in."""
+
+from .loop import RefineResult, refine, refined
+from .objective import LMBDA_BY_QUALITY, RateDistortion, set_trained_lmbda, trained_lmbda
+from .presets import METHODS, PRESETS, RefineConfig
+
+__all__ = [
+    "LMBDA_BY_QUALITY",
+    "METHODS",
+    "PRESETS",
+    "RateDistortion",
+    "RefineConfig",
+    "RefineResult",
+    "refine",
+    "refined",
+    "set_trained_lmbda",
+    "trained_lmbda",
+]

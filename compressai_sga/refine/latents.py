@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model codes: one adapter per latent structure, found by inspection.
+
+An adapter answers four questions about a frozen CompressAI model:
+
+    latents_of(x)            which real-valued latents does the encoder make?
+    code(latents, rounding)  given a rounding (hard or relaxed), which y_hat does the decoder see, and
+                             how likely are the symbols under the tables that the coder uses?
+    synthesise(y_hat)        which image comes out?
+    compress(grid)           which strings does the *stock* encoder write for these symbols?
+
+Rounding is a function (v, name) -> v_hat on v = (latent - centre) / step, so that relaxations know
+neither medians, means nor gains. Structures:
+
+    FactorizedLatents    y under an entropy bottleneck               bmshj2018-factorized(-relu)
+    HyperpriorLatents    z under a bottleneck; y Gaussian given z    bmshj2018-hyperprior, mbt2018-mean,
+                         optionally with a causal context and        mbt2018, cheng2020-*, *-vbr
+                         with gain and reconstruction offsets
+    CodecTreeLatents     a tree of compressai.latent_codecs          cheng2020-anchor-checkerboard, elic2022-*
+                         (see codecs.py)
+
+Shapes: x (B, 3, H, W); y (B, C, H/16, W/16) as a rule; likelihoods have the shape of their latent.
+Fails with ``UnsupportedModelError``, naming the part that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.entropy_models.entropy_models_vbr import EntropyBottleneckVbr
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+
+__all__ = [
+    "CausalContext",
+    "Coded",
+    "FactorizedLatents",
+    "HyperpriorLatents",
+    "LatentAdapter",
+    "Rounding",
+    "code_bottleneck",
+    "code_gaussian",
+    "hard_rounding",
+]
+
+Rounding = Callable[[Tensor, str], Tensor]
+Latents = dict[str, Tensor]
+
+
+def hard_rounding(v: Tensor, name: str) -> Tensor:
+    """What the coder does: the nearest integer."""
+    return torch.round(v)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Outcome of coding a set of latents.
+
+    Attributes:
+        y_hat: what the synthesis transform sees.
+        likelihoods: per latent name, probability of every symbol, in (0, 1].
+        grid: per latent name, the point of the quantiser's grid that the symbol stands for; handed to
+            the stock encoder it gives back the same symbols, with a margin of half a step.
+    """
+
+    y_hat: Tensor
+    likelihoods: Latents
+    grid: Latents
+
+    def bits(self) -> Tensor:
+        """Ideal code length of every image in bits, shape (B,)."""
+        return sum(-torch.log2(p).flatten(1).sum(1) for p in self.likelihoods.values())
+
+
+# --- The two entropy models -------------------------------------------------------------------
+
+
+def code_bottleneck(
+    z: Tensor, bottleneck: nn.Module, rounding: Rounding, name: str, step: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Quantise around the medians; return (z_hat, likelihoods), both of z's shape."""
+    medians = bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+    scale = 1.0 if step is None else step
+    z_hat = rounding((z - medians) / scale, name) * scale + medians
+    values = z_hat.transpose(0, 1).reshape(z.shape[1], 1, -1)
+    if step is None:
+        likelihoods, _, _ = bottleneck._likelihood(values)
+    else:
+        likelihoods, _, _ = bottleneck._likelihood_variable(values, step)
+    likelihoods = bottleneck.likelihood_lower_bound(likelihoods)
+    shape = (z.shape[1], z.shape[0], *z.shape[2:])
+    return z_hat, likelihoods.reshape(shape).transpose(0, 1)
+
+
+def table_scales(scales: Tensor, conditional: GaussianConditional) -> Tensor:
+    """The entry of the coder's scale table that each predicted scale is coded with.
+
+    The gradient is that of the (lower-bounded) predicted scale.
+    """
+    bounded = conditional.lower_bound_scale(scales)
+    table = conditional.scale_table
+    entries = table[torch.bucketize(bounded.detach(), table[:-1])]
+    return bounded + (entries - bounded).detach()
+
+
+def code_gaussian(
+    y: Tensor,
+    scales: Tensor,
+    means: Tensor | None,
+    conditional: GaussianConditional,
+    rounding: Rounding,
+    gain: Tensor | float = 1.0,
+    offset: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantise y around the predicted means; return (y_hat, likelihoods, grid).
+
+    Args:
+        y, scales, means: one shape; means None is zero.
+        gain: 1 / step of the quantiser (variable-rate models).
+        offset: reconstruction offset as a function of (v_hat, scale in steps), variable-rate models.
+    """
+    means = 0.0 if means is None else means
+    scales = scales * gain
+    v_hat = rounding((y - means) * gain, "y")
+    likelihoods = conditional._likelihood(v_hat, table_scales(scales, conditional))
+    likelihoods = conditional.likelihood_lower_bound(likelihoods)
+    grid = v_hat / gain + means
+    y_hat = grid if offset is None else (v_hat + offset(v_hat, scales)) / gain + means
+    return y_hat, likelihoods, grid
+
+
+class CausalContext:
+    """Codes y whose means depend on y_hat at positions before it, as the sequential decoder will.
+
+    Hard rounding: the decoder's y_hat is the fixed point of y_hat -> code_given(y_hat). A position is
+    right one sweep after all that it depends on, so Jacobi sweeps over whole latents end at the very
+    result of the sequential scan, after at most the number of wavefronts; a few are the rule.
+
+    Relaxed rounding: the context is the previous step's sample, with the gradient of the present one,
+    and so approaches the decoder's as the temperature falls.
+    """
+
+    def __init__(self) -> None:
+        self.sample: Tensor | None = None
+
+    def code(
+        self,
+        y: Tensor,
+        rounding: Rounding,
+        code_given: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(y_hat, likelihoods, grid), given a function from the context's y_hat to these three."""
+        start = y.detach() if self.sample is None else self.sample
+        if rounding is not hard_rounding:
+            coded = code_given(start + (y - y.detach()))
+            self.sample = coded[0].detach()
+            return coded
+        for _ in range(3 * y.shape[2] + y.shape[3] + 1):
+            coded = code_given(start)
+            change = (coded[0] - start).abs().max()
+            start = coded[0]
+            if change < 1e-4:
+                break
+        return coded
+
+
+# --- Adapters ---------------------------------------------------------------------------------
+
+
+class LatentAdapter:
+    """Base class: capturing latents from, and injecting them into, the stock encoder.
+
+    Args:
+        model: an evaluation-mode copy with frozen weights; the adapter may change it.
+        compress_kwargs: what the caller passes to model.compress (variable rate: stage, s, inputscale).
+    """
+
+    def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
+        self.model = model
+        self.compress_kwargs = dict(compress_kwargs)
+        self.sources = self.find_sources(model)
+        for module in model.modules():
+            if isinstance(module, EntropyBottleneck | EntropyBottleneckVbr | GaussianConditional):
+                if module._quantized_cdf.numel() == 0:
+                    raise UnsupportedModelError(
+                        "the model has no coding tables yet; call model.update() first"
+                    )
+
+    @staticmethod
+    def matches(model: nn.Module) -> bool:
+        """Does the model have this structure?"""
+        raise NotImplementedError
+
+    @staticmethod
+    def find_sources(model: nn.Module) -> dict[str, nn.Module]:
+        """The modules whose outputs are the latents, by latent name, outermost first."""
+        raise NotImplementedError
+
+    def code(self, latents: Latents, rounding: Rounding) -> Coded:
+        """Quantise the latents with `rounding`; differentiable in them if the rounding is."""
+        raise NotImplementedError
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        """The decoder's image, unclamped, in full precision."""
+        return self.model.g_s(y_hat)
+
+    @torch.no_grad()
+    def latents_of(self, x: Tensor) -> tuple[Latents, dict[str, Any]]:
+        """Run the stock encoder; return (its real-valued latents, what it returned)."""
+        latents: Latents = {}
+        handles = [
+            module.register_forward_hook(
+                lambda _m, _i, output, name=name: latents.__setitem__(name, output.clone())
+            )
+            for name, module in self.sources.items()
+        ]
+        try:
+            out = self.model.compress(x, **self.compress_kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: latents[name] for name in self.sources}, out
+
+    @torch.no_grad()
+    def compress(self, grid: Latents, x: Tensor) -> dict[str, Any]:
+        """Run the stock encoder with its latents replaced by `grid`; return what it returns."""
+        for name, module in self.sources.items():
+            module.forward = lambda *_args, value=grid[name]: value.contiguous().clone()
+        try:
+            return self.model.compress(x, **self.compress_kwargs)
+        finally:
+            for module in self.sources.values():
+                del module.forward
+
+    @torch.no_grad()
+    def decompress(self, out: Mapping[str, Any]) -> Tensor:
+        """The stock decoder's image for what `compress` returned, in [0, 1]."""
+        return self.model.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
+
+    def reset(self) -> None:
+        """Forget what was carried from step to step."""
+
+
+class FactorizedLatents(LatentAdapter):
+    """y alone, each channel under its own learned density (Balle et al. 2017, 2018)."""
+
+    @staticmethod
+    def matches(model: nn.Module) -> bool:
+        return not hasattr(model, "h_a") and isinstance(
+            getattr(model, "entropy_bottleneck", None), EntropyBottleneck
+        )
+
+    @staticmethod
+    def find_sources(model: nn.Module) -> dict[str, nn.Module]:
+        return {"y": model.g_a}
+
+    def code(self, latents: Latents, rounding: Rounding) -> Coded:
+        bottleneck = self.model.entropy_bottleneck
+        y_hat, likelihoods = code_bottleneck(latents["y"], bottleneck, rounding, "y")
+        return Coded(y_hat, {"y": likelihoods}, {"y": y_hat})
+
+
+class HyperpriorLatents(LatentAdapter):
+    """y Gaussian given z_hat, with what the model adds to it.
+
+    Means: when h_s (or the entropy parameters) gives two values a symbol (Minnen et al. 2018).
+    Context: `context_prediction` over y_hat, see CausalContext.
+    Variable rate: `Gain` and `QuantABCD` (Kamisli et al. 2024).
+    """
+
+    def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
+        super().__init__(model, compress_kwargs)
+        self.has_context = hasattr(model, "context_prediction")
+        self.variable_rate = hasattr(model, "Gain")
+        self.reset()
+
+    @staticmethod
+    def matches(model: nn.Module) -> bool:
+        return all(hasattr(model, part) for part in ("h_a", "h_s", "entropy_bottleneck")) and (
+            type(getattr(model, "gaussian_conditional", None)) is GaussianConditional
+        )
+
+    @staticmethod
+    def find_sources(model: nn.Module) -> dict[str, nn.Module]:
+        return {"y": model.g_a, "z": model.h_a}
+
+    def reset(self) -> None:
+        self.context = CausalContext()
+
+    def _rate_point(self) -> tuple[Tensor | float, Tensor | None]:
+        """(gain of y, step of z) that the compress keywords select; (1, None) for fixed-rate models."""
+        if not self.variable_rate:
+            return 1.0, None
+        arguments = {"stage": 2, "s": 1, "inputscale": 0} | self.compress_kwargs
+        if arguments["stage"] == 1:
+            return 1.0, None
+        gain = arguments["inputscale"]
+        if isinstance(gain, int | float) and gain == 0:
+            gain = self.model.Gain[arguments["s"]].abs()
+        gain = torch.as_tensor(gain, device=self.model.Gain.device, dtype=self.model.Gain.dtype)
+        if not self.model.vr_entbttlnck:
+            return gain, None
+        step = self.model.gayn2zqstep(1.0 / gain.reshape(1))
+        return gain, self.model.lower_bound_zqstep(step)[0].detach()
+
+    def _offset(self, gain: Tensor | float) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Reconstruction offset, a learned function of (scale, gain); none at zero symbols."""
+        if not isinstance(gain, Tensor) or self.model.no_quantoffset:
+            return None
+        conditional = self.model.gaussian_conditional
+
+        def offset(v_hat: Tensor, scales: Tensor) -> Tensor:
+            inputs = conditional.lower_bound_scale(scales).unsqueeze(-1)
+            inputs = torch.cat((inputs, gain.expand(inputs.shape)), -1)
+            magnitude = -self.model.QuantABCD(inputs).squeeze(-1)
+            return magnitude * v_hat.clamp(-1, 1)  # equals sign(v_hat) at every integer
+
+        return offset
+
+    def code(self, latents: Latents, rounding: Rounding) -> Coded:
+        model, y = self.model, latents["y"]
+        gain, step = self._rate_point()
+        z_hat, z_likelihoods = code_bottleneck(latents["z"], model.entropy_bottleneck, rounding, "z", step)
+        params = model.h_s(z_hat)
+        offset = self._offset(gain)
+
+        def code_given(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            scales, means = parameters, None
+            if parameters.shape[1] == 2 * y.shape[1]:
+                scales, means = parameters.chunk(2, 1)
+            conditional = model.gaussian_conditional
+            return code_gaussian(y, scales, means, conditional, rounding, gain, offset)
+
+        if not self.has_context:
+            y_hat, likelihoods, grid = code_given(params)
+        else:
+            shift = 0.0
+            if getattr(model, "scl2ctx", False) and isinstance(gain, Tensor):
+                shift = model.scale_to_context(gain.view(1, 1)).view(1, -1, 1, 1)
+
+            def code_in_context(y_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                mixed = torch.cat((params, model.context_prediction(y_hat) + shift), 1)
+                return code_given(model.entropy_parameters(mixed))
+
+            y_hat, likelihoods, grid = self.context.code(y, rounding, code_in_context)
+        return Coded(y_hat, {"y": likelihoods, "z": z_likelihoods}, {"y": grid, "z": z_hat})

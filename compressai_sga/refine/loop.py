@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one refinement loop: move the latents of a frozen model so that image and bits get better.
+
+In:  a CompressAI model in evaluation mode with its tables, images x (B, 3, H, W) in [0, 1].
+Out: the strings that the stock encoder writes for the refined symbols, which the stock decoder turns
+     into an image, and the rate and distortion of both, measured on these very strings.
+
+Latents y and z start at the encoder's values and follow Adam on bpp + lmbda D with rounding relaxed
+(Yang, Bamler & Mandt 2020). What is relaxed is what is coded: quantisation around the medians and the
+predicted means, likelihoods of the coder's table of scales, the decoder's clamp, no distortion in the
+padding. Some steps are rounded for real; each image keeps its best such result, the unrefined one
+included, so that no image ends up worse.
+
+Fails with ``UnsupportedModelError`` (which part is missing), ``ShapeError``, ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from compressai.ops import compute_padding
+from torch import Tensor, nn
+
+from ..errors import ShapeError, UnsupportedModelError
+from ..typing import Distortion, StepCallback
+from .codecs import CodecTreeLatents
+from .latents import (
+    FactorizedLatents,
+    HyperpriorLatents,
+    LatentAdapter,
+    Latents,
+    Rounding,
+    hard_rounding,
+)
+from .objective import (
+    RateDistortion,
+    distortion,
+    estimate_lmbda,
+    set_trained_lmbda,
+    trained_lmbda,
+)
+from .presets import RefineConfig
+from .synthesis import FastSynthesis
+
+__all__ = ["RefineResult", "refine", "refined"]
+
+ADAPTERS: tuple[type[LatentAdapter], ...] = (
+    CodecTreeLatents,
+    HyperpriorLatents,
+    FactorizedLatents,
+)
+STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
+Padding = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """Outcome of `refine`.
+
+    Attributes:
+        strings, shape: what model.compress returns; decoded by the stock model.decompress.
+        x_hat: the decoder's image without padding, (B, 3, H, W) in [0, 1].
+        likelihoods: per latent name, probability of every refined symbol.
+        before, after: rate and distortion of the unrefined and the refined strings.
+        before_x_hat: the unrefined image, like x_hat.
+        lmbda: trade-off used.
+        pad: (left, right, top, bottom) padding of what the strings decode to.
+        config: the configuration used.
+        trace: one row a step: step, loss (mean over the images, relaxed rounding).
+        seconds: wall time of everything.
+    """
+
+    strings: list[list[bytes]]
+    shape: Any
+    x_hat: Tensor
+    likelihoods: dict[str, Tensor]
+    before: RateDistortion
+    after: RateDistortion
+    before_x_hat: Tensor
+    lmbda: float
+    pad: Padding
+    config: RefineConfig
+    trace: list[dict[str, float]] = field(repr=False)
+    seconds: float
+
+
+def refine(
+    model: nn.Module,
+    x: Tensor,
+    method: str | None = None,
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    lmbda: float | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    metric: Distortion = "mse",
+    pad: Padding | None = None,
+    config: RefineConfig | None = None,
+    on_step: StepCallback | None = None,
+    compress_kwargs: Mapping[str, Any] | None = None,
+) -> RefineResult:
+    """Refine the latents of x and code them; the model is not changed.
+
+    Args:
+        model: any CompressAI image model, or one built from the same parts; float32, tables updated.
+        x: images in [0, 1], shape (B, 3, H, W), on the model's device.
+        method, preset, steps, lmbda, lr, seed, metric: see `RefineConfig.make`; "ssl" by default.
+            `lmbda` None takes the value that the model was trained with, as noted by
+            `set_trained_lmbda` or else estimated from the latents.
+        pad: (left, right, top, bottom) padding that x already carries, as from
+            `compressai.ops.compute_padding`; it carries no distortion. None: x is bare, and is padded
+            here where its sides are not multiples of 64 (the result's `pad` says how).
+        config: replaces all of the options above but `pad`.
+        on_step: called after every step with (step, steps, loss).
+        compress_kwargs: further arguments of model.compress and model.decompress (variable-rate models:
+            stage, s, inputscale).
+
+    Returns:
+        RefineResult. The loss after is never above the loss before, for any image.
+
+    Raises:
+        UnsupportedModelError: a part is missing, or the model is not in float32.
+        ShapeError: x is no batch of RGB images, or smaller than its padding.
+        ValueError: an option is out of range.
+    """
+    start = time.perf_counter()
+    if config is None:
+        config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
+    x, pad = _pad(x, pad)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone()
+        run = _Run(model, x, pad, config, dict(compress_kwargs or {}))
+        trace = run.descend(on_step)
+        return run.finish(trace, start)
+
+
+@contextmanager
+def refined(
+    model: nn.Module,
+    method: str | None = None,
+    *,
+    compress_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[list[RefineResult]]:
+    """Within the context, model.compress(x, ...) refines before it codes.
+
+    Args:
+        model: as in `refine`; gets its own `compress` back at the end.
+        method, options: as in `refine`. Without `pad`, x must have sides that are multiples of 64, as
+            for the stock model.
+        compress_kwargs: defaults for the arguments that the caller of compress gives itself.
+
+    Yields:
+        A list to which the `RefineResult` of every call is appended.
+    """
+    results: list[RefineResult] = []
+    defaults = dict(compress_kwargs or {})
+
+    def compress(x: Tensor, **kwargs: Any) -> dict[str, Any]:
+        del model.compress  # the refinement itself calls the stock encoder
+        try:
+            result = refine(model, x, method, compress_kwargs=defaults | kwargs, **options)
+        finally:
+            model.compress = compress
+        results.append(result)
+        return {"strings": result.strings, "shape": result.shape}
+
+    model.compress = compress
+    try:
+        yield results
+    finally:
+        model.__dict__.pop("compress", None)
+
+
+def _pad(x: Tensor, pad: Padding | None) -> tuple[Tensor, Padding]:
+    if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
+        raise ShapeError(f"x must be a batch of RGB images (B, 3, H, W), not {tuple(x.shape)}")
+    height, width = x.shape[2:]
+    if pad is None:
+        pad, _ = compute_padding(height, width, min_div=STRIDE)
+        return F.pad(x, pad), pad
+    left, right, top, bottom = pad
+    if min(pad) < 0 or left + right >= width or top + bottom >= height:
+        raise ShapeError(f"padding {tuple(pad)} leaves nothing of an image of {height}x{width}")
+    return x, (left, right, top, bottom)
+
+
+def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> LatentAdapter:
+    """The adapter for the model's latent structure, over a frozen copy of the model.
+
+    Raises:
+        UnsupportedModelError: no structure matches; the message says what was looked for.
+    """
+    for part in ("g_a", "g_s", "compress", "decompress"):
+        if not hasattr(model, part):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has no `{part}`; refinement needs g_a, g_s, compress, decompress"
+            )
+    dtypes = {p.dtype for p in model.parameters()}
+    if dtypes != {torch.float32}:
+        names = ", ".join(sorted(str(d) for d in dtypes))
+        raise UnsupportedModelError(
+            f"refinement works on float32 models, this one has {names}; call model.float() first"
+        )
+    for adapter in ADAPTERS:
+        if adapter.matches(model):
+            frozen = copy.deepcopy(model).eval().requires_grad_(False)
+            return adapter(frozen, compress_kwargs)
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has none of the known latent structures: an `entropy_bottleneck` "
+        "alone; h_a, h_s, `entropy_bottleneck` and a `gaussian_conditional` (GaussianConditional); "
+        "or a `latent_codec` (HyperpriorLatentCodec or EntropyBottleneckLatentCodec)"
+    )
+
+
+class _Run:
+    """State of one refinement: the latents, and for each image the best hard result so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        pad: Padding,
+        config: RefineConfig,
+        compress_kwargs: dict[str, Any],
+    ):
+        self.config, self.pad, self.padded = config, pad, x
+        left, right, top, bottom = pad
+        self.crop = slice(top, x.shape[2] - bottom), slice(left, x.shape[3] - right)
+        self.x = x[..., self.crop[0], self.crop[1]]
+        self.pixels = self.x.shape[2] * self.x.shape[3]
+        self.generator = torch.Generator(x.device).manual_seed(config.seed)
+        self.adapter = build_adapter(model, compress_kwargs)
+        latents, self.unrefined = self.adapter.latents_of(x)
+        self.lmbda = config.lmbda or trained_lmbda(model, config.metric)
+        if self.lmbda is None:
+            self.lmbda = estimate_lmbda(
+                self.adapter, latents, self.x, self.crop, config.metric, self.generator
+            )
+            set_trained_lmbda(model, self.lmbda, config.metric)
+        self.fast = FastSynthesis(self.adapter.model.g_s, config.precision)
+        self.before_x_hat = self._image(self.unrefined)
+        self._check_adapter(latents)
+        self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
+        self.best_latents: Latents = {name: v.detach().clone() for name, v in latents.items()}
+        self.best_loss = self.hard_loss(self.best_latents)
+
+    def _image(self, out: Mapping[str, Any]) -> Tensor:
+        return self.adapter.decompress(out)[..., self.crop[0], self.crop[1]]
+
+    @torch.no_grad()
+    def _check_adapter(self, latents: Latents) -> None:
+        """The adapter's own hard rounding must give the image that the stock decoder gives."""
+        y_hat = self.adapter.code(latents, hard_rounding).y_hat
+        x_hat = self.adapter.synthesise(y_hat).clamp(0, 1)[..., self.crop[0], self.crop[1]]
+        difference = (x_hat - self.before_x_hat).abs().max().item()
+        if not difference < 0.02:
+            raise UnsupportedModelError(
+                f"{type(self.adapter.model).__name__} is not decoded as its parts suggest: images "
+                f"differ by {difference:.3g}; its compress or decompress does more than the stock one"
+            )
+
+    @torch.no_grad()
+    def hard_loss(self, latents: Latents) -> Tensor:
+        """Loss of every image when the latents are rounded, by ideal code length; shape (B,)."""
+        coded = self.adapter.code(latents, hard_rounding)
+        x_hat = self.adapter.synthesise(coded.y_hat)[..., self.crop[0], self.crop[1]]
+        return coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, self.config.metric)
+
+    def keep_best(self) -> None:
+        """Round the present latents and keep them for the images whose loss fell."""
+        latents = {name: v.detach() for name, v in self.latents.items()}
+        loss = self.hard_loss(latents)
+        better = loss < self.best_loss
+        self.best_loss = torch.where(better, loss, self.best_loss)
+        for name, best in self.best_latents.items():
+            best[better] = latents[name][better]
+
+    def descend(self, on_step: StepCallback | None) -> list[dict[str, float]]:
+        """The gradient steps; returns the trace."""
+        config, steps = self.config, self.config.steps
+        optimizer = torch.optim.Adam(list(self.latents.values()), lr=0.0, betas=config.betas, foreach=False)
+        count = config.hard_evaluations
+        hard_steps = {round(steps * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)}
+        trace: list[dict[str, float]] = []
+        for step in range(steps):
+            if step == round(config.freeze_z * steps):
+                self._freeze_z()
+            rounding = self._rounding(step)
+            coded = self.adapter.code(self.latents, rounding)
+            x_hat = self.fast(coded.y_hat)[..., self.crop[0], self.crop[1]]
+            losses = coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, config.metric)
+            moving = [v for v in self.latents.values() if v.requires_grad]
+            for latent, gradient in zip(moving, torch.autograd.grad(losses.sum(), moving)):
+                latent.grad = gradient
+            optimizer.param_groups[0]["lr"] = config.lr(step, steps)
+            optimizer.step()
+            loss = losses.mean().item()
+            trace.append({"step": step, "loss": loss})
+            if on_step is not None:
+                on_step(step, steps, loss)
+            if step + 1 in hard_steps:
+                self.keep_best()
+        return trace
+
+    def _rounding(self, step: int) -> Rounding:
+        def rounding(v: Tensor, name: str) -> Tensor:
+            if not self.latents[name].requires_grad:
+                return torch.round(v)
+            return self.config.relax(v, step, self.generator)
+
+        return rounding
+
+    def _freeze_z(self) -> None:
+        if "z" in self.latents:
+            self.latents["z"].requires_grad_(False)
+            self.latents["z"].grad = None
+
+    @torch.no_grad()
+    def finish(self, trace: list[dict[str, float]], start: float) -> RefineResult:
+        """Code the best latents with the stock encoder, decode, measure, and take the better image."""
+        coded = self.adapter.code(self.best_latents, hard_rounding)
+        out = self.adapter.compress(coded.grid, self.padded)
+        x_hat = self._image(out)
+        before = self._measure(self.unrefined, self.before_x_hat)
+        after = self._measure(out, x_hat)
+        worse = after.loss > before.loss
+        strings = [list(part) for part in out["strings"]]
+        for index in worse.nonzero().flatten().tolist():
+            for part, original in zip(strings, self.unrefined["strings"]):
+                part[index] = original[index]
+            x_hat[index] = self.before_x_hat[index]
+        after = self._measure({"strings": strings}, x_hat)
+        return RefineResult(
+            strings=strings,
+            shape=out["shape"],
+            x_hat=x_hat,
+            likelihoods=coded.likelihoods,
+            before=before,
+            after=after,
+            before_x_hat=self.before_x_hat,
+            lmbda=self.lmbda,
+            pad=self.pad,
+            config=self.config,
+            trace=trace,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _measure(self, out: Mapping[str, Any], x_hat: Tensor) -> RateDistortion:
+        sizes = [8 * sum(len(part[i]) for part in out["strings"]) for i in range(len(self.x))]
+        bits = torch.tensor(sizes, dtype=torch.float32, device=self.x.device)
+        return RateDistortion.measure(self.x, x_hat, bits, self.lmbda, self.config.metric)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rate-distortion loss that is really paid, and the trade-off a model was trained for.
+
+    loss = bpp + lmbda * 255^2 * MSE            (metric "mse")
+    loss = bpp + lmbda * (1 - MS-SSIM)          (metric "ms-ssim")
+
+per image, as in CompressAI's ``RateDistortionLoss``; bpp counts the pixels of the image without its
+padding, the distortion is taken without the padding too, and x_hat is clamped to [0, 1] as the
+decoder clamps it. The PSNR is that of the float image (stock `eval_model` rounds to 8 bits first).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from pytorch_msssim import ms_ssim
+from torch import Tensor, nn
+
+from ..typing import Distortion
+from .latents import LatentAdapter, Latents
+
+__all__ = [
+    "LMBDA_BY_QUALITY",
+    "RateDistortion",
+    "distortion",
+    "estimate_lmbda",
+    "set_trained_lmbda",
+    "trained_lmbda",
+]
+
+# CompressAI's published training values, qualities 1 to 8.
+LMBDA_BY_QUALITY: dict[Distortion, tuple[float, ...]] = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
+_ATTRIBUTE = "_compressai_sga_lmbda"
+
+
+@dataclass(frozen=True)
+class RateDistortion:
+    """Measured results, one value an image: tensors of shape (B,).
+
+    Attributes:
+        bpp: bits a pixel, from the length of the strings.
+        mse: of x_hat against x in [0, 1], padding left out.
+        psnr_db: -10 log10(mse).
+        loss: bpp plus the weighted distortion, see the module.
+    """
+
+    bpp: Tensor
+    mse: Tensor
+    psnr_db: Tensor
+    loss: Tensor
+
+    @classmethod
+    def measure(
+        cls, x: Tensor, x_hat: Tensor, bits: Tensor, lmbda: float, metric: Distortion
+    ) -> RateDistortion:
+        """From images (B, 3, H, W) without padding and the bits of each, shape (B,)."""
+        bpp = bits / (x.shape[2] * x.shape[3])
+        mse = (x - x_hat).pow(2).flatten(1).mean(1)
+        loss = bpp + lmbda * distortion(x, x_hat, metric)
+        return cls(bpp, mse, -10 * torch.log10(mse), loss)
+
+
+def distortion(x: Tensor, x_hat: Tensor, metric: Distortion) -> Tensor:
+    """255^2 MSE or 1 - MS-SSIM of the clamped x_hat, shape (B,)."""
+    x_hat = x_hat.clamp(0, 1)
+    if metric == "mse":
+        return (x - x_hat).pow(2).flatten(1).mean(1) * 255**2
+    return 1 - ms_ssim(x, x_hat, data_range=1.0, size_average=False)
+
+
+def set_trained_lmbda(model: nn.Module, lmbda: float, metric: Distortion = "mse") -> None:
+    """Note on the model the trade-off that it was trained for; copies of the model keep it."""
+    setattr(model, _ATTRIBUTE, {**getattr(model, _ATTRIBUTE, {}), metric: float(lmbda)})
+
+
+def trained_lmbda(model: nn.Module, metric: Distortion = "mse") -> float | None:
+    """The trade-off that the model is known to be trained for, or None."""
+    return getattr(model, _ATTRIBUTE, {}).get(metric)
+
+
+def estimate_lmbda(
+    adapter: LatentAdapter,
+    latents: Latents,
+    x: Tensor,
+    crop: tuple[slice, slice],
+    metric: Distortion,
+    generator: torch.Generator,
+    samples: int = 4,
+) -> float:
+    """The trade-off whose optimal quantisation step is the one that the model quantises y with.
+
+    A model whose encoder, decoder and entropy model were trained together could have scaled y, its
+    prior and the decoder's input by a common s, which only makes the quantiser's step 1/s. At the end
+    of training d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1, with rounding modelled as uniform
+    noise. R' and D' are properties of the quantisation noise and not of how well the encoder does on
+    this image, which makes the ratio steady from image to image. The result is moved to the nearest of
+    CompressAI's published values when it is near one.
+
+    Raises:
+        ValueError: rate and distortion do not oppose each other, as in an untrained model.
+    """
+    pixels = x.shape[2] * x.shape[3]
+    s = torch.ones((), device=x.device, requires_grad=True)
+
+    def noisy(v: Tensor, name: str) -> Tensor:
+        noise = torch.rand(v.shape, generator=generator, device=v.device) - 0.5
+        return v + (noise / s if name == "y" else noise)
+
+    rate_slope = distortion_slope = 0.0
+    with _quantised_with_step(adapter, 1 / s):
+        for _ in range(samples):
+            coded = adapter.code(latents, noisy)
+            x_hat = adapter.synthesise(coded.y_hat)[..., crop[0], crop[1]]
+            rate = coded.bits().sum() / pixels
+            rate_slope += torch.autograd.grad(rate, s, retain_graph=True)[0].item()
+            cost = distortion(x, x_hat, metric).sum()
+            distortion_slope += torch.autograd.grad(cost, s)[0].item()
+    adapter.reset()
+    if not (rate_slope > 0 > distortion_slope):
+        raise ValueError(
+            "the model's rate-distortion trade-off could not be found from its quantisation noise (is "
+            "it trained?); name it: lmbda=0.013, or --refine-lmbda 0.013"
+        )
+    lmbda = -rate_slope / distortion_slope
+    nearest = min(LMBDA_BY_QUALITY[metric], key=lambda known: abs(math.log(known / lmbda)))
+    return nearest if abs(math.log(nearest / lmbda)) < math.log(1.4) else lmbda
+
+
+@contextmanager
+def _quantised_with_step(adapter: LatentAdapter, step: Tensor) -> Iterator[None]:
+    """Within the context, symbols of y have the probability of an interval of width `step`."""
+    patched = []
+    for module in adapter.model.modules():
+        if isinstance(module, GaussianConditional):
+
+            def likelihood(v, scales, module=module):
+                return type(module)._likelihood(module, v / step, scales / step)
+
+        elif isinstance(module, EntropyBottleneck) and "z" not in adapter.sources:
+
+            def likelihood(v, module=module):
+                lower = module._logits_cumulative(v - step / 2, stop_gradient=False)
+                upper = module._logits_cumulative(v + step / 2, stop_gradient=False)
+                return torch.sigmoid(upper) - torch.sigmoid(lower), lower, upper
+
+        else:
+            continue
+        module._likelihood = likelihood
+        patched.append(module)
+    try:
+        yield
+    finally:
+        for module in patched:
+            del module._likelihood

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a refinement does, as data: methods, presets and the configuration that they make.
+
+A method is a relaxation of rounding; a preset is a method with its schedules, learning rate and
+parameters. Every method has a preset of its own name: our tuned default for it. The presets called
+`*-paper` follow the papers in everything. To add a method: a function in relaxations.py, a row in
+METHODS, a row in PRESETS, a line in the test's table.
+
+Fails with ``ValueError`` that lists the choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import relaxations as r
+from ..schedules import Constant, Cosine, Exponential, Geometric, Linear
+from ..typing import Distortion, Schedule
+from .synthesis import Precision
+
+__all__ = ["METHODS", "PRESETS", "RefineConfig"]
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Everything that decides how latents are refined; equal configurations give equal bytes.
+
+    Attributes:
+        method: key of METHODS.
+        preset: the preset that this came from.
+        steps: gradient steps.
+        lr: learning rate of Adam, as a function of the step.
+        temperature: of the relaxation.
+        noise: second annealed quantity: the noise's standard deviation (soft-round), Kumaraswamy's a
+            (soft-round-kumaraswamy), or the concrete distribution's own temperature (two classes);
+            None: the two-class methods use `temperature` for both, as in the papers.
+        a, r, n: shape parameters of SSL and of the three-class methods.
+        lmbda: weight of the distortion, as CompressAI defines it; None: the model's training value.
+        metric: distortion.
+        seed: of all noise.
+        betas: Adam's.
+        hard_evaluations: hard roundings tried on the way, the last step's included; the best is kept.
+        freeze_z: part of the steps after which z is rounded for good and only y moves on.
+        polish: sweeps of single-symbol changes after the gradient steps, kept where the true loss falls.
+        precision: of the synthesis transform in the loop; results are always measured in float32.
+    """
+
+    method: str
+    preset: str
+    steps: int
+    lr: Schedule
+    temperature: Schedule
+    noise: Schedule | None = None
+    a: float = 1.0
+    r: float = 1.0
+    n: float = 1.0
+    lmbda: float | None = None
+    metric: Distortion = "mse"
+    seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    hard_evaluations: int = 5
+    freeze_z: float = 1.0
+    polish: int = 0
+    precision: Precision = "auto"
+
+    @classmethod
+    def make(
+        cls,
+        method: str | None = None,
+        preset: str | None = None,
+        steps: int | None = None,
+        lmbda: float | None = None,
+        lr: float | None = None,
+        seed: int = 0,
+        metric: Distortion = "mse",
+    ) -> RefineConfig:
+        """A preset with what the caller wants otherwise.
+
+        Args:
+            method: with no preset, the preset of the same name; with one, its relaxation is replaced.
+            preset: key of PRESETS; default "ssl" when no method is named either.
+            steps, lmbda, lr: None keeps the preset's; `lr` scales the whole learning-rate schedule.
+
+        Raises:
+            ValueError: unknown name (the message lists the known ones) or a number out of range.
+        """
+        method = ALIASES.get(method, method)
+        if method is not None and method not in METHODS:
+            raise ValueError(f"unknown refinement method {method!r}; choose from {_list(METHODS)}")
+        preset = preset or method or "ssl"
+        if preset not in PRESETS:
+            raise ValueError(f"unknown refinement preset {preset!r}; choose from {_list(PRESETS)}")
+        if metric not in ("mse", "ms-ssim"):
+            raise ValueError(f"unknown distortion {metric!r}; choose from mse, ms-ssim")
+        if steps is not None and steps < 0:
+            raise ValueError(f"refinement steps must be 0 or more, not {steps}")
+        for name, value in (("lmbda", lmbda), ("learning rate", lr)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+        changes: dict[str, Any] = {"lmbda": lmbda, "seed": int(seed), "metric": metric}
+        base = PRESETS[preset]
+        if method is not None:
+            changes["method"] = method
+        if steps is not None:
+            changes["steps"] = int(steps)
+        if lr is not None:
+            field = "start" if isinstance(base.lr, Cosine) else "value"
+            changes["lr"] = dataclasses.replace(base.lr, **{field: float(lr)})
+        return dataclasses.replace(base, **changes)
+
+    def relax(self, v: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """The relaxed rounding of v at a step."""
+        noise = None if self.noise is None else self.noise(step, self.steps)
+        return METHODS[self.method](v, self.temperature(step, self.steps), generator, self, noise)
+
+
+def _list(names: Any) -> str:
+    return ", ".join(names)
+
+
+Method = Callable[[Tensor, float, torch.Generator, RefineConfig, "float | None"], Tensor]
+
+
+def _two_class(logit: Callable[..., Tensor], *parameters: str) -> Method:
+    def relax(v, temperature, generator, config, noise):
+        chosen = partial(logit, **{name: getattr(config, name) for name in parameters})
+        return r.binary_concrete(v, temperature, generator, chosen, noise)
+
+    return relax
+
+
+def _three_class(log_weight: Callable[..., Tensor], *parameters: str) -> Method:
+    def relax(v, temperature, generator, config, noise):
+        chosen = partial(log_weight, **{name: getattr(config, name) for name in parameters})
+        return r.ternary_concrete(v, temperature, generator, chosen)
+
+    return relax
+
+
+def _plain(relaxation: Callable[..., Tensor]) -> Method:
+    return lambda v, temperature, generator, config, noise: relaxation(v, temperature, generator)
+
+
+def _soft_round(noise_of: Callable[..., Tensor]) -> Method:
+    def relax(v, temperature, generator, config, noise):
+        return r.soft_round_around_noise(
+            v, temperature, generator, lambda v, generator: noise_of(v, generator, noise)
+        )
+
+    return relax
+
+
+METHODS: dict[str, Method] = {
+    "ste": _plain(r.ste),
+    "noise": _plain(r.uniform_noise),
+    "annealing": _plain(r.deterministic_annealing),
+    "atanh": _two_class(r.atanh_logit),
+    "linear": _two_class(r.linear_logit),
+    "cosine": _two_class(r.cosine_logit),
+    "ssl": _two_class(r.ssl_logit, "a"),
+    "linear3": _three_class(r.linear3_log_weight, "r", "n"),
+    "cosine3": _three_class(r.cosine3_log_weight, "r", "n"),
+    "ssl3": _three_class(r.ssl3_log_weight, "r", "n", "a"),
+    "soft-round": _soft_round(r.gaussian_noise),
+    "soft-round-kumaraswamy": _soft_round(r.kumaraswamy_noise),
+}
+ALIASES = {"sga": "atanh"}
+
+# Yang et al. 2020: T = min(0.5, 0.5 exp(-1e-3 (t - 700))), Adam 5e-3, 2000 steps.
+YANG = Exponential(rate=1e-3, upper=0.5, scale=0.5, offset=700)
+# SGA+: T = min(1, exp(-1e-3 t)), Adam 5e-3 (STE 1e-4), 2000 steps.
+SGA_PLUS = Exponential(rate=1e-3, upper=1.0)
+PAPER: dict[str, Any] = {"steps": 2000, "lr": Constant(5e-3), "hard_evaluations": 1}
+
+# Ours: the same anneal whatever the budget, larger first steps, learning rate falling to zero.
+SCALED: dict[str, Any] = {
+    "steps": 500,
+    "lr": Cosine(2e-2, warmup=5),
+    "temperature": Geometric(0.6, 0.1),
+}
+
+_ROWS: dict[str, dict[str, Any]] = {
+    "ste": {"method": "ste", **SCALED, "lr": Cosine(1e-3, warmup=5)},
+    "noise": {"method": "noise", **SCALED},
+    "annealing": {"method": "annealing", **SCALED, "temperature": Geometric(0.2, 0.02)},
+    "atanh": {"method": "atanh", **SCALED},
+    "linear": {"method": "linear", **SCALED},
+    "cosine": {"method": "cosine", **SCALED},
+    "ssl": {"method": "ssl", **SCALED, "a": 2.3},
+    "linear3": {"method": "linear3", **SCALED, "r": 0.98, "n": 1.5},
+    "cosine3": {"method": "cosine3", **SCALED, "r": 0.98, "n": 2.0},
+    "ssl3": {"method": "ssl3", **SCALED, "a": 1.4, "r": 0.98, "n": 1.4},
+    "soft-round": {
+        "method": "soft-round",
+        "steps": 500,
+        "lr": Cosine(5e-2, warmup=5),
+        "temperature": Linear(0.35, 0.08),
+        "noise": Linear(0.22, 0.15),
+    },
+    "soft-round-kumaraswamy": {
+        "method": "soft-round-kumaraswamy",
+        "steps": 500,
+        "lr": Cosine(5e-2, warmup=5),
+        "temperature": Linear(0.3, 0.1),
+        "noise": Linear(2.0, 1.0),
+    },
+    "sga-paper": {"method": "atanh", **PAPER, "temperature": YANG},
+    "linear-paper": {"method": "linear", **PAPER, "temperature": SGA_PLUS},
+    "cosine-paper": {"method": "cosine", **PAPER, "temperature": SGA_PLUS},
+    "ssl-paper": {"method": "ssl", **PAPER, "temperature": SGA_PLUS, "a": 2.3},
+    "ssl3-paper": {
+        "method": "ssl3",
+        **PAPER,
+        "temperature": SGA_PLUS,
+        "a": 1.4,
+        "r": 0.98,
+        "n": 1.4,
+    },
+    "ste-paper": {"method": "ste", **PAPER, "lr": Constant(1e-4), "temperature": Constant(0.0)},
+    "noise-paper": {"method": "noise", **PAPER, "temperature": Constant(0.0)},
+    "fast": {
+        "method": "soft-round",
+        "steps": 100,
+        "lr": Cosine(8e-2, warmup=3),
+        "temperature": Linear(0.35, 0.08),
+        "noise": Linear(0.22, 0.15),
+    },
+    "best": {
+        "method": "soft-round",
+        "steps": 500,
+        "lr": Cosine(5e-2, warmup=5),
+        "temperature": Linear(0.35, 0.08),
+        "noise": Linear(0.22, 0.15),
+    },
+}
+PRESETS: dict[str, RefineConfig] = {name: RefineConfig(preset=name, **row) for name, row in _ROWS.items()}

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fast frozen copy of a synthesis transform g_s, for the refinement loop alone.
+
+In:  y_hat (B, C, h, w) with gradient. Out: the image (B, 3, H, W), unclamped, float32.
+
+The loop runs g_s forward and backward hundreds of times with weights that never change, so the copy is
+channels-last, its GDN layers have their constrained parameters computed once, and, where the hardware
+multiplies bfloat16 fast, it runs under bfloat16 autocast. Entropy models, hard evaluations and the
+bitstream never see this copy: they use the model's own modules in the model's own precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN
+from torch import Tensor, nn
+
+__all__ = ["FastSynthesis", "Precision", "bfloat16_is_fast"]
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Has the device native bfloat16 matrix products?"""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.9
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+class FrozenGDN(nn.Module):
+    """GDN with beta and gamma already constrained: y = x (beta + gamma x^2)^(-1/2), or its inverse."""
+
+    def __init__(self, gdn: GDN):
+        super().__init__()
+        channels = gdn.beta.numel()
+        gamma = gdn.gamma_reparam(gdn.gamma).detach().reshape(channels, channels, 1, 1)
+        self.register_buffer("beta", gdn.beta_reparam(gdn.beta).detach().clone())
+        self.register_buffer("gamma", gamma.clone())
+        self.inverse = bool(gdn.inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = F.conv2d(x * x, self.gamma, self.beta)
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+def _freeze_gdn(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is GDN:
+            setattr(module, name, FrozenGDN(child))
+        else:
+            _freeze_gdn(child)
+
+
+class FastSynthesis:
+    """Callable copy of `g_s`; see the module.
+
+    Args:
+        g_s: the model's synthesis transform; not changed.
+        precision: "auto" takes bfloat16 where `bfloat16_is_fast`.
+    """
+
+    def __init__(self, g_s: nn.Module, precision: Precision = "auto"):
+        self.device = next(g_s.parameters()).device
+        fast = bfloat16_is_fast(self.device) if precision == "auto" else precision == "bfloat16"
+        wrapped = nn.ModuleDict({"g_s": copy.deepcopy(g_s)})
+        _freeze_gdn(wrapped)
+        self.network = wrapped["g_s"].requires_grad_(False)
+        self.network = self.network.to(memory_format=torch.channels_last)
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=fast)
+
+    def __call__(self, y_hat: Tensor) -> Tensor:
+        with self.autocast:
+            return self.network(y_hat.contiguous(memory_format=torch.channels_last)).float()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes and call signatures that the package shares.
+
+Shape legend, used in every docstring:
+    B  images in the batch           C  channels of a latent
+    H, W  height and width in pixels  h, w  height and width of a latent
+    x, x_hat: (B, 3, H, W), RGB in [0, 1];  y, z: (B, C, h, w), real-valued latents.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Distortion", "Relaxation", "Schedule", "StepCallback"]
+
+Distortion = Literal["mse", "ms-ssim"]
+
+
+class Relaxation(Protocol):
+    """A differentiable stand-in for rounding: (v, temperature, generator) -> v_hat, same shape.
+
+    `v` is a latent minus the centre of its quantiser, so that hard rounding means the nearest
+    integer. `temperature` anneals towards 0, where the result is hard.
+    """
+
+    def __call__(self, v: Tensor, temperature: float, generator: torch.Generator) -> Tensor: ...
+
+
+class Schedule(Protocol):
+    """A value that depends on the step only: (step, steps) -> value, 0 <= step < steps."""
+
+    def __call__(self, step: int, steps: int) -> float: ...
+
+
+class StepCallback(Protocol):
+    """Told after every step: (step, steps, loss), the loss being the mean over the images."""
+
+    def __call__(self, step: int, steps: int, loss: float) -> None: ...
