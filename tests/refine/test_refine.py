@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refinement of every model: what stock CompressAI decodes is what was measured.
+
+The models are randomly initialised and small: every claim here is about bits and arithmetic. How much
+refinement gains is shown on trained models in test_gains.py and in eval/.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from compressai.registry import MODELS
+from torch import nn
+
+from compressai_sga.errors import ShapeError, UnsupportedModelError
+from compressai_sga.refine import METHODS, RefineConfig, refine, refined
+from compressai_sga.refine.latents import hard_rounding
+from compressai_sga.refine.loop import build_adapter
+
+SIZES = {
+    "bmshj2018-factorized": (16, 24),
+    "bmshj2018-factorized-relu": (16, 24),
+    "bmshj2018-hyperprior": (16, 24),
+    "mbt2018-mean": (16, 24),
+    "mbt2018": (16, 24),
+    "cheng2020-anchor": (16,),
+    "cheng2020-attn": (16,),
+    "bmshj2018-hyperprior-vbr": (16, 24),
+    "mbt2018-mean-vbr": (16, 24),
+    "mbt2018-vbr": (16, 24),
+    "cheng2020-anchor-checkerboard": (16,),
+    "elic2022-official": (16, 160),
+    "elic2022-chandelier": (16, 160),
+}
+# What stock decompress does, in a process that knows stock CompressAI alone.
+STOCK_DECODER = """
+import pickle, sys, torch
+from compressai.registry import MODELS
+torch.set_num_threads(1)
+jobs = pickle.load(open(sys.argv[1], "rb"))
+images = {}
+for name, (size, state, strings, shape, kwargs) in jobs.items():
+    model = MODELS[name](*size).eval()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        images[name] = model.decompress(strings, shape, **kwargs)["x_hat"]
+assert not any(m.startswith("compressai_sga.") or m == "compressai_sga" for m in sys.modules)
+torch.save(images, sys.argv[2])
+"""
+
+
+def make_model(name: str) -> nn.Module:
+    """A random model whose latents are large enough to round to more than zero."""
+    torch.manual_seed(1)
+    model = MODELS[name](*SIZES[name]).eval()
+    for parameter in model.g_a.parameters():
+        if parameter.ndim == 4:
+            parameter.data.mul_(2.2)
+    model.update(force=True)
+    return model
+
+
+def rate_point(name: str) -> dict:
+    if not name.endswith("-vbr"):
+        return {}
+    return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)}
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Two smooth random images of 68x100 pixels: neither side a multiple of 64."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, 10, 14, generator=generator)
+    return nn.functional.interpolate(coarse, size=(68, 100), mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def results(images):
+    done = {}
+    for name in SIZES:
+        model = make_model(name)
+        done[name] = model, refine(
+            model, images, "ssl", steps=12, lr=0.05, lmbda=0.05, compress_kwargs=rate_point(name)
+        )
+    return done
+
+
+@pytest.fixture(scope="module")
+def stock_images(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stock")
+    jobs = {
+        name: (SIZES[name], model.state_dict(), r.strings, r.shape, rate_point(name))
+        for name, (model, r) in results.items()
+    }
+    (folder / "jobs.pkl").write_bytes(pickle.dumps(jobs))
+    (folder / "decode.py").write_text(STOCK_DECODER)
+    subprocess.run(
+        [sys.executable, folder / "decode.py", folder / "jobs.pkl", folder / "images.pt"],
+        env={**os.environ, "COMPRESSAI_SGA_DISABLE": "1"},
+        check=True,
+    )
+    return torch.load(folder / "images.pt")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_stock_process_decodes_the_measured_image(name, results, stock_images):
+    _, result = results[name]
+    left, right, top, bottom = result.pad
+    decoded = stock_images[name]
+    decoded = decoded[..., top : decoded.shape[2] - bottom, left : decoded.shape[3] - right]
+    assert decoded.shape == result.x_hat.shape == (2, 3, 68, 100)
+    assert (decoded - result.x_hat).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_reported_numbers_are_those_of_strings_and_image(name, results, images):
+    _, result = results[name]
+    for index in range(2):
+        size = sum(len(part[index]) for part in result.strings)
+        assert result.after.bpp[index].item() == pytest.approx(8 * size / (68 * 100))
+    mse = (result.x_hat - images).pow(2).flatten(1).mean(1)
+    assert torch.allclose(result.after.mse, mse)
+    assert torch.allclose(result.after.loss, result.after.bpp + 0.05 * 255**2 * mse)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_loss_never_rises_and_falls_here(name, results):
+    _, result = results[name]
+    assert (result.after.loss <= result.before.loss).all()
+    assert result.after.loss.mean() < result.before.loss.mean()
+    assert len(result.trace) == 12
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_model_is_left_as_it_was(name, results):
+    model, _ = results[name]
+    fresh = make_model(name)
+    for (key, ours), theirs in zip(model.state_dict().items(), fresh.state_dict().values()):
+        assert torch.equal(ours, theirs), key
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert "forward" not in vars(model.g_a) and "compress" not in vars(model)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_hard_rounding_is_what_the_stock_encoder_codes(name, images):
+    """The adapter's symbols and ideal code length are those of the stock strings, before refinement."""
+    model = make_model(name)
+    adapter = build_adapter(model, rate_point(name))
+    x = nn.functional.pad(images, (14, 14, 30, 30))
+    with torch.no_grad():
+        latents, out = adapter.latents_of(x)
+        coded = adapter.code(latents, hard_rounding)
+        again = adapter.compress(coded.grid, x)
+    assert again["strings"] == out["strings"]
+    assert again["shape"] == out["shape"]
+
+
+def test_jacobi_sweeps_end_at_the_sequential_rounding(images):
+    """Autoregressive models: the parallel solution is the raster scan's, symbol by symbol."""
+    model = make_model("mbt2018")
+    torch.manual_seed(3)
+    model.context_prediction.weight.data.mul_(6)  # a context that matters, and that can flip symbols
+    adapter = build_adapter(model, {})
+    x = nn.functional.pad(images, (14, 14, 30, 30))
+    with torch.no_grad():
+        latents, out = adapter.latents_of(x)
+        y_hat = adapter.code(latents, hard_rounding).y_hat
+        first_sweep = latents["y"].round()
+        decoded = adapter.decompress(out)
+        assert (adapter.synthesise(y_hat).clamp(0, 1) - decoded).abs().max() < 1e-4
+        naive = adapter.synthesise(first_sweep).clamp(0, 1)
+        assert (naive - decoded).abs().max() > 1e-3  # the test would see another rounding
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_never_worsens(method, images):
+    result = refine(make_model("mbt2018-mean"), images, method, steps=10, lmbda=0.05)
+    assert (result.after.loss <= result.before.loss).all()
+    assert result.config.method == method
+
+
+def test_same_seed_same_bytes_and_other_seed_other_path(images):
+    model = make_model("mbt2018-mean")
+    options = {"steps": 8, "lmbda": 0.05, "lr": 0.05}
+    first, again = (refine(model, images, "ssl", seed=3, **options) for _ in range(2))
+    other = refine(model, images, "ssl", seed=4, **options)
+    assert first.strings == again.strings
+    assert first.trace == again.trace
+    assert first.trace != other.trace
+
+
+def test_images_of_a_batch_are_refined_apart(images):
+    """Without noise an image's result does not depend on its neighbours in the batch."""
+    model = make_model("mbt2018-mean")
+    options = {"steps": 8, "lmbda": 0.05, "lr": 0.05}
+    batch = refine(model, images, "annealing", **options)
+    alone = refine(model, images[1:], "annealing", **options)
+    assert torch.allclose(batch.after.loss[1], alone.after.loss[0], rtol=1e-3)
+
+
+def test_padding_carries_no_distortion(images):
+    """Whatever is in the border of x, the reported distortion is that of the image alone."""
+    model = make_model("mbt2018-mean")
+    pad = (14, 14, 30, 30)
+    black = nn.functional.pad(images, pad)
+    result = refine(model, black, "ssl", steps=4, lmbda=0.05, pad=pad)
+    inner = refine(model, images, "ssl", steps=4, lmbda=0.05)
+    assert result.pad == inner.pad == pad
+    assert torch.allclose(result.after.mse, inner.after.mse)
+    assert result.strings == inner.strings
+
+
+def test_ms_ssim(images):
+    model = make_model("mbt2018-mean")
+    large = nn.functional.interpolate(images, size=(192, 200), mode="bicubic").clamp(0, 1)
+    result = refine(model, large, "ssl", steps=6, lmbda=8.0, metric="ms-ssim", lr=0.05)
+    assert (result.after.loss < result.before.loss).any()
+    assert (result.after.loss <= result.before.loss).all()
+
+
+def test_zero_steps_give_the_unrefined_strings(images):
+    model = make_model("mbt2018-mean")
+    with torch.no_grad():
+        stock = model.compress(nn.functional.pad(images, (14, 14, 30, 30)))
+    result = refine(model, images, steps=0, lmbda=0.05)
+    assert result.strings == stock["strings"]
+    assert torch.equal(result.after.loss, result.before.loss)
+
+
+def test_works_under_no_grad_and_inference_mode(images):
+    model = make_model("mbt2018-mean")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            result = refine(model, images, steps=4, lmbda=0.05, lr=0.05)
+        assert (result.after.loss < result.before.loss).any()
+
+
+def test_refined_context_serves_a_pipeline(images):
+    model = make_model("mbt2018-mean")
+    x = nn.functional.pad(images, (14, 14, 30, 30))
+    with torch.no_grad():
+        stock = model.compress(x)
+        with refined(model, "ssl", steps=6, lmbda=0.05, lr=0.05) as results:
+            out = model.compress(x)
+        assert model.compress(x)["strings"] == stock["strings"]  # the context is over
+        decoded = model.decompress(out["strings"], out["shape"])["x_hat"]
+    assert len(results) == 1
+    assert out["strings"] == results[0].strings != stock["strings"]
+    assert (decoded - results[0].x_hat).abs().max() <= 1e-4
+
+
+def test_progress_is_told(images):
+    told = []
+    refine(
+        make_model("mbt2018-mean"),
+        images,
+        steps=3,
+        lmbda=0.05,
+        on_step=lambda step, steps, loss: told.append((step, steps, loss > 0)),
+    )
+    assert told == [(0, 3, True), (1, 3, True), (2, 3, True)]
+
+
+# --- What is refused ---------------------------------------------------------------------------
+
+
+def test_half_model_is_refused_with_the_cure(images):
+    with pytest.raises(UnsupportedModelError, match="model.float()"):
+        refine(make_model("mbt2018-mean").half(), images.half(), lmbda=0.05)
+
+
+def test_model_without_tables_is_refused_with_the_cure(images):
+    with pytest.raises(UnsupportedModelError, match=r"model.update\(\)"):
+        refine(MODELS["mbt2018-mean"](16, 24).eval(), images, lmbda=0.05)
+
+
+def test_foreign_structure_is_refused_by_name(images):
+    model = make_model("mbt2018-mean")
+    del model.gaussian_conditional
+    with pytest.raises(UnsupportedModelError, match="gaussian_conditional"):
+        refine(model, images, lmbda=0.05)
+    with pytest.raises(UnsupportedModelError, match="g_a"):
+        refine(nn.Conv2d(3, 3, 1), images, lmbda=0.05)
+
+
+def test_model_that_decodes_otherwise_is_refused(images):
+    model = make_model("mbt2018-mean")
+    stock = type(model).decompress
+
+    def brighter(strings, shape):
+        return {"x_hat": stock(model, strings, shape)["x_hat"] * 0.5 + 0.5}
+
+    model.decompress = brighter
+    with pytest.raises(UnsupportedModelError, match="not decoded as its parts suggest"):
+        refine(model, images, lmbda=0.05)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (0, 3, 64, 64)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ShapeError, match="B, 3, H, W"):
+        refine(make_model("mbt2018-mean"), torch.rand(shape), lmbda=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "slg"}, "ssl3"),
+        ({"preset": "quickest"}, "sga-paper"),
+        ({"steps": -1}, "0 or more"),
+        ({"lmbda": 0.0}, "positive"),
+        ({"lr": float("nan")}, "positive"),
+        ({"metric": "vmaf"}, "ms-ssim"),
+    ],
+)
+def test_bad_options_name_the_choices(options, message):
+    with pytest.raises(ValueError, match=message):
+        RefineConfig.make(**options)
