@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m compressai_sga COMMAND ...`: the package's commands.
+
+In:  a command line. Out: what the command prints; without a command, the list of commands.
+Exit codes: 0, 2 for wrong use, else the command's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand; it parses its own arguments.
+
+    Args:
+        name: on the command line.
+        help: one line.
+        run: takes the arguments after the name; its return value is the exit code.
+    """
+
+    name: str
+    help: str
+    run: Callable[[list[str]], int | None]
+
+
+def _eval_model(argv: list[str]) -> None:
+    from compressai_sga import hooks
+    from compressai_sga.errors import SgaError
+
+    eval_model = importlib.import_module("compressai.utils.eval_model.__main__")
+    if not (hooks.enable() and hooks.patch(eval_model)):
+        raise SgaError("the installed CompressAI is not one that this package knows; see above")
+    eval_model.main(argv)
+
+
+COMMANDS = (
+    Command(
+        "eval_model",
+        "evaluate a model on images: `python -m compressai.utils.eval_model` with --refine, "
+        "without any start-up hook",
+        _eval_model,
+    ),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; see the module's docstring."""
+    from compressai_sga import __version__
+    from compressai_sga.errors import SgaError
+
+    # A command gets its arguments untouched: argparse would take options in front for its own.
+    for command in COMMANDS:
+        if argv and argv[0] == command.name:
+            try:
+                return command.run(list(argv[1:])) or 0
+            except SgaError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m compressai_sga",
+        description="Latent refinement and new models for CompressAI.",
+        epilog="`python -m compressai_sga COMMAND --help` tells the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"compressai-sga {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        commands.add_parser(command.name, help=command.help, add_help=False)
+    parser.parse_args(argv)
+    parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong use of the evaluation, told in one sentence before or instead of a traceback.
+
+They run only when one of this package's options is given, and raise `SgaError`, whose message names
+the value, the rule and the cure; `ImageError` is about one image and leaves the others alone.
+
+In:  stock's parsed arguments, stock's loaders. Out: nothing, or a loaded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..errors import SgaError
+
+__all__ = ["ImageError", "check_arguments", "load_checkpoint", "load_pretrained", "read_image"]
+
+_MS_SSIM_MIN_PX = 161  # five scales with an 11-px window: pytorch_msssim refuses 160 and less
+_LOADING_ERRORS = (
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    EOFError,
+    OSError,
+    pickle.UnpicklingError,
+)
+
+
+class ImageError(SgaError):
+    """One image cannot be evaluated; the message says why, without its name."""
+
+
+def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
+    """Refuse arguments that stock would answer with a traceback, or silently do nothing for.
+
+    Args:
+        args: the stock namespace.
+        images: what stock's `collect_images` found in the data set.
+
+    Raises:
+        SgaError: the folder, a checkpoint or a quality does not exist.
+    """
+    dataset = Path(args.dataset)
+    if not dataset.exists():
+        raise SgaError(f"the data set {args.dataset} does not exist; give a folder of images")
+    if not dataset.is_dir():
+        raise SgaError(f"the data set {args.dataset} is a file, not a folder; give the folder that holds it")
+    if not images:
+        raise SgaError(
+            f"the data set {args.dataset} holds no image (*.png, *.jpg, *.webp, ... in small "
+            "letters); give a folder that does"
+        )
+    if args.source == "checkpoint":
+        for path in args.checkpoint_paths:
+            if not Path(path).is_file():
+                raise SgaError(f"the checkpoint {path} does not exist; -p takes existing files")
+        if not args.checkpoint_paths:
+            raise SgaError("no checkpoint given; -p takes one or more files")
+        if args.architecture.endswith("-vbr") and len(args.checkpoint_paths) > 1:
+            raise SgaError("a vbr model takes one checkpoint only; evaluate them one by one")
+    elif not all(quality.strip().isdigit() for quality in args.qualities.split(",") if quality):
+        raise SgaError(f"-q takes whole numbers separated by commas, not {args.qualities!r}")
+
+
+def read_image(stock: Callable[[Path], Tensor], path: Path) -> Tensor:
+    """Stock's `read_image`; whatever is wrong with the file becomes an `ImageError`."""
+    if not Path(path).is_file():
+        raise ImageError("not a file")
+    try:
+        x = stock(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot be read as an image ({_brief(error)})") from error
+    height, width = x.shape[-2:]
+    if min(height, width) < _MS_SSIM_MIN_PX:
+        raise ImageError(
+            f"{width}x{height} px is too small: MS-SSIM needs sides of at least {_MS_SSIM_MIN_PX} px"
+        )
+    return x
+
+
+def load_pretrained(stock: Callable[..., nn.Module], model: str, metric: str, quality: int) -> nn.Module:
+    """Stock's `load_pretrained`; a missing quality or a failed download becomes one sentence."""
+    try:
+        return stock(model, metric, quality)
+    except _LOADING_ERRORS as error:
+        raise SgaError(
+            f"{model} trained for {metric} with quality {quality} cannot be loaded: {_brief(error)}"
+        ) from error
+
+
+def load_checkpoint(
+    stock: Callable[..., nn.Module],
+    architectures: dict[str, Any],
+    arch: str,
+    no_update: bool,
+    path: str,
+    coding: bool,
+) -> nn.Module:
+    """Stock's `load_checkpoint`; a file of another kind becomes one sentence.
+
+    Args:
+        stock: CompressAI's function.
+        architectures: CompressAI's dictionary, for saying what the file is instead.
+        arch, no_update, path: as stock takes them.
+        coding: whether bitstreams will be made, for which the coding tables are needed.
+    """
+    if arch not in architectures:
+        there = ", ".join(sorted(architectures))
+        raise SgaError(f"checkpoints of {arch} cannot be loaded by CompressAI, only of {there}")
+    try:
+        net = stock(arch, no_update, path)
+    except _LOADING_ERRORS as error:
+        raise SgaError(
+            f"{path} is not a checkpoint of {arch}: {_brief(error)}{_advice(architectures, path)}"
+        ) from error
+    missing = [
+        name
+        for name, module in net.named_modules()
+        if getattr(module, "_quantized_cdf", None) is not None and not module._quantized_cdf.numel()
+    ]
+    if no_update and coding and missing:
+        raise SgaError(
+            f"{path} has no coding tables ({', '.join(missing)}); leave --no-update out, or make "
+            "them with python -m compressai.utils.update_model"
+        )
+    return net
+
+
+def _advice(architectures: dict[str, Any], path: str) -> str:
+    """What the file is, found by trying every architecture."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu")
+        for key in ("network", "state_dict", "model_state_dict"):
+            if key in checkpoint:
+                checkpoint = checkpoint[key]
+        fitting = []
+        for name, architecture in architectures.items():
+            try:
+                architecture.from_state_dict(dict(checkpoint))
+            except Exception:  # any failure means: not this one
+                continue
+            fitting.append(name)
+    except Exception:  # the advice must not hide the error itself
+        return ""
+    return f"; it loads with -a {' or '.join(fitting)}" if fitting else "; it fits no architecture"
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    text = " ".join(line.strip() for line in lines[:2])
+    text = text if len(text) <= 200 else text[:197] + "..."
+    return f"{type(error).__name__}: {text}"

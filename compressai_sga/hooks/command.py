@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wrappers around stock's command line; see the table in `hooks/__init__.py`.
+
+Each `wrap_...(module, stock)` returns a function that calls `stock` with the same arguments, and
+does more only where one of our options is given or a download fails.
+
+In:  the stock module and its function. Out: the wrapper.
+Exit codes of `main`: 2 with one line on stderr for wrong use, 130 when interrupted, else stock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from .. import zoo
+from ..errors import SgaError
+from .evaluate import Evaluation
+from .options import add_options, given, request_of
+
+__all__ = ["wrap_download", "wrap_main", "wrap_setup_args"]
+
+
+def wrap_setup_args(module: ModuleType, stock: Callable[[], Any]) -> Callable[[], Any]:
+    """Stock's `setup_args`, whose parsers know our options too."""
+
+    @functools.wraps(stock)
+    def setup_args() -> argparse.ArgumentParser:
+        return add_options(stock())
+
+    return setup_args
+
+
+def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's `main`, which goes through `Evaluation` when one of our options is given."""
+
+    @functools.wraps(stock)
+    def main(argv: Sequence[str]) -> None:
+        found, rest = given(argv)
+        try:
+            if found and not {"pretrained", "checkpoint", "-h", "--help"}.intersection(rest):
+                argv = _with_source(argv)
+            if found:
+                request = request_of(argv, module.setup_args().parse_args(argv))
+                if request is not None:
+                    return Evaluation(module, request).main(stock)
+            return stock(argv)
+        except SgaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return main
+
+
+def wrap_download(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's download of weights, whose failure names the models that need none."""
+    return zoo.with_download_advice(stock)
+
+
+def _with_source(argv: Sequence[str]) -> list[str]:
+    """The command line with the zoo's default model and the sample images as its source."""
+    images = zoo.sample_images()
+    if not images:
+        raise SgaError("no sample images are installed; install compressai-sga again")
+    model, quality = zoo.DEFAULT_MODEL, str(zoo.DEFAULT_QUALITY)
+    print(
+        f"No source given: evaluating {model}, quality {quality}, on the {len(images)} sample "
+        f"images in {images[0].parent}",
+        file=sys.stderr,
+    )
+    return ["pretrained", str(images[0].parent), "-a", model, "-q", quality, *argv]

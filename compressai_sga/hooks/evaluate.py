@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock `eval_model` with refinement, further metrics and a journal.
+
+`Evaluation` puts its methods in place of globals of the stock module while stock's own `main` runs:
+stock still reads the images, pads, times, codes, decodes, measures and writes. Each image is coded
+twice by stock `inference`, as ever and inside `compressai_sga.refined`, so that both results come
+from real bitstreams.
+
+In:  stock's module and a command line.
+Out: stock's JSON. `results` holds the refined numbers under stock's keys, the unrefined ones with
+     "-unrefined" and `loss` = bpp + lmbda * D (D: 255^2 * MSE after rounding to 8 bits, or
+     1 - MS-SSIM); `refine` says how; `failed` lists images that could not be evaluated.
+Exit codes: 2 for wrong use and failed images, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, TextIO
+
+import compressai
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import SgaError
+from ..refine import (
+    LMBDA_BY_QUALITY,
+    RefineConfig,
+    refine,
+    refined,
+    set_trained_lmbda,
+    trained_lmbda,
+)
+from . import checks
+from .journal import Journal, cache_folder, weights_sha256
+from .measures import Measures
+from .options import Request
+from .progress import Progress
+
+__all__ = ["Evaluation"]
+
+_UNREFINED = "-unrefined"
+
+
+class Evaluation:
+    """One call of eval_model with at least one of our options.
+
+    Args:
+        module: `compressai.utils.eval_model.__main__`.
+        request: the command line.
+    """
+
+    def __init__(self, module: ModuleType, request: Request) -> None:
+        self._module = module
+        self._stock = SimpleNamespace(**{name: getattr(module, name) for name in self.REPLACED})
+        self._request = request
+        self._args = request.args
+        self._config: RefineConfig | None = None
+        self._images: list[Path] = []
+        self._journals: list[Journal] = []
+        self._known: dict[str, Any] | None = None
+        self._progress: Progress | None = None
+        self._trace: TextIO | None = None
+        self._lmbdas: list[float] = []  # of each run
+        self._lmbda: float | None = None  # of the current image
+        self._measures = Measures(())
+        self._failed: dict[str, str] = {}
+        self._finished = 0
+
+    #: Globals of the stock module that methods of the same name replace while stock's `main` runs.
+    REPLACED = (
+        "json",
+        "read_image",
+        "compute_metrics",
+        "inference",
+        "inference_entropy_estimation",
+        "load_pretrained",
+        "load_checkpoint",
+        "eval_model",
+    )
+
+    def main(self, stock_main: Callable[..., Any]) -> None:
+        """Run stock's `main` with this evaluation's functions; report failures and interrupts."""
+        args, request = self._args, self._request
+        self._images = list(self._module.collect_images(args.dataset))
+        checks.check_arguments(args, self._images)
+        if request.refine is not None:
+            if args.half:
+                raise SgaError(
+                    "--half and --refine exclude each other: refined latents are coded with "
+                    "float32 tables, which a half-precision decoder does not have; leave one out"
+                )
+            try:
+                self._config = RefineConfig.make(metric=args.metric, **request.refine)
+            except ValueError as error:
+                raise SgaError(f"--refine: {error}") from error
+        Measures.check(request.metrics)
+        try:
+            if request.trace is not None:
+                self._trace = open(request.trace, "w", encoding="utf-8")
+        except OSError as error:
+            raise SgaError(f"--refine-trace {request.trace} cannot be written: {error}") from error
+        try:
+            with self._replaced():
+                stock_main(list(request.argv))
+        except KeyboardInterrupt:
+            raise SystemExit(self._interrupted()) from None
+        finally:
+            for journal in self._journals:
+                journal.close()
+            if self._progress is not None:
+                self._progress.close()
+            if self._trace is not None:
+                self._trace.close()
+        for journal in self._journals:
+            journal.remove()
+        if self._failed:
+            for path, reason in self._failed.items():
+                print(f"error: {path}: {reason}", file=sys.stderr)
+            raise SystemExit(2)
+
+    @contextlib.contextmanager
+    def _replaced(self) -> Iterator[None]:
+        for name in self.REPLACED:
+            setattr(self._module, name, getattr(self, name))
+        try:
+            yield
+        finally:
+            for name, value in vars(self._stock).items():
+                setattr(self._module, name, value)
+
+    def _interrupted(self) -> int:
+        if self._progress is not None:
+            self._progress.close()
+        if self._finished and self._journals:
+            folder = self._journals[0].path.parent
+            text = f"{self._finished} finished images kept in {folder}; the same command continues"
+        else:
+            text = "no finished image is kept; the same command starts again"
+        print(f"interrupted: {text}", file=sys.stderr)
+        return 130
+
+    # From here on: the replacements.
+
+    @property
+    def json(self) -> SimpleNamespace:
+        """Stock's `json`, whose `dumps` adds our keys to the final result."""
+
+        def dumps(value: Any, **keywords: Any) -> str:
+            if "source" not in value:  # which marks the file of a single image
+                value = {**value, **self._extra_keys()}
+            return json.dumps(value, **keywords)
+
+        return SimpleNamespace(dumps=dumps)
+
+    def _extra_keys(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {}
+        if self._config is not None:
+            config, lmbdas = self._config, self._lmbdas
+            extra["refine"] = {
+                "method": config.method,
+                "preset": config.preset,
+                "steps": config.steps,
+                "lmbda": lmbdas[0] if len(set(lmbdas)) == 1 else lmbdas,
+                "lr": getattr(config.lr, "start", None) or config.lr.value,
+                "seed": config.seed,
+            }
+        if self._failed:
+            extra["failed"] = [{"image": k, "error": v} for k, v in self._failed.items()]
+        return extra
+
+    def read_image(self, filepath: Path) -> Tensor:
+        return checks.read_image(self._stock.read_image, filepath)
+
+    def load_pretrained(self, model: str, metric: str, quality: int) -> nn.Module:
+        net = checks.load_pretrained(self._stock.load_pretrained, model, metric, quality)
+        published = model in compressai.zoo.image.model_urls and quality in range(1, 9)
+        if published and trained_lmbda(net, metric) is None:
+            set_trained_lmbda(net, LMBDA_BY_QUALITY[metric][quality - 1], metric)
+        return net
+
+    def load_checkpoint(self, arch: str, no_update: bool, checkpoint_path: str) -> nn.Module:
+        return checks.load_checkpoint(
+            self._stock.load_checkpoint,
+            self._module.architectures,
+            arch,
+            no_update,
+            checkpoint_path,
+            coding=not self._args.entropy_estimation,
+        )
+
+    def compute_metrics(self, org: Tensor, rec: Tensor, max_val: int = 255) -> dict[str, Any]:
+        self._measures.take(org, rec, max_val)
+        return self._stock.compute_metrics(org, rec, max_val)
+
+    def _measure(self, suffix: str, stock: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        return {**stock(*args), **self._measures.collect(suffix)}
+
+    def inference(
+        self, model: nn.Module, x: Tensor, vbr_stage: Any = None, vbr_scale: Any = None
+    ) -> dict[str, Any]:
+        if self._known is not None:
+            return dict(self._known["results"])
+        vbr = () if vbr_scale is None else (vbr_stage, vbr_scale)
+        if self._config is None:
+            return self._measure("", self._stock.inference, model, x, *vbr)
+        plain = self._measure(_UNREFINED, self._stock.inference, model, x, *vbr)
+        pad, _ = self._module.compute_padding(x.size(1), x.size(2), min_div=2**6)
+        with refined(model, **self._keywords(), pad=pad) as made, _refusals():
+            best = self._measure("", self._stock.inference, model, x, *vbr)
+        return self._joined(best, plain, made[-1].lmbda)
+
+    def inference_entropy_estimation(
+        self, model: nn.Module, x: Tensor, vbr_stage: Any = None, vbr_scale: Any = None
+    ) -> dict[str, Any]:
+        if self._known is not None:
+            return dict(self._known["results"])
+        stock = self._stock.inference_entropy_estimation
+        vbr = () if vbr_scale is None else (vbr_stage, vbr_scale)
+        if self._config is None:
+            return self._measure("", stock, model, x, *vbr)
+        pad, unpad = self._module.compute_padding(x.size(1), x.size(2), min_div=2**6)
+        stock_forward, made = model.forward, []
+
+        def forward_padded(x: Tensor, **keywords: Any) -> dict[str, Any]:
+            # Stock estimates sides that are multiples of 64 only; so these are padded here.
+            out = stock_forward(F.pad(x, pad), **keywords)
+            return {**out, "x_hat": F.pad(out["x_hat"], unpad)}
+
+        def forward_refined(x: Tensor, **keywords: Any) -> dict[str, Any]:
+            kw = {**keywords, "s": 0} if keywords else None
+            padded = F.pad(x, pad)
+            made.append(refine(model, padded, **self._keywords(), pad=pad, compress_kwargs=kw))
+            return {"x_hat": made[-1].x_hat, "likelihoods": made[-1].likelihoods}
+
+        with _instance_attribute(model, "forward", forward_padded):
+            plain = self._measure(_UNREFINED, stock, model, x, *vbr)
+        with _instance_attribute(model, "forward", forward_refined), _refusals():
+            best = self._measure("", stock, model, x, *vbr)
+        # Stock shares the time out evenly; refinement belongs to the encoder alone.
+        best["encoding_time"] += best["decoding_time"] - plain["decoding_time"]
+        best["decoding_time"] = plain["decoding_time"]
+        return self._joined(best, plain, made[-1].lmbda)
+
+    def _keywords(self) -> dict[str, Any]:
+        options = {**self._request.refine, "metric": self._args.metric}
+        return {**options, "on_step": self._progress.step}
+
+    def _joined(self, best: dict[str, Any], plain: dict[str, Any], lmbda: float) -> dict[str, Any]:
+        self._lmbda = lmbda
+        results = dict(best)
+        for suffix, numbers in (("", best), (_UNREFINED, plain)):
+            if self._args.metric == "mse":
+                distortion = 255**2 * 10 ** (-numbers["psnr-rgb"] / 10)
+            else:
+                distortion = 1 - numbers["ms-ssim-rgb"]
+            results["loss" + suffix] = numbers["bpp"] + lmbda * distortion
+        results.update({key + _UNREFINED: value for key, value in plain.items()})
+        return results
+
+    def eval_model(
+        self,
+        model: nn.Module,
+        outputdir: str,
+        inputdir: str,
+        filepaths: Sequence[Path],
+        **keywords: Any,
+    ) -> dict[str, Any]:
+        """Stock's `eval_model` image by image, with the journal and the bar around it."""
+        if keywords["vbr_scale"] is not None:
+            # Stock hands over the same model at every scale; what refinement notes on it (the
+            # trade-off that it finds) holds for one scale only.
+            model = copy.deepcopy(model)
+        journal = self._open_journal(model, keywords)
+        label = keywords["trained_net"]
+        steps = 1 if self._config is None else self._config.steps
+        self._progress = Progress(label, len(filepaths), steps, self._trace)
+        suffixes = ("",) if self._config is None else ("", _UNREFINED)
+        self._measures = Measures(self._request.metrics, suffixes)
+        total: defaultdict[str, float] = defaultdict(float)
+        lmbdas: list[float] = []
+        done = 0
+        for path in filepaths:
+            self._progress.start(Path(path).name)
+            self._known = None if journal is None else journal.find(path)
+            self._measures.start()
+            self._lmbda = None
+            try:
+                found = self._stock.eval_model(model, outputdir, inputdir, [path], **keywords)
+            except checks.ImageError as error:
+                self._failed[str(path)] = str(error)
+                self._progress.done()
+                continue
+            if self._known is not None:
+                record = self._known
+                if record["lmbda"] is not None and trained_lmbda(model, self._args.metric) is None:
+                    set_trained_lmbda(model, record["lmbda"], self._args.metric)
+                self._progress.known([tuple(pair) for pair in record["losses"]])
+            else:
+                record = {
+                    "results": dict(found),
+                    "lmbda": self._lmbda,
+                    "losses": self._progress.losses,
+                    "x_hat": self._measures.pictures(),
+                }
+                if journal is not None:
+                    journal.add(path, record)
+                self._progress.done()
+            if record["x_hat"]:
+                self._measures.add(self._stock.read_image(path)[None], record["x_hat"])
+            for key, value in record["results"].items():
+                total[key] += value
+            if record["lmbda"] is not None:
+                lmbdas.append(record["lmbda"])
+            done += 1
+            self._finished += 1
+        self._progress.close()
+        if lmbdas:
+            self._lmbdas.append(sum(lmbdas) / len(lmbdas) if len(set(lmbdas)) > 1 else lmbdas[0])
+        means = {key: value / done for key, value in total.items()}
+        return {**means, **self._measures.compute()} if done else {}
+
+    def _open_journal(self, model: nn.Module, keywords: dict[str, Any]) -> Journal | None:
+        from .. import __version__
+
+        args, scale = self._args, keywords["vbr_scale"]
+        facts = {
+            "compressai_sga": __version__,
+            "compressai": compressai.__version__,
+            "torch": torch.__version__,
+            "architecture": args.architecture,
+            "weights": weights_sha256(model),
+            "refine": self._request.refine,
+            "config": repr(self._config),
+            "trained_lmbda": None if self._config is None else trained_lmbda(model, args.metric),
+            "metric": args.metric,
+            "metrics": self._request.metrics,
+            "trace": self._request.trace is not None,
+            "coder": args.entropy_coder,
+            "entropy_estimation": args.entropy_estimation,
+            "half": args.half,
+            "device": next(model.parameters()).device.type,
+            "vbr": None if scale is None else [keywords["vbr_stage"], float(scale)],
+        }
+        folder = Path(args.output_directory) if args.output_directory else cache_folder()
+        try:
+            journal = Journal(folder, facts)
+        except OSError as error:
+            print(
+                f"warning: finished images are not kept, {folder} cannot be written: {error}",
+                file=sys.stderr,
+            )
+            return None
+        self._journals.append(journal)
+        return journal
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What `refine` refuses with ValueError is wrong use, not a failure of ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise SgaError(f"--refine: {error}") from error
+
+
+@contextlib.contextmanager
+def _instance_attribute(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal of a running evaluation: a finished image is never computed twice.
+
+One file of JSON lines a model: the first says what the run is, then one line a finished image,
+flushed when it is done. A killed evaluation leaves the file; the same command finds it again by
+its name, a fingerprint of everything that the results depend on (weights included), and goes on.
+
+In:  the folder (the output directory, else the user's cache), the facts that make the fingerprint,
+     for each image its path (keyed with size and time of change) and a record that is JSON.
+Out: the records of finished images. Lines that are damaged or about a changed image are ignored.
+Fails with OSError where the folder cannot be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Journal", "cache_folder", "weights_sha256"]
+
+
+def cache_folder() -> Path:
+    """Where journals lie when the command names no output directory."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "compressai-sga"
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256 of the state dict: names, types, shapes and bytes, coding tables included."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+class Journal:
+    """Records of finished images, on disk.
+
+    Args:
+        folder: made where it is missing.
+        facts: whatever the results depend on, JSON; another value anywhere is another journal.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        text = json.dumps(facts, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"compressai-sga-{name}.jsonl"
+        self._records: dict[tuple[Any, ...], dict[str, Any]] = {}
+        whole = True
+        if self.path.is_file():
+            data = self.path.read_bytes()
+            whole = data.endswith(b"\n") or not data
+            self._read(data)
+        self._new = not self.path.is_file()
+        self._file = self.path.open("a", encoding="utf-8")
+        if self._new:
+            self._write({"run": facts})
+        elif not whole:  # killed while writing: the next line must not be glued to the stump
+            self._file.write("\n")
+
+    def _read(self, data: bytes) -> None:
+        for line in data.splitlines():
+            try:
+                entry = json.loads(line)
+                if "run" not in entry:
+                    key = (entry["image"], entry["size"], entry["mtime_ns"])
+                    self._records[key] = dict(entry["record"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    @staticmethod
+    def _key(image: Path) -> tuple[str, int, int]:
+        stat = image.stat()
+        return str(image.resolve()), stat.st_size, stat.st_mtime_ns
+
+    def find(self, image: Path) -> dict[str, Any] | None:
+        """The record of a finished image; None where it is not done or has changed since."""
+        try:
+            return self._records.get(self._key(image))
+        except OSError:
+            return None
+
+    def add(self, image: Path, record: dict[str, Any]) -> None:
+        """Keep the record of an image, on disk when this returns."""
+        key = self._key(image)
+        self._write(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
+        self._records[key] = record
+
+    def close(self) -> None:
+        """Let go of the file; it stays if it holds a finished image."""
+        self._file.close()
+        if not self._records and self._new:
+            self.path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the file: the run is complete."""
+        self.close()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names for the stock command line of models that CompressAI has but does not list there.
+
+CompressAI 1.2.8 registers three architectures in `compressai.registry.MODELS` only, so that
+`eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them, in place, to
+the dictionaries that the command line and `compressai.zoo` read; `unregister` takes them out.
+
+In:  nothing. Out: entries of `image_models`, `models` and `model_architectures`.
+Fails: an entry point asked for pretrained weights raises `SgaError`, for there are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import compressai.registry
+import compressai.zoo
+from compressai.zoo.image import model_architectures
+from torch import nn
+
+from ..errors import SgaError
+
+__all__ = ["UNLISTED", "register", "unregister"]
+
+UNLISTED = ("cheng2020-anchor-checkerboard", "elic2022-official", "elic2022-chandelier")
+
+
+class _EntryPoint:
+    """What CompressAI's dictionaries of models hold: a callable of (quality, metric, ...)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__name__ = name.replace("-", "_")
+        self.__doc__ = f"Untrained {name}; CompressAI publishes no weights for it."
+
+    def __call__(
+        self,
+        quality: int = 1,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if pretrained:
+            raise SgaError(
+                f"CompressAI publishes no weights for {self.name}; evaluate a checkpoint of your "
+                f"own with `checkpoint DATASET -a {self.name} -p FILE`"
+            )
+        return compressai.registry.MODELS[self.name](**kwargs)
+
+
+_entries: list[tuple[dict[str, Any], str, Any]] = []
+
+
+def register() -> None:
+    """Add the unlisted names where they are missing; again is harmless."""
+    for name in UNLISTED:
+        architecture = compressai.registry.MODELS.get(name)
+        if architecture is None:
+            continue
+        entry_point = _EntryPoint(name)
+        for dictionary, value in (
+            (compressai.zoo.image_models, entry_point),
+            (compressai.zoo.models, entry_point),
+            (model_architectures, architecture),
+        ):
+            if name not in dictionary:
+                dictionary[name] = value
+                _entries.append((dictionary, name, value))
+
+
+def unregister() -> None:
+    """Take out what `register` added, unless somebody else has replaced it."""
+    while _entries:
+        dictionary, name, value = _entries.pop()
+        if dictionary.get(name) is value:
+            del dictionary[name]

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that this package adds to `python -m compressai.utils.eval_model`.
+
+They are added to the stock parser and to its subparsers, without a default, so that they may stand
+before or after `pretrained` / `checkpoint` and leave no trace in the namespace when not given.
+Abbreviations of stock options (`--met`) keep their meaning.
+
+In:  the stock parser; a command line. Out: the same parser; a `Request`, or None where none of the
+options is given. Fails: a wrong value ends in argparse's usage message and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..metrics import METRICS, SET_METRICS
+from ..refine import METHODS, PRESETS, RefineConfig
+
+__all__ = ["Request", "add_options", "given", "request_of"]
+
+_METRIC_NAMES = (*METRICS, *SET_METRICS)
+
+
+def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
+        return value
+
+    return parse
+
+
+def _metric_names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in _METRIC_NAMES]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"unknown metric {', '.join(unknown) or text!r}; choose from {', '.join(_METRIC_NAMES)}"
+        )
+    return names
+
+
+def _refine_name(keyword: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        try:
+            RefineConfig.make(**{keyword: text})
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return parse
+
+
+_positive = _number(float, "a finite number above 0", lambda v: math.isfinite(v) and v > 0)
+_count = _number(int, "a whole number of at least 0", lambda v: v >= 0)
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--refine": {
+        "metavar": "METHOD",
+        "type": _refine_name("method"),
+        "help": f"refine the latents of every image: {', '.join(METHODS)} (default: the preset's)",
+    },
+    "--refine-preset": {
+        "metavar": "NAME",
+        "type": _refine_name("preset"),
+        "help": f"settings of the refinement: {', '.join(PRESETS)}",
+    },
+    "--refine-steps": {
+        "metavar": "N",
+        "type": _count,
+        "help": "refinement steps an image (default: the preset's)",
+    },
+    "--refine-lmbda": {
+        "metavar": "L",
+        "type": _positive,
+        "help": "weight of the distortion, moves along the rate-distortion curve "
+        "(default: the model's training value)",
+    },
+    "--refine-lr": {
+        "metavar": "R",
+        "type": _positive,
+        "help": "learning rate (default: the preset's)",
+    },
+    "--refine-seed": {
+        "metavar": "S",
+        "type": _count,
+        "help": "seed of the refinement's noise (default: 0)",
+    },
+    "--refine-trace": {
+        "metavar": "FILE",
+        "help": "write the loss of every step there, as JSON lines",
+    },
+    "--metrics": {
+        "metavar": "NAMES",
+        "type": _metric_names,
+        "help": f"further metrics, separated by commas: {', '.join(_METRIC_NAMES)}",
+    },
+}
+_DESTS = tuple(option[2:].replace("-", "_") for option in _OPTIONS)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks of this package.
+
+    Args:
+        argv: the command line, with the source filled in where it had none.
+        args: the stock namespace, our options included.
+        refine: keywords of `RefineConfig.make`; None where no refinement is asked for.
+        trace: path of the trace file.
+        metrics: names of further metrics.
+    """
+
+    argv: tuple[str, ...]
+    args: argparse.Namespace
+    refine: dict[str, Any] | None
+    trace: str | None
+    metrics: tuple[str, ...]
+
+
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add our options to the parser of eval_model and to its subparsers."""
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers.extend(action.choices.values())
+    for each in parsers:
+        group = each.add_argument_group("compressai-sga")
+        ours = [
+            group.add_argument(option, default=argparse.SUPPRESS, **keywords)
+            for option, keywords in _OPTIONS.items()
+        ]
+        _prefer_stock_abbreviations(each, ours)
+    return parser
+
+
+def _prefer_stock_abbreviations(parser: argparse.ArgumentParser, ours: list[Any]) -> None:
+    stock = parser._get_option_tuples
+
+    def get_option_tuples(option_string: str) -> list[Any]:
+        found = stock(option_string)
+        theirs = [match for match in found if not any(match[0] is action for action in ours)]
+        return theirs or found
+
+    parser._get_option_tuples = get_option_tuples  # type: ignore[method-assign]
+
+
+def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether one of our options is on the command line, and the rest of it without them."""
+    found, rest = False, []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        # No stock option starts with --r, so that abbreviations of ours are ours.
+        short = name.startswith("--r") and any(option.startswith(name) for option in _OPTIONS)
+        if name in _OPTIONS or short:
+            found = True
+            if not equals:
+                next(arguments, None)
+        else:
+            rest.append(argument)
+    return found, rest
+
+
+def request_of(argv: Sequence[str], args: argparse.Namespace) -> Request | None:
+    """Our part of a parsed command line; None where none of our options is given."""
+    ours = {dest: getattr(args, dest) for dest in _DESTS if hasattr(args, dest)}
+    if not ours:
+        return None
+    trace, metrics = ours.pop("refine_trace", None), ours.pop("metrics", ())
+    refine = None
+    if ours or trace is not None:
+        refine = {dest.removeprefix("refine_"): value for dest, value in ours.items()}
+        refine["method"] = refine.pop("refine", None)
+    return Request(tuple(argv), args, refine, trace, metrics)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a long evaluation tells on the way: one progress bar on stderr, and the trace file.
+
+The bar counts refinement steps over all images of a run and shows the image's name, which image of
+how many it is, the loss and the time left. The trace has a JSON line for every step whose loss is
+known: {"model", "image", "step", "loss"}, the loss in bpp + lmbda * distortion.
+
+In:  the number of images, steps an image, an open text file for the trace or None.
+Out: stderr and the trace file; stdout is left to the results. Fails with OSError of the trace file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Progress bar and trace of one run (one model over all images)."""
+
+    def __init__(self, model: str, images: int, steps: int, trace: TextIO | None) -> None:
+        self._model = model
+        self._images = images
+        self._steps = max(1, steps)
+        self._trace = trace
+        self._image = ""
+        self._number = 0
+        self.losses: list[tuple[int, float]] = []
+        self._bar = tqdm(
+            total=images * self._steps,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            file=sys.stderr,
+        )
+
+    def start(self, image: str) -> None:
+        """The next image begins."""
+        self._image = image
+        self._number += 1
+        self.losses = []
+        self._bar.set_description(f"{image} ({self._number} of {self._images})")
+
+    def step(self, step: int, steps: int, loss: float | None) -> None:
+        """A refinement step of the current image is done: the `on_step` of `refine`."""
+        if self._bar.n < self._number * self._steps:
+            self._bar.update(1)
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if self._trace is not None:
+                self.losses.append((step, float(loss)))
+                self._line(step, float(loss))
+
+    def done(self) -> None:
+        """The current image is finished, whatever number of steps it took."""
+        self._bar.update(self._number * self._steps - self._bar.n)
+        if self._trace is not None:
+            self._trace.flush()
+
+    def known(self, losses: list[tuple[int, float]]) -> None:
+        """The current image was finished by an earlier, interrupted command."""
+        steps = self._number * self._steps - self._bar.n
+        self._bar.initial += steps  # so that the time left is judged by real work only
+        self._bar.n += steps
+        self._bar.refresh()
+        for step, loss in losses:
+            self._line(step, loss)
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self._bar.close()
+
+    def _line(self, step: int, loss: float) -> None:
+        if self._trace is not None:
+            entry: dict[str, Any] = {"model": self._model, "image": self._image}
+            self._trace.write(json.dumps({**entry, "step": step, "loss": loss}) + "\n")

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics beyond PSNR and MS-SSIM, by the names that `eval_model --metrics` takes.
+
+`METRICS` maps a name to a function (x, x_hat) -> float of one image pair; `SET_METRICS` maps a name
+to a class whose instances take pairs with `update(x, x_hat)` and give one number for all of them
+with `compute()`. Both take x, x_hat of shape (1, 3, H, W), values of 8 bits scaled to [0, 1].
+
+Fails with `SgaError` naming the optional package or the weight file that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from .frechet import PatchFid
+from .perceptual import lpips
+
+__all__ = ["METRICS", "SET_METRICS", "PatchFid", "SetMetric", "lpips"]
+
+
+class SetMetric(Protocol):
+    """A metric of a whole set of images."""
+
+    def update(self, x: Tensor, x_hat: Tensor) -> None: ...
+
+    def compute(self) -> float: ...
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"lpips": lpips}
+SET_METRICS: dict[str, Callable[[], SetMetric]] = {"fid": PatchFid}

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small trained models that ship with the package, under CompressAI's own names for things.
+
+    net = compressai_sga.zoo.load("mbt2018-mean-small", quality=3)   # a stock class, ready to use
+    python -m compressai.utils.eval_model pretrained DIR -a mbt2018-mean-small -q 1,2,3
+
+In:  a name and a quality of `manifest.json`, which gives every weight its file, sha256, licence,
+     training data and command, and the bits and PSNR that it must reach on the sample images.
+Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready.
+
+The data lie in the repository's `zoo/` folder, or in `compressai_sga/_zoo/` once installed. Files
+are safetensors, checked against their sha256 before use: transforms in fp16; the entropy bottleneck
+and its integer tables exactly as trained, so that streams decode alike everywhere. The Gaussian
+tables, equal for all models, are built by `update()` and compared with the manifest's checksum.
+
+Fails with ``ValueError`` (unknown name, quality or metric: the message lists what there is; a file
+that is not what the manifest says) and ``FileNotFoundError`` (a weight that was not installed).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import compressai.registry
+import compressai.zoo
+import torch
+from compressai.entropy_models import GaussianConditional
+from compressai.zoo.image import model_architectures
+from safetensors.torch import load_file
+from torch import nn
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_QUALITY",
+    "ModelRecord",
+    "list_models",
+    "load",
+    "load_weights",
+    "register",
+    "sample_images",
+    "tables_checksum",
+    "unregister",
+    "with_download_advice",
+]
+
+DEFAULT_MODEL = "mbt2018-mean-small"
+DEFAULT_QUALITY = 3
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One weight of the zoo: a line of the manifest.
+
+    Args:
+        name: what `load` and `eval_model -a` take.
+        quality: CompressAI's 1..8.
+        architecture: CompressAI's name of the stock class.
+        N, M: channels of the transforms and of the latent.
+        metric: what it was trained for, "mse".
+        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE.
+        file: path below the zoo folder.
+        sha256, bytes: of the file.
+        wheel: whether the file is part of the installed package.
+        licence: of the weights, an SPDX name.
+        training_data: the image sets with their terms.
+        command: makes the weight again.
+        training: minutes, steps and the machine of the run.
+        gaussian_tables_crc32: `tables_checksum` where it was published; None without such tables.
+        golden: by sample image, bpp and psnr-rgb of real bitstreams, by stock evaluation.
+        tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
+        kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
+    """
+
+    name: str
+    quality: int
+    architecture: str
+    N: int
+    M: int
+    metric: str
+    lmbda: float
+    file: str
+    sha256: str
+    bytes: int
+    wheel: bool
+    licence: str
+    training_data: list[str]
+    command: str
+    training: dict[str, Any]
+    gaussian_tables_crc32: str | None
+    golden: dict[str, dict[str, float]]
+    tolerance: dict[str, float]
+    kodak: dict[str, Any] | None = None
+
+
+def _folder() -> Path:
+    """The installed copy of the zoo, else the repository's."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "_zoo", package.parent / "zoo"):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no zoo: neither {package / '_zoo'} nor {package.parent / 'zoo'} holds a manifest.json; "
+        "install compressai-sga again, or use its whole repository"
+    )
+
+
+def list_models() -> list[ModelRecord]:
+    """Every weight of the manifest, sorted by name and quality.
+
+    Raises:
+        ValueError: a record of the manifest lacks a key or has one that this version does not know.
+        FileNotFoundError: the zoo's folder is missing.
+    """
+    path = _folder() / "manifest.json"
+    known = {f.name for f in fields(ModelRecord)}
+    required = known - {"kodak"}
+    records = json.loads(path.read_text(encoding="utf-8"))["weights"]
+    for record in records:
+        if not required <= record.keys() <= known:
+            raise ValueError(
+                f"{path}: the record {record.get('name')!r}, quality {record.get('quality')!r} "
+                f"lacks {sorted(required - record.keys())} and has unknown keys "
+                f"{sorted(record.keys() - known)}; publish it again with zoo/train/publish.py"
+            )
+    return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
+
+
+def sample_images() -> list[Path]:
+    """The PNG images that ship with the zoo, sorted by name; SOURCE.md there has the terms."""
+    return sorted((_folder() / "samples").glob("*.png"))
+
+
+def _find(name: str, quality: int, metric: str) -> ModelRecord:
+    records = list_models()
+    named = [r for r in records if r.name == name]
+    if not named:
+        there = ", ".join(sorted({r.name for r in records}))
+        raise ValueError(f"no zoo model is called {name!r}; there are {there}")
+    if metric not in {r.metric for r in named}:
+        raise ValueError(
+            f"{name} was not trained for metric {metric!r}, only for "
+            f"{', '.join(sorted({r.metric for r in named}))}; leave the metric out"
+        )
+    for record in named:
+        if record.quality == quality and record.metric == metric:
+            return record
+    there = ", ".join(str(r.quality) for r in named if r.metric == metric)
+    raise ValueError(f"{name} has no quality {quality!r}; there are {there}")
+
+
+def load(
+    name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse"
+) -> nn.Module:
+    """A trained model of the zoo on the CPU, in eval mode, ready to compress and decompress.
+
+    Args:
+        name: as in `list_models`.
+        quality: one that the zoo has for this name.
+        metric: what it was trained for.
+
+    Returns:
+        The stock CompressAI class; `refine` finds the training lmbda with it.
+
+    Raises:
+        ValueError: no such model, or its file is not the one that the manifest names.
+        FileNotFoundError: the manifest names a file that is not installed.
+    """
+    record = _find(name, quality, metric)
+    path = _folder() / record.file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not installed; take {Path(record.file).name} from the zoo/ folder of the "
+            "compressai-sga repository, or another quality"
+        )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != record.sha256:
+        raise ValueError(
+            f"{path} is damaged or another file: its sha256 is {sha256}, the manifest says "
+            f"{record.sha256}; install compressai-sga again"
+        )
+    net = load_weights(path, record.architecture)
+    tables = tables_checksum(net)
+    if tables != record.gaussian_tables_crc32:
+        warnings.warn(
+            f"the Gaussian coding tables of {name} come out differently on this machine (crc32 "
+            f"{tables}, published {record.gaussian_tables_crc32}): it decodes its own streams, but "
+            "not those of other machines",
+            stacklevel=2,
+        )
+    from .refine import set_trained_lmbda  # late: a decoder needs no refinement
+
+    set_trained_lmbda(net, record.lmbda, record.metric)
+    return net
+
+
+def load_weights(path: Path, architecture: str) -> nn.Module:
+    """A weight file of the zoo as a stock model, without a look at the manifest.
+
+    The file holds the stock state dict with empty Gaussian tables; stock `load_state_dict` widens
+    fp16 to float32, and `update()`, not forced, fills only what is empty.
+
+    Args:
+        path: a .safetensors file.
+        architecture: CompressAI's name of the stock class.
+
+    Raises:
+        ValueError: an architecture that CompressAI does not have.
+    """
+    if architecture not in model_architectures:
+        raise ValueError(
+            f"CompressAI has no architecture {architecture!r}; it has "
+            f"{', '.join(sorted(model_architectures))}"
+        )
+    net = model_architectures[architecture].from_state_dict(load_file(path))
+    net.update()
+    return net.eval()
+
+
+def tables_checksum(net: nn.Module) -> str | None:
+    """crc32 (8 hex digits) of the Gaussian coding tables and their scales; None without any.
+
+    Encoder and decoder must hold the same tables. They are computed with erfc, whose last bit may
+    depend on the machine, so the manifest keeps what the publisher's machine got.
+    """
+    crc = None
+    for module in net.modules():
+        if isinstance(module, GaussianConditional):
+            for table in (module._quantized_cdf, module._offset, module._cdf_length):
+                crc = zlib.crc32(table.cpu().to(torch.int32).numpy().tobytes(), crc or 0)
+            crc = zlib.crc32(module.scale_table.cpu().float().numpy().tobytes(), crc)
+    return None if crc is None else f"{crc:08x}"
+
+
+def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
+    """What CompressAI's dictionaries of models hold: a function of (quality, metric, ...)."""
+
+    def model(
+        quality: int,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        record = _find(name, quality, metric)
+        if pretrained:
+            return load(name, quality, metric)
+        return model_architectures[record.architecture](record.N, record.M, **kwargs)
+
+    model.__name__ = model.__qualname__ = name.replace("-", "_")
+    model.__doc__ = f"""{name} of the compressai-sga zoo.
+
+    Args:
+        quality: one of {qualities}.
+        metric: "mse".
+        pretrained: trained weights with coding tables; else the untrained stock class.
+        progress: ignored, there is no download.
+    """
+    return model
+
+
+_entries: list[tuple[dict[str, Any], str, Any]] = []
+
+
+def register() -> None:
+    """Put every name of the zoo into CompressAI's dictionaries, in place; again is harmless.
+
+    A name that somebody else has put there is left as it is.
+    """
+    by_name: dict[str, list[ModelRecord]] = {}
+    for record in list_models():
+        by_name.setdefault(record.name, []).append(record)
+    for name, records in by_name.items():
+        function = _entry_point(name, [r.quality for r in records])
+        architecture = model_architectures[records[0].architecture]
+        for dictionary, value in (
+            (compressai.zoo.image_models, function),
+            (compressai.zoo.models, function),
+            (model_architectures, architecture),
+            (compressai.registry.MODELS, architecture),
+        ):
+            if name not in dictionary:
+                dictionary[name] = value
+                _entries.append((dictionary, name, value))
+
+
+def unregister() -> None:
+    """Take the zoo's names out of CompressAI's dictionaries again."""
+    for dictionary, name, value in _entries:
+        if dictionary.get(name) is value:
+            del dictionary[name]
+    _entries.clear()
+
+
+def with_download_advice(download: Callable[..., Any]) -> Callable[..., Any]:
+    """`download` (CompressAI's load_state_dict_from_url), with an error that says what to do.
+
+    Raises:
+        URLError: when the download fails; it names the models that need none.
+    """
+
+    @functools.wraps(download)
+    def load_state_dict_from_url(url: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return download(url, *args, **kwargs)
+        except URLError as error:
+            small: dict[str, list[str]] = {}
+            for record in list_models():
+                if (_folder() / record.file).is_file():
+                    small.setdefault(record.name, []).append(str(record.quality))
+            names = "; ".join(f"{name} (quality {', '.join(q)})" for name, q in small.items())
+            raise URLError(
+                f"CompressAI's weights could not be downloaded from {url}: {error.reason}. "
+                "Check the network connection, or use a small model that is installed already: "
+                f"{names}"
+            ) from error
+
+    return load_state_dict_from_url

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time of one refinement step against the loop that the SGA+ paper's authors published.
+
+    python eval/step_time.py [--size 256] [--rounds 15]
+
+Their loop (yperugachidiaz/flexible_neural_image_compression), written here from its description and
+not from its code: weights stay trainable, so that backward also computes their gradients; float32,
+contiguous; two columns of logits through a relaxed one-hot distribution; after every step a complete
+hard evaluation; several values read back a step. Ours: `compressai_sga.refine` with `ssl-paper`.
+
+Both do the same: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. The two
+are timed in turn, `rounds` times a few steps each. Printed: median time of a step of each, and the
+median of the ratios of neighbours. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import RelaxedOneHotCategorical
+from tqdm import tqdm
+
+from compressai_sga import zoo
+from compressai_sga.refine.loop import _pad, _Run
+from compressai_sga.refine.presets import RefineConfig
+
+STEPS = 10  # steps a round
+
+
+class PublishedLoop:
+    """The comparison loop; `step` makes one step."""
+
+    def __init__(self, model: nn.Module, x: Tensor, lmbda: float):
+        self.model, self.x, self.lmbda = model, x, lmbda
+        with torch.no_grad():
+            y = model.g_a(x)
+            z = model.h_a(y)
+        self.y, self.z = y.requires_grad_(), z.requires_grad_()
+        self.optimizer = torch.optim.Adam([self.y, self.z], lr=5e-3)
+        self.count = 0
+
+    def round_ssl(self, v: Tensor, temperature: float) -> Tensor:
+        floor, ceil = v.floor(), v.ceil()
+        u = torch.stack([v - floor, ceil - v], -1).clamp(1e-5, 1 - 1e-5)
+        logits = -torch.log1p((u / (1 - u)) ** 2.3)
+        weights = RelaxedOneHotCategorical(temperature, logits=logits / temperature).rsample()
+        return (weights * torch.stack([floor, ceil], -1)).sum(-1)
+
+    def loss(self, y: Tensor, z: Tensor, rounding) -> tuple[Tensor, ...]:
+        model, pixels = self.model, self.x.shape[0] * self.x.shape[2] * self.x.shape[3]
+        z_hat = rounding(z)
+        values = z_hat.permute(1, 0, 2, 3).reshape(z.shape[1], 1, -1)
+        p_z = model.entropy_bottleneck.likelihood_lower_bound(
+            model.entropy_bottleneck._likelihood(values)[0]
+        )
+        scales, means = model.h_s(z_hat).chunk(2, 1)
+        y_hat = rounding(y - means) + means
+        conditional = model.gaussian_conditional
+        p_y = conditional.likelihood_lower_bound(conditional._likelihood(y_hat, scales, means))
+        bpp_y, bpp_z = (-torch.log(p).sum() / (math.log(2) * pixels) for p in (p_y, p_z))
+        mse = (model.g_s(y_hat) - self.x).pow(2).mean()
+        return self.lmbda * 255**2 * mse + bpp_y + bpp_z, mse, bpp_y, bpp_z
+
+    def step(self) -> None:
+        temperature = min(1.0, math.exp(-1e-3 * self.count))
+        self.count += 1
+        relaxed = self.loss(self.y, self.z, lambda v: self.round_ssl(v, temperature))
+        with torch.no_grad():
+            hard = self.loss(self.y, self.z, torch.round)
+        self.optimizer.zero_grad()
+        relaxed[0].backward()
+        self.optimizer.step()
+        for value in (*relaxed, *hard):
+            value.item()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
+    parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    model = zoo.load(args.model, args.quality)
+    image = torch.rand(1, 3, args.size // 8, args.size // 8, generator=torch.Generator().manual_seed(0))
+    x = nn.functional.interpolate(image, size=(args.size, args.size), mode="bicubic").clamp(0, 1)
+    theirs = PublishedLoop(model, x, 0.0067)
+    config = RefineConfig.make(preset="ssl-paper", steps=STEPS, lmbda=0.0067)
+    padded, pad = _pad(x, None)
+    ours = _Run(model, padded, pad, config, {})
+
+    def run_theirs() -> None:
+        for _ in range(STEPS):
+            theirs.step()
+
+    times: dict[str, list[float]] = {"theirs": [], "ours": []}
+    for turn in tqdm(range(args.rounds + 1), unit="round"):
+        for name, run in (("theirs", run_theirs), ("ours", lambda: ours.descend(None))):
+            start = time.perf_counter()
+            run()
+            if turn:  # the first round warms up
+                times[name].append((time.perf_counter() - start) / STEPS)
+    ratios = [a / b for a, b in zip(times["theirs"], times["ours"])]
+    for name, values in times.items():
+        print(f"{name:6s} {1e3 * statistics.median(values):7.1f} ms a step (median of {args.rounds})")
+    low, *_, high = sorted(ratios)
+    print(f"ratio  {statistics.median(ratios):.2f} (median of pairs; {low:.2f} to {high:.2f})")
+    print(f"{args.model} quality {args.quality}, {args.size}x{args.size}, one thread")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate-distortion curves of the zoo's models, unrefined, against published codecs on Kodak.
+
+    python eval/zoo_curve.py [--kodak DIR] [--anchors FILE] [--names mbt2018-mean-small ...]
+
+In:  a folder of images; the models of the zoo that are installed; published mean points of other
+     codecs (JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
+Out: eval/results/zoo-kodak-NAME.json in CompressAI's schema, one entry a quality, and the values
+     of every image under "per-image"; eval/figures/zoo-kodak.png; on stdout two Markdown tables:
+     the points, and BD-rates with the PSNR interval over which they were taken.
+
+Bits are those of real bitstreams by CompressAI's own `inference`; PSNR is the mean of the images'
+PSNRs, as in the anchors used. Each image's values are on disk when they are there: a second call
+goes on, and measures again only what belongs to another weight (by sha256).
+BD-rate: package `bjontegaard`, pchip interpolation of log rate over PSNR, on the interval that both
+curves cover. With fewer than three points there is none.
+Fails with ``FileNotFoundError`` when the images or the anchors are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import bjontegaard
+import matplotlib
+from compressai.utils.eval_model.__main__ import inference, read_image
+from tqdm import tqdm
+
+from compressai_sga import zoo
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent.parent / "shared" / "data"
+METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
+# Label in our tables: key in the anchors' file.
+ANCHORS = {
+    "JPEG": "compressai:jpeg",
+    "JPEG 2000": "compressai:jpeg2000",
+    "bmshj2018-factorized": "compressai:compressai-bmshj2018-factorized_mse_cpu",
+    "mbt2018-mean": "compressai:compressai-mbt2018-mean_mse_cpu",
+}
+BD_METHOD = "pchip"
+Curve = dict[str, list[float]]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
+    parser.add_argument("--names", nargs="*", help="models of the zoo (default: all)")
+    return parser.parse_args(argv)
+
+
+def evaluate(name: str, images: list[Path], path: Path) -> dict[str, Any]:
+    """Results of all qualities of a model, resumed from `path` and written there image by image."""
+    records = [r for r in zoo.list_models() if r.name == name]
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = {
+        str(r.quality): old["per-image"].get(str(r.quality), {})
+        if old.get("sha256", {}).get(str(r.quality)) == r.sha256
+        else {}
+        for r in records
+    }
+    result: dict[str, Any] = {
+        "name": f"{name}-mse",
+        "description": "Inference (ans), real bitstreams, means over the images",
+        "results": {"quality": [], "lmbda": [], **{key: [] for key in METRICS}},
+        "sha256": {str(r.quality): r.sha256 for r in records},
+        "per-image": kept,
+    }
+    for record in records:
+        values = kept[str(record.quality)]
+        missing = [image for image in images if image.stem not in values]
+        net = zoo.load(name, record.quality) if missing else None
+        for image in tqdm(missing, desc=f"{name} {record.quality}"):
+            measured = inference(net, read_image(image))
+            values[image.stem] = {key: round(measured[key], 5) for key in METRICS}
+            _write(path, result)
+        result["results"]["quality"].append(record.quality)
+        result["results"]["lmbda"].append(record.lmbda)
+        for key in METRICS:
+            mean = sum(values[image.stem][key] for image in images) / len(images)
+            result["results"][key].append(mean)
+    _write(path, result)
+    return result
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def bd_rate(anchor: Curve, ours: Curve) -> tuple[float, float, float] | None:
+    """(BD-rate in percent, lowest and highest PSNR of the overlap), or None with too few points."""
+    if len(ours["bpp"]) < 3:
+        return None
+    low = max(min(anchor["psnr-rgb"]), min(ours["psnr-rgb"]))
+    high = min(max(anchor["psnr-rgb"]), max(ours["psnr-rgb"]))
+    value = bjontegaard.bd_rate(
+        *_sorted(anchor), *_sorted(ours), BD_METHOD, require_matching_points=False, min_overlap=0
+    )
+    return value, low, high
+
+
+def _sorted(curve: Curve) -> tuple[list[float], list[float]]:
+    points = sorted(zip(curve["bpp"], curve["psnr-rgb"], strict=True))
+    return [p[0] for p in points], [p[1] for p in points]
+
+
+def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
+    lines = ["| model | quality | λ | bpp | PSNR, dB | MS-SSIM |", "|---|---|---|---|---|---|"]
+    for name, curve in curves.items():
+        points = zip(*(curve[k] for k in ("quality", "lmbda", *METRICS)), strict=True)
+        for quality, lmbda, bpp, psnr, ssim in points:
+            lines.append(f"| {name} | {quality} | {lmbda} | {bpp:.4f} | {psnr:.2f} | {ssim:.4f} |")
+    lines += ["", "| BD-rate of | " + " | ".join(f"against {a}" for a in anchors) + " |"]
+    lines.append("|---" * (len(anchors) + 1) + "|")
+    for name, curve in curves.items():
+        cells = []
+        for anchor in anchors.values():
+            bd = bd_rate(anchor, curve)
+            cells.append(
+                "too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)"
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", f"BD-rate: {BD_METHOD} interpolation over the PSNR interval in brackets."]
+    return "\n".join(lines)
+
+
+def figure(curves: dict[str, Curve], anchors: dict[str, Curve], path: Path) -> None:
+    """Our curves solid with marks, the published ones dotted."""
+    fig, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for label, curve in anchors.items():
+        axes.plot(*_sorted(curve), ":", label=label)
+    for marker, (name, curve) in zip("osD^v", curves.items(), strict=False):
+        axes.plot(*_sorted(curve), f"-{marker}", label=f"{name} (ours)", markersize=5)
+    bpp = [b for curve in curves.values() for b in curve["bpp"]]
+    psnr = [p for curve in curves.values() for p in curve["psnr-rgb"]]
+    axes.set(
+        xlim=(0, max(bpp) * 1.15),
+        ylim=(min(psnr) - 1.5, max(psnr) + 2),
+        xlabel="bits per pixel (real bitstreams)",
+        ylabel="PSNR of RGB, dB (mean over images)",
+        title="Kodak, models of the zoo without refinement",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    images = sorted(args.kodak.glob("*.png"))
+    if not images:
+        raise FileNotFoundError(f"no PNG image in {args.kodak}; name the Kodak folder with --kodak")
+    if not args.anchors.is_file():
+        raise FileNotFoundError(f"no file {args.anchors}; name published points with --anchors")
+    published = json.loads(args.anchors.read_text(encoding="utf-8"))
+    anchors = {label: published[key]["results"] for label, key in ANCHORS.items()}
+    curves = {}
+    for name in args.names or sorted({r.name for r in zoo.list_models()}):
+        path = HERE / "results" / f"zoo-kodak-{name}.json"
+        curves[name] = evaluate(name, images, path)["results"]
+    figure(curves, anchors, HERE / "figures" / "zoo-kodak.png")
+    print(tables(curves, anchors))
+
+
+if __name__ == "__main__":
+    main()

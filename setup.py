@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build of compressai-sga: metadata, the start-up entry point, the zoo's data in the wheel.
+
+The repository's `zoo/` is no package. `BuildPy` copies what the installed package needs of it
+(manifest, sample images, the weights that the manifest marks `"wheel": true`) to
+`compressai_sga/_zoo/` in the build folder. An editable install reads `zoo/` itself.
+
+Fails with FileNotFoundError where the manifest names a wheel weight that is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "compressai_sga"
+
+
+class BuildPy(build_py):
+    """build_py that adds the zoo's data."""
+
+    def _zoo_files(self) -> list[Path]:
+        zoo = ROOT / "zoo"
+        manifest = zoo / "manifest.json"
+        records = json.loads(manifest.read_text(encoding="utf-8"))["weights"]
+        weights = [zoo / record["file"] for record in records if record["wheel"]]
+        for weight in weights:
+            if not weight.is_file():
+                raise FileNotFoundError(
+                    f"{manifest} marks {weight.name} as part of the wheel, but {weight} does not "
+                    "exist; publish it with zoo/train/publish.py or set its `wheel` to false"
+                )
+        samples = sorted(path for path in (zoo / "samples").iterdir() if path.is_file())
+        return [manifest, *samples, *weights]
+
+    def _targets(self) -> dict[str, Path]:
+        target = Path(self.build_lib) / PACKAGE / "_zoo"
+        return {str(target / p.relative_to(ROOT / "zoo")): p for p in self._zoo_files()}
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            # A build folder may still hold what an older manifest named.
+            shutil.rmtree(Path(self.build_lib) / PACKAGE / "_zoo", ignore_errors=True)
+            for target, source in self._targets().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(str(source), target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        data = [] if self.editable_mode else list(self._targets())
+        return [*super().get_outputs(include_bytecode), *data]
+
+
+def version() -> str:
+    """The version that the package itself states."""
+    text = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+
+
+readme = ROOT / "README.md"
+setup(
+    name="compressai-sga",
+    version=version(),
+    description="Latent refinement and new models for stock CompressAI",
+    long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    py_modules=["compressai_sga_startup"],
+    install_requires=[
+        "compressai>=1.2.8",
+        "torch>=2.5",
+        "pytorch-msssim",
+        "safetensors",
+        "tqdm",
+        "numpy",
+    ],
+    extras_require={
+        "test": ["pytest", "ruff", "setuptools"],
+        "metrics": ["lpips", "torchmetrics[image]"],
+        "eval": ["matplotlib", "bjontegaard"],
+    },
+    # PyTorch calls the functions of this group at the end of `import torch`.
+    entry_points={"torch.backends": ["compressai_sga = compressai_sga_startup:install"]},
+    cmdclass={"build_py": BuildPy},
+)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every patch is in the table, applied once, and can be taken back."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import sys
+import warnings
+
+import compressai
+import pytest
+from compressai.zoo.image import model_architectures
+
+import compressai_sga
+import compressai_sga_startup
+from compressai_sga import hooks
+from compressai_sga.hooks import PATCHES, evaluate, names, options
+
+
+@pytest.fixture(autouse=True)
+def enabled():
+    hooks.enable()
+    yield
+    hooks.disable()
+    assert hooks.enable()
+
+
+@pytest.fixture
+def stock(eval_model):
+    return eval_model
+
+
+def registries():
+    return [
+        dict(compressai.zoo.image_models),
+        dict(compressai.zoo.models),
+        dict(model_architectures),
+        dict(compressai.registry.MODELS),
+        [type(finder) for finder in sys.meta_path],
+    ]
+
+
+def functions():
+    modules = {row.module: importlib.import_module(row.module) for row in PATCHES}
+    return {(row.module, row.attribute): vars(modules[row.module])[row.attribute] for row in PATCHES}
+
+
+def test_the_docstring_lists_every_patch():
+    table = [line for line in hooks.__doc__.splitlines() if line.startswith("| ")]
+    where = [line.split("|")[1].replace(",", " ").split() for line in table]
+    for name in [row.attribute for row in PATCHES] + list(evaluate.Evaluation.REPLACED):
+        assert sum(name in words or f"E.{name}" in words for words in where) == 1, name
+    assert all(version in hooks.__doc__ for version in hooks.CHECKED_VERSIONS)
+
+
+def test_the_signatures_that_replacements_rely_on_are_checked(stock):
+    checked = hooks._PARAMETERS[stock.__name__]
+    replaced = set(evaluate.Evaluation.REPLACED) - {"json"}
+    assert replaced | {"main", "setup_args", "collect_images"} == set(checked)
+
+
+def test_disable_gives_stock_and_enable_is_idempotent(stock):
+    with_us, patched = registries(), functions()
+    assert all(name in with_us[0] for name in names.UNLISTED)
+    hooks.disable()
+    without_us, pure = registries(), functions()
+    assert not any(name in without_us[0] for name in names.UNLISTED)
+    assert not any("_Finder" in kind.__qualname__ for kind in without_us[-1])
+    assert all(patched[key] is not pure[key] for key in pure)
+    assert all(not hasattr(function, "__compressai_sga__") for function in pure.values())
+    assert pure[stock.__name__, "main"].__code__.co_filename == stock.__file__
+    assert not hooks.is_enabled() and not hooks.patch(stock)
+    for _ in range(3):
+        assert hooks.enable() and hooks.patch(stock)
+    again = functions()
+    assert {k: [*v] for k, v in zip("abcd", registries())} == {k: [*v] for k, v in zip("abcd", with_us)}
+    assert all(inspect.unwrap(again[key]) is inspect.unwrap(pure[key]) for key in pure)
+    assert all(again[key].__wrapped__ is pure[key] for key in pure)  # wrapped once
+    hooks.disable()
+    assert functions() == pure and registries() == without_us
+
+
+def test_an_unknown_version_gets_one_warning_and_stays_stock(stock, monkeypatch):
+    hooks.disable()
+    before = registries(), functions()
+    monkeypatch.setattr(compressai, "__version__", "9.9.9")
+    with pytest.warns(UserWarning, match="9.9.9") as caught:
+        assert not hooks.enable()
+        assert not hooks.enable()
+    assert len(caught) == 1
+    assert (registries(), functions()) == before
+
+
+def test_changed_functions_get_a_warning_and_stay_stock(stock, monkeypatch):
+    hooks.disable()
+    monkeypatch.setattr(stock, "inference", lambda model, x: None)
+    main = stock.main
+    with pytest.warns(UserWarning, match="inference has the parameters"):
+        hooks.enable()
+    assert stock.main is main and not hooks.patch(stock)
+
+
+def test_an_internal_failure_gets_a_warning_and_stays_stock(stock, monkeypatch):
+    hooks.disable()
+    before = registries(), functions()
+
+    def broken():
+        raise OSError("zoo is gone")
+
+    monkeypatch.setattr("compressai_sga.zoo.register", broken)
+    with pytest.warns(UserWarning, match="zoo is gone"):
+        assert not hooks.enable()
+    assert (registries(), functions()) == before
+
+
+def test_somebody_elses_names_are_left_alone(monkeypatch):
+    hooks.disable()
+    theirs = object()
+    monkeypatch.setitem(compressai.zoo.image_models, "elic2022-official", theirs)
+    hooks.enable()
+    assert compressai.zoo.image_models["elic2022-official"] is theirs
+    hooks.disable()
+    assert compressai.zoo.image_models["elic2022-official"] is theirs
+
+
+def test_reloading_stock_patches_it_again(stock):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.reload(stock)
+    assert hasattr(stock.main, "__compressai_sga__")
+    assert "--refine" in stock.setup_args().format_help()
+    assert "def eval_model(" in inspect.getsource(stock)
+    assert pickle.loads(pickle.dumps(stock.collect_images)) is stock.collect_images
+    assert not type(stock.__spec__.loader).__module__.startswith("compressai_sga")
+
+
+def test_abbreviations_of_stock_options_keep_their_meaning(stock):
+    def parse(*arguments):
+        return stock.setup_args().parse_args(["pretrained", "folder", "-a", "mbt2018-mean", *arguments])
+
+    assert parse("--met", "ms-ssim").metric == "ms-ssim"
+    assert parse("--metri=ms-ssim").metric == "ms-ssim"
+    both = parse("--metric", "ms-ssim", "--metrics", "fid")
+    assert (both.metric, both.metrics) == ("ms-ssim", ("fid",))
+    assert not {"refine", "metrics", "refine_steps"} & set(vars(parse()))
+    before = stock.setup_args().parse_args(["--refine", "ssl", "pretrained", "folder", "-a", "mbt2018-mean"])
+    assert before.refine == parse("--refine", "ssl").refine == "ssl"
+
+
+def test_abbreviations_of_ours_are_not_ignored(stock, capsys):
+    for arguments in (["--refine-st", "-1"], ["--refine-pre=magic"], ["--re", "ssl"]):
+        with pytest.raises(SystemExit) as stop:
+            stock.main([*arguments, "pretrained", ".", "-a", "mbt2018-mean"])
+        assert stop.value.code == 2
+    assert "-1" in capsys.readouterr().err
+    found, rest = options.given(["--refine-st", "3", "--met", "mse", "--refine=ssl", "x"])
+    assert found and rest == ["--met", "mse", "x"]
+
+
+def test_importing_under_the_switch_touches_nothing(stock, monkeypatch):
+    hooks.disable()
+    before = registries(), functions()
+    monkeypatch.setenv("COMPRESSAI_SGA_DISABLE", "1")
+    importlib.reload(compressai_sga)
+    assert (registries(), functions()) == before
+
+
+def test_every_parser_shows_the_options(stock, capsys):
+    for arguments in (["--help"], ["pretrained", "--help"], ["checkpoint", "--help"]):
+        with pytest.raises(SystemExit):
+            stock.main(arguments)
+        text = capsys.readouterr().out
+        for option in ("", "-preset", "-steps", "-lmbda", "-lr", "-seed", "-trace"):
+            assert f"--refine{option} " in text
+        assert "--metrics NAMES" in text
+
+
+def test_startup_and_hooks_name_the_same_modules():
+    assert set(compressai_sga_startup.MODULES) == {
+        row.module for row in PATCHES if row.module.endswith("__main__")
+    }
