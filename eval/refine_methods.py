@@ -2,7 +2,7 @@
 """Every refinement method on the same crops of Kodak: loss, bits, PSNR and seconds.
 
     python eval/refine_methods.py                             # every entry of ENTRIES
-    python eval/refine_methods.py --entries ssl:500 fast:100  # some; --table prints what is there
+    python eval/refine_methods.py --entries ssl:500 fast:88   # some; --table prints what is there
 
 In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); a model of
      the zoo; entries PRESET:STEPS.
@@ -35,9 +35,9 @@ import matplotlib.pyplot as plt  # noqa: E402
 HERE = Path(__file__).resolve().parent
 KODAK = HERE.parent.parent / "shared" / "data" / "kodak"
 ENTRIES = (
-    "fast:100",
+    "fast:88",
     "ssl:500",
-    "best:500",
+    "best:480",
     "ssl-paper:500",
     "sga-paper:500",
     "atanh:500",
@@ -64,8 +64,8 @@ Results = dict[str, dict[str, Any]]
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, default=KODAK)
-    parser.add_argument("--crop", type=int, default=192, help="side of the crop, 0: whole image")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
     parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
     parser.add_argument("--entries", nargs="*", default=ENTRIES, metavar="PRESET:STEPS")
@@ -129,6 +129,17 @@ def measure(args: argparse.Namespace, results: Results, path: Path) -> None:
             temporary.replace(path)
 
 
+def results_path(args: argparse.Namespace) -> Path:
+    """Where the results of a model, quality and crop are kept."""
+    size = f"-crop{args.crop}" if args.crop else ""
+    return HERE / "results" / f"refine-methods-{args.model}-{args.quality}{size}.json"
+
+
+def read_results(path: Path) -> Results:
+    """What was measured before, if anything."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def mean(done: dict[str, Any], key: str) -> float:
     return sum(image[key] for image in done["images"].values()) / len(done["images"])
 
@@ -159,7 +170,7 @@ def table(results: Results) -> str:
 def figure(results: Results, path: Path) -> None:
     """Relaxed loss against steps for the presets that people choose from, with the hard results."""
     fig, axes = plt.subplots(figsize=(7, 4.5))
-    shown = ("fast:100", "best:500", "ssl:500", "ssl-paper:500", "ssl-paper:2000", "sga-paper:500")
+    shown = ("fast:88", "best:480", "ssl:500", "ssl-paper:500", "ssl-paper:2000", "sga-paper:500")
     before = None
     for entry in shown:
         done = results.get(entry)
@@ -168,9 +179,7 @@ def figure(results: Results, path: Path) -> None:
         before = mean(done, "loss-before")
         images = sum(trace["images"] for trace in done["traces"])
         length = min(len(trace["loss"]) for trace in done["traces"])
-        loss = [
-            sum(t["loss"][k] * t["images"] for t in done["traces"]) / images for k in range(length)
-        ]
+        loss = [sum(t["loss"][k] * t["images"] for t in done["traces"]) / images for k in range(length)]
         steps = int(entry.split(":")[1])
         (line,) = axes.plot([10 * k for k in range(length)], loss, lw=1, alpha=0.6)
         axes.plot(steps, mean(done, "loss-after"), "o", color=line.get_color(), label=entry)
@@ -189,9 +198,8 @@ def figure(results: Results, path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(1)
-    size = f"-crop{args.crop}" if args.crop else ""
-    path = HERE / "results" / f"refine-methods-{args.model}-{args.quality}{size}.json"
-    results: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path = results_path(args)
+    results = read_results(path)
     if not args.table:
         measure(args, results, path)
     print(table(results))

@@ -55,9 +55,7 @@ class PublishedLoop:
         model, pixels = self.model, self.x.shape[0] * self.x.shape[2] * self.x.shape[3]
         z_hat = rounding(z)
         values = z_hat.permute(1, 0, 2, 3).reshape(z.shape[1], 1, -1)
-        p_z = model.entropy_bottleneck.likelihood_lower_bound(
-            model.entropy_bottleneck._likelihood(values)[0]
-        )
+        p_z = model.entropy_bottleneck.likelihood_lower_bound(model.entropy_bottleneck._likelihood(values)[0])
         scales, means = model.h_s(z_hat).chunk(2, 1)
         y_hat = rounding(y - means) + means
         conditional = model.gaussian_conditional

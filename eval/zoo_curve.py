@@ -126,9 +126,7 @@ def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
         cells = []
         for anchor in anchors.values():
             bd = bd_rate(anchor, curve)
-            cells.append(
-                "too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)"
-            )
+            cells.append("too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", f"BD-rate: {BD_METHOD} interpolation over the PSNR interval in brackets."]
     return "\n".join(lines)

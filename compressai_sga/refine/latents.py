@@ -180,6 +180,9 @@ class LatentAdapter:
         compress_kwargs: what the caller passes to model.compress (variable rate: stage, s, inputscale).
     """
 
+    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol.
+    independent_symbols = False
+
     def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
         self.model = model
         self.compress_kwargs = dict(compress_kwargs)
@@ -249,6 +252,8 @@ class LatentAdapter:
 class FactorizedLatents(LatentAdapter):
     """y alone, each channel under its own learned density (Balle et al. 2017, 2018)."""
 
+    independent_symbols = True
+
     @staticmethod
     def matches(model: nn.Module) -> bool:
         return not hasattr(model, "h_a") and isinstance(
@@ -276,6 +281,7 @@ class HyperpriorLatents(LatentAdapter):
     def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
         super().__init__(model, compress_kwargs)
         self.has_context = hasattr(model, "context_prediction")
+        self.independent_symbols = not self.has_context
         self.variable_rate = hasattr(model, "Gain")
         self.reset()
 

@@ -46,6 +46,7 @@ from .objective import (
     set_trained_lmbda,
     trained_lmbda,
 )
+from .polish import polish
 from .presets import RefineConfig
 from .synthesis import FastSynthesis
 
@@ -239,13 +240,20 @@ class _Run:
         self.pixels = self.x.shape[2] * self.x.shape[3]
         self.generator = torch.Generator(x.device).manual_seed(config.seed)
         self.adapter = build_adapter(model, compress_kwargs)
-        latents, self.unrefined = self.adapter.latents_of(x)
+        self.initial, self.unrefined = self.adapter.latents_of(x)
+        latents = self.initial
         self.lmbda = config.lmbda or trained_lmbda(model, config.metric)
         if self.lmbda is None:
             self.lmbda = estimate_lmbda(
-                self.adapter, latents, self.x, self.crop, config.metric, self.generator
+                self.adapter,
+                latents,
+                self.x,
+                self.crop,
+                config.metric,
+                torch.Generator(x.device).manual_seed(0),  # of its own: asked once, then remembered
             )
-            set_trained_lmbda(model, self.lmbda, config.metric)
+            if not compress_kwargs:  # else it is the trade-off of this rate point alone
+                set_trained_lmbda(model, self.lmbda, config.metric)
         self.fast = FastSynthesis(self.adapter.model.g_s, config.precision)
         self.before_x_hat = self._image(self.unrefined)
         self._check_adapter(latents)
@@ -275,9 +283,9 @@ class _Run:
         x_hat = self.adapter.synthesise(coded.y_hat)[..., self.crop[0], self.crop[1]]
         return coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, self.config.metric)
 
-    def keep_best(self) -> None:
-        """Round the present latents and keep them for the images whose loss fell."""
-        latents = {name: v.detach() for name, v in self.latents.items()}
+    def keep_best(self, latents: Latents) -> None:
+        """Round latents and keep them for the images whose loss is the lowest so far."""
+        latents = {name: v.detach() for name, v in latents.items()}
         loss = self.hard_loss(latents)
         better = loss < self.best_loss
         self.best_loss = torch.where(better, loss, self.best_loss)
@@ -308,8 +316,22 @@ class _Run:
             if on_step is not None:
                 on_step(step, steps, loss)
             if step + 1 in hard_steps:
-                self.keep_best()
+                self.keep_best(self.latents)
+        if config.polish and config.metric == "mse" and self.adapter.independent_symbols:
+            self.keep_best(self._polished())
         return trace
+
+    def _polished(self) -> Latents:
+        return polish(
+            self.adapter,
+            self.best_latents,
+            lambda y_hat: self.fast(y_hat)[..., self.crop[0], self.crop[1]],
+            lambda x_hat: self.lmbda * distortion(self.x, x_hat, "mse"),
+            2 * 255**2 * self.lmbda / (3 * self.pixels),
+            self.config.polish,
+            self.pixels,
+            self.generator,
+        )
 
     def _rounding(self, step: int) -> Rounding:
         def rounding(v: Tensor, name: str) -> Tensor:
@@ -327,18 +349,20 @@ class _Run:
     @torch.no_grad()
     def finish(self, trace: list[dict[str, float]], start: float) -> RefineResult:
         """Code the best latents with the stock encoder, decode, measure, and take the better image."""
+        before = self._measure(self.unrefined["strings"], self.before_x_hat)
         coded = self.adapter.code(self.best_latents, hard_rounding)
         out = self.adapter.compress(coded.grid, self.padded)
-        x_hat = self._image(out)
-        before = self._measure(self.unrefined, self.before_x_hat)
-        after = self._measure(out, x_hat)
-        worse = after.loss > before.loss
-        strings = [list(part) for part in out["strings"]]
-        for index in worse.nonzero().flatten().tolist():
-            for part, original in zip(strings, self.unrefined["strings"]):
-                part[index] = original[index]
-            x_hat[index] = self.before_x_hat[index]
-        after = self._measure({"strings": strings}, x_hat)
+        strings, x_hat = [list(part) for part in out["strings"]], self._image(out)
+        worse = self._measure(strings, x_hat).loss > before.loss
+        if worse.any():  # by real bits; rare, as the best latents were chosen by ideal ones
+            for index in worse.nonzero().flatten().tolist():
+                for part, original in zip(strings, self.unrefined["strings"]):
+                    part[index] = original[index]
+            x_hat[worse] = self.before_x_hat[worse]
+            for name, best in self.best_latents.items():
+                best[worse] = self.initial[name][worse]
+            coded = self.adapter.code(self.best_latents, hard_rounding)
+        after = self._measure(strings, x_hat)
         return RefineResult(
             strings=strings,
             shape=out["shape"],
@@ -354,7 +378,7 @@ class _Run:
             seconds=time.perf_counter() - start,
         )
 
-    def _measure(self, out: Mapping[str, Any], x_hat: Tensor) -> RateDistortion:
-        sizes = [8 * sum(len(part[i]) for part in out["strings"]) for i in range(len(self.x))]
+    def _measure(self, strings: list[list[bytes]], x_hat: Tensor) -> RateDistortion:
+        sizes = [8 * sum(len(part[i]) for part in strings) for i in range(len(self.x))]
         bits = torch.tensor(sizes, dtype=torch.float32, device=self.x.device)
         return RateDistortion.measure(self.x, x_hat, bits, self.lmbda, self.config.metric)

@@ -20,7 +20,7 @@ from torch import nn
 from compressai_sga.errors import ShapeError, UnsupportedModelError
 from compressai_sga.refine import METHODS, RefineConfig, refine, refined
 from compressai_sga.refine.latents import hard_rounding
-from compressai_sga.refine.loop import build_adapter
+from compressai_sga.refine.loop import _Run, build_adapter
 
 SIZES = {
     "bmshj2018-factorized": (16, 24),
@@ -84,8 +84,9 @@ def results(images):
     done = {}
     for name in SIZES:
         model = make_model(name)
-        done[name] = model, refine(
-            model, images, "ssl", steps=12, lr=0.05, lmbda=0.05, compress_kwargs=rate_point(name)
+        done[name] = (
+            model,
+            refine(model, images, "ssl", steps=12, lr=0.05, lmbda=0.05, compress_kwargs=rate_point(name)),
         )
     return done
 
@@ -221,6 +222,26 @@ def test_ms_ssim(images):
     result = refine(model, large, "ssl", steps=6, lmbda=8.0, metric="ms-ssim", lr=0.05)
     assert (result.after.loss < result.before.loss).any()
     assert (result.after.loss <= result.before.loss).all()
+
+
+def test_worse_by_real_bits_falls_back_image_by_image(images, monkeypatch):
+    """When ideal code lengths mislead, every image that got worse is the unrefined one again."""
+    model = make_model("mbt2018-mean")
+    calls = iter(range(100, 0, -1))
+    monkeypatch.setattr(_Run, "hard_loss", lambda self, latents: torch.full((2,), float(next(calls))))
+    options = {"steps": 4, "lmbda": 1e-6}
+    x = torch.cat([images[:1], images[:1] * 0])
+    result = refine(model, x, "noise", lr=3.0, **options)
+    assert (result.after.loss <= result.before.loss).all()
+    worse = result.after.loss == result.before.loss
+    assert worse.any()
+    index = worse.nonzero()[0].item()
+    assert torch.equal(result.x_hat[index], result.before_x_hat[index])
+    unrefined = refine(model, x, steps=0, lmbda=1e-6)
+    for part, original in zip(result.strings, unrefined.strings):
+        assert part[index] == original[index]
+    for name, p in result.likelihoods.items():
+        assert torch.equal(p[index], unrefined.likelihoods[name][index])
 
 
 def test_zero_steps_give_the_unrefined_strings(images):

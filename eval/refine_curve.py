@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate-distortion curves of a zoo model over its qualities: unrefined and refined.
+
+    python eval/refine_curve.py                              # fast at 88 steps, ssl at 200
+    python eval/refine_curve.py --entries best:480 --quality 3
+
+In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); entries
+     PRESET:STEPS; all qualities that the zoo has, or those named.
+Out: eval/results/refine-curve-NAME[-cropN]-PRESET-STEPS.json in CompressAI's schema (one list entry a
+     quality), eval/figures/refine-curve.png, and a Markdown table with the BD-rate of each refined
+     curve against the unrefined one (package bjontegaard, pchip of log rate over PSNR, overlap).
+
+Every quality is measured by eval/refine_methods.py, whose results are reused and which resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bjontegaard
+import matplotlib
+import refine_methods
+import torch
+
+from compressai_sga import zoo
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+KEYS = {"psnr-rgb": "psnr_db", "bpp": "bpp", "loss": "loss"}
+Curves = dict[str, dict[str, list[float]]]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, default=refine_methods.KODAK)
+    parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
+    parser.add_argument("--quality", type=int, nargs="*", help="default: all in the zoo")
+    parser.add_argument("--entries", nargs="*", default=("fast:88", "ssl:200"), metavar="PRESET:STEPS")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> Curves:
+    """Mean bpp, PSNR and loss of every entry, one value a quality."""
+    qualities = args.quality or [r.quality for r in zoo.list_models() if r.name == args.model]
+    curves: Curves = {e: {k: [] for k in KEYS} for e in ("unrefined", *args.entries)}
+    for quality in qualities:
+        job: Any = SimpleNamespace(**{**vars(args), "quality": quality})
+        path = refine_methods.results_path(job)
+        results = refine_methods.read_results(path)
+        refine_methods.measure(job, results, path)
+        for key, theirs in KEYS.items():
+            first = results[args.entries[0]]
+            curves["unrefined"][key].append(refine_methods.mean(first, f"{theirs}-before"))
+            for entry in args.entries:
+                curves[entry][key].append(refine_methods.mean(results[entry], f"{theirs}-after"))
+    return curves
+
+
+def bd_rate(anchor: dict[str, list[float]], ours: dict[str, list[float]]) -> float | None:
+    """BD-rate of `ours` in percent, or None with fewer than three points."""
+    if len(ours["bpp"]) < 3:
+        return None
+    return bjontegaard.bd_rate(
+        anchor["bpp"],
+        anchor["psnr-rgb"],
+        ours["bpp"],
+        ours["psnr-rgb"],
+        "pchip",
+        require_matching_points=False,
+        min_overlap=0,
+    )
+
+
+def table(curves: Curves) -> str:
+    lines = ["| | BD-rate | loss by quality, against unrefined |", "|---|---|---|"]
+    unrefined = curves["unrefined"]
+    for name, curve in curves.items():
+        if name == "unrefined":
+            continue
+        bd = bd_rate(unrefined, curve)
+        changes = (f"{100 * (a / b - 1):+.1f} %" for a, b in zip(curve["loss"], unrefined["loss"]))
+        shown = "too few points" if bd is None else f"{bd:+.1f} %"
+        lines.append(f"| `{name}` | {shown} | {', '.join(changes)} |")
+    return "\n".join(lines)
+
+
+def figure(curves: Curves, title: str, path: Path) -> None:
+    fig, axes = plt.subplots(figsize=(6, 4.5))
+    for name, curve in curves.items():
+        style = "k--o" if name == "unrefined" else "-o"
+        axes.plot(curve["bpp"], curve["psnr-rgb"], style, ms=4, lw=1.2, label=name)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB")
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    fig.tight_layout()
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    torch.set_num_threads(1)
+    curves = measure(args)
+    crop = f"-crop{args.crop}" if args.crop else ""
+    for name, curve in curves.items():
+        value = {
+            "name": f"{args.model}-mse",
+            "description": f"{name}, real bitstreams, means over the images{crop}",
+            "results": curve,
+        }
+        file = f"refine-curve-{args.model}{crop}-{name.replace(':', '-')}.json"
+        (HERE / "results" / file).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    print(table(curves))
+    what = f"centre crops of {args.crop} px" if args.crop else "whole images"
+    figure(curves, f"{args.model}, {what}, real bitstreams", HERE / "figures" / "refine-curve.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What refinement gains on trained models: the papers' order, our presets, the trade-off's estimate.
+
+Small crops of the sample images and few steps keep this fast; eval/refine_methods.py has the numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from compressai.utils.eval_model.__main__ import read_image
+
+from compressai_sga import zoo
+from compressai_sga.refine import PRESETS, refine
+from compressai_sga.refine.latents import hard_rounding
+from compressai_sga.refine.loop import build_adapter
+from compressai_sga.refine.objective import estimate_lmbda
+from compressai_sga.refine.polish import polish
+
+
+def crops(size: int) -> torch.Tensor:
+    images = [read_image(path) for path in zoo.sample_images()]
+    return torch.stack([image[:, :size, :size] for image in images])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.load()
+
+
+@pytest.fixture(scope="module")
+def losses(model):
+    """Mean loss with real bits, by preset and steps, on three crops of 128x128."""
+    x = crops(128)
+    done = {}
+    for preset, steps in (("fast", None), ("ssl", 200), ("atanh", 200), ("ssl-paper", 500)):
+        result = refine(model, x, preset=preset, steps=steps)
+        done[preset] = result.after.loss.mean().item()
+        done["none"] = result.before.loss.mean().item()
+    return done
+
+
+def test_order_of_the_sga_plus_paper(losses):
+    assert losses["ssl"] < losses["atanh"] < losses["none"]
+
+
+def test_gain_is_worth_having(losses):
+    assert losses["ssl"] < 0.97 * losses["none"]
+
+
+def test_fast_needs_at_most_100_steps_for_what_ssl_paper_does_in_500(losses):
+    assert PRESETS["fast"].steps <= 100
+    assert losses["fast"] <= losses["ssl-paper"]
+
+
+@pytest.mark.parametrize("record", zoo.list_models(), ids=lambda r: f"{r.name}-{r.quality}")
+def test_training_lmbda_is_found_from_the_quantisation_noise(record):
+    """The estimate for a model of unknown origin is the value that it was trained with."""
+    net = zoo.load(record.name, record.quality)
+    x = crops(192)
+    adapter = build_adapter(net, {})
+    latents, _ = adapter.latents_of(x)
+    whole = slice(0, 192), slice(0, 192)
+    generator = torch.Generator().manual_seed(0)
+    lmbda = estimate_lmbda(adapter, latents, x, whole, "mse", generator)
+    assert lmbda == record.lmbda
+
+
+def test_other_lmbda_moves_along_the_curve(model):
+    """Semi-multi-rate: a larger weight of the distortion gives more bits and a better image."""
+    x = crops(128)
+    low, high = (refine(model, x, "soft-round", steps=40, lmbda=v) for v in (0.003, 0.015))
+    assert low.after.bpp.mean() < low.before.bpp.mean() < high.after.bpp.mean()
+    assert low.after.psnr_db.mean() < high.after.psnr_db.mean()
+
+
+def test_bfloat16_loop_costs_nothing_measurable(model):
+    """The precision of the loop's synthesis changes the result by less than 0.2 % of the loss."""
+    x = crops(128)
+    loss = {}
+    for precision in ("float32", "bfloat16"):
+        config = dataclasses.replace(PRESETS["fast"], steps=60, precision=precision)
+        loss[precision] = refine(model, x, config=config).after.loss.mean().item()
+    assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=2e-3)
+
+
+def test_polish_lowers_the_true_loss(model):
+    """Changes of single symbols make unrefined latents better, by exact hard evaluation."""
+    x = crops(128)
+    adapter = build_adapter(model, {})
+    with torch.no_grad():
+        latents, _ = adapter.latents_of(x)
+    lmbda, pixels = 0.0067, 128 * 128
+
+    def cost(x_hat):
+        return lmbda * 255**2 * (x - x_hat.clamp(0, 1)).pow(2).flatten(1).mean(1)
+
+    def loss(values):
+        with torch.no_grad():
+            coded = adapter.code(values, hard_rounding)
+            return coded.bits() / pixels + cost(adapter.synthesise(coded.y_hat))
+
+    generator = torch.Generator().manual_seed(0)
+    scale = 2 * 255**2 * lmbda / (3 * pixels)
+    polished = polish(adapter, latents, adapter.synthesise, cost, scale, 4, pixels, generator)
+    assert (loss(polished) < 0.99 * loss(latents)).all()
+    symbols = (polished["y"] - latents["y"]).abs()
+    assert symbols.max() < 1.6  # each symbol moved by one at most
