@@ -5,7 +5,9 @@
 RFC pytorch/pytorch#122468). setup.py registers `install` there. It puts one finder in front of
 `sys.meta_path` that waits for the modules in `MODULES` and hands each, once the real module has
 run, to `compressai_sga.hooks.patch`. Until then nothing of this package but this file is imported,
-and this file imports only `os` and `sys`.
+and this file imports only `os` and `sys`. `compressai.zoo`, the last part of CompressAI that
+`import compressai` loads, is one of them: `compressai_sga` is imported there and registers its
+models, so that every script finds them in CompressAI's dictionaries.
 
 `python -m package` does not execute a module through its loader: runpy asks the loader for the
 code. The code it gets from here imports the real module by its true name (so that it is patched
@@ -23,7 +25,7 @@ import sys
 
 __all__ = ["MODULES", "install", "is_disabled", "uninstall"]
 
-MODULES = ("compressai.utils.eval_model.__main__",)
+MODULES = ("compressai.zoo", "compressai.utils.eval_model.__main__")
 
 _RUN_AS_MAIN = """\
 import importlib
@@ -65,11 +67,15 @@ def _is_ours(finder: object) -> bool:
 
 
 def _patch(module: object) -> None:
+    package = sys.modules.get("compressai_sga")
+    if getattr(getattr(package, "__spec__", None), "_initializing", False):
+        return  # `import compressai_sga` imported CompressAI, and patches it when it is complete
     try:
         from compressai_sga import hooks
 
         hooks.patch(module)
     except Exception as error:
+        uninstall()  # a second module would fail likewise, with a second warning
         message = (
             f"compressai-sga could not extend {getattr(module, '__name__', module)} "
             f"({type(error).__name__}: {error}); CompressAI stays stock. Set "

@@ -83,7 +83,16 @@ setup(
         "numpy",
     ],
     extras_require={
-        "test": ["pytest", "ruff", "setuptools"],
+        "test": [
+            "pytest",
+            "ruff",
+            "setuptools",
+            "scipy",
+            "matplotlib",
+            "bjontegaard",
+            "lpips",
+            "torchmetrics",
+        ],
         "metrics": ["lpips", "torchmetrics[image]"],
         "eval": ["matplotlib", "bjontegaard"],
     },

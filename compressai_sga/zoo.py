@@ -30,10 +30,9 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import compressai.registry
-import compressai.zoo
 import torch
 from compressai.entropy_models import GaussianConditional
+from compressai.registry import MODELS
 from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
@@ -157,9 +156,7 @@ def _find(name: str, quality: int, metric: str) -> ModelRecord:
     raise ValueError(f"{name} has no quality {quality!r}; there are {there}")
 
 
-def load(
-    name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse"
-) -> nn.Module:
+def load(name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse") -> nn.Module:
     """A trained model of the zoo on the CPU, in eval mode, ready to compress and decompress.
 
     Args:
@@ -275,6 +272,9 @@ def register() -> None:
 
     A name that somebody else has put there is left as it is.
     """
+    # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
+    from compressai.zoo import image_models, models
+
     by_name: dict[str, list[ModelRecord]] = {}
     for record in list_models():
         by_name.setdefault(record.name, []).append(record)
@@ -282,10 +282,10 @@ def register() -> None:
         function = _entry_point(name, [r.quality for r in records])
         architecture = model_architectures[records[0].architecture]
         for dictionary, value in (
-            (compressai.zoo.image_models, function),
-            (compressai.zoo.models, function),
+            (image_models, function),
+            (models, function),
             (model_architectures, architecture),
-            (compressai.registry.MODELS, architecture),
+            (MODELS, architecture),
         ):
             if name not in dictionary:
                 dictionary[name] = value

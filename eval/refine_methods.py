@@ -35,13 +35,16 @@ import matplotlib.pyplot as plt  # noqa: E402
 HERE = Path(__file__).resolve().parent
 KODAK = HERE.parent.parent / "shared" / "data" / "kodak"
 ENTRIES = (
+    "polish:0",
+    "fast:30",
     "fast:88",
     "ssl:500",
     "best:480",
     "ssl-paper:500",
     "sga-paper:500",
-    "atanh:500",
     "ssl-paper:2000",
+    "ssl:200",
+    "atanh:500",
     "linear:500",
     "cosine:500",
     "soft-round:500",
@@ -170,12 +173,10 @@ def table(results: Results) -> str:
 def figure(results: Results, path: Path) -> None:
     """Relaxed loss against steps for the presets that people choose from, with the hard results."""
     fig, axes = plt.subplots(figsize=(7, 4.5))
-    shown = ("fast:88", "best:480", "ssl:500", "ssl-paper:500", "ssl-paper:2000", "sga-paper:500")
-    before = None
+    known = ("fast:88", "best:480", "ssl:500", "ssl-paper:500", "ssl-paper:2000", "sga-paper:500")
+    shown = [entry for entry in known if entry in results] or list(results)[:6]
     for entry in shown:
-        done = results.get(entry)
-        if done is None:
-            continue
+        done = results[entry]
         before = mean(done, "loss-before")
         images = sum(trace["images"] for trace in done["traces"])
         length = min(len(trace["loss"]) for trace in done["traces"])
@@ -183,8 +184,6 @@ def figure(results: Results, path: Path) -> None:
         steps = int(entry.split(":")[1])
         (line,) = axes.plot([10 * k for k in range(length)], loss, lw=1, alpha=0.6)
         axes.plot(steps, mean(done, "loss-after"), "o", color=line.get_color(), label=entry)
-    if before is None:
-        return
     axes.axhline(before, color="black", lw=1, ls="--", label="unrefined")
     axes.set(xlabel="steps", ylabel="bpp + λ 255² MSE", ylim=(None, before * 1.1), xscale="symlog")
     axes.set_title("Lines: relaxed loss on the way. Dots: real bitstreams at the end.", fontsize=9)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import compressai
+import compressai.version
 import pytest
 
 import compressai_sga
@@ -39,7 +39,7 @@ def test_eval_model_works_without_any_hook(capsys, monkeypatch):
 
 
 def test_eval_model_refuses_an_unknown_compressai(capsys, monkeypatch):
-    monkeypatch.setattr(compressai, "__version__", "0.0.1")
+    monkeypatch.setattr(compressai.version, "__version__", "0.0.1")
     with pytest.warns(UserWarning, match="0.0.1"):
         assert main(["eval_model", "--help"]) == 2
     assert "not one that this package knows" in capsys.readouterr().err

@@ -88,9 +88,7 @@ def test_golden_results_of_stock_evaluation(record):
     for path in images:
         measured, golden = inference(net, read_image(path)), record.golden[path.name]
         assert measured["bpp"] == pytest.approx(golden["bpp"], rel=record.tolerance["bpp"])
-        assert measured["psnr-rgb"] == pytest.approx(
-            golden["psnr-rgb"], abs=record.tolerance["psnr-rgb"]
-        )
+        assert measured["psnr-rgb"] == pytest.approx(golden["psnr-rgb"], abs=record.tolerance["psnr-rgb"])
 
 
 def test_higher_quality_means_more_bits_and_more_psnr():
@@ -264,4 +262,5 @@ def test_download_advice_leaves_success_alone():
 def test_readme_has_the_command_of_every_weight():
     readme = Path(__file__).resolve().parents[1] / "zoo" / "README.md"
     commands = readme.read_text(encoding="utf-8").splitlines()
-    assert all(record.command in commands for record in RECORDS)
+    for record in RECORDS:
+        assert set(record.command.split(" && ")) <= set(commands), label(record)

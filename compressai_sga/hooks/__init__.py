@@ -15,7 +15,9 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 | E.read_image, E.load_pretrained, E.load_checkpoint | replaced | call stock's; errors become one sentence; the published lmbda is noted | in main |
 | E.json | replaced | adds the keys `refine` and `failed` to the result | in main |
 
-"In main" means: while `main` runs with one of our options; then stock's values are put back.
+"Enabled" means: as soon as this package is imported, which the start-up stub does when
+`compressai.zoo` is. "In main" means: while `main` runs with one of our options; then stock's values
+are put back.
 
 In:  an installed CompressAI. Out: `enable` and `disable` do and undo all of the table, `patch` does
 the rows of one module. An unknown version of CompressAI, or functions with other parameters than in
@@ -31,8 +33,6 @@ import warnings
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
-
-import compressai
 
 import compressai_sga_startup
 
@@ -56,6 +56,7 @@ class Patch:
     wrap: str
 
 
+_DICTIONARIES = "compressai.zoo"  # gets names, not wrappers
 _EVAL_MODEL = "compressai.utils.eval_model.__main__"
 PATCHES = (
     Patch(_EVAL_MODEL, "setup_args", "command:wrap_setup_args"),
@@ -102,7 +103,7 @@ def enable() -> bool:
         Whether it is in force; False, with a warning, for a CompressAI that was not checked.
     """
     global _enabled
-    version = getattr(compressai, "__version__", "unknown")
+    version = _compressai_version()
     if version not in CHECKED_VERSIONS:
         _warn(
             f"compressai-sga knows CompressAI {', '.join(CHECKED_VERSIONS)}, not {version}; its "
@@ -112,11 +113,7 @@ def enable() -> bool:
         return False
     _enabled = True
     try:
-        from .. import zoo
-        from . import names
-
-        names.register()
-        zoo.register()
+        _register()
         for name in dict.fromkeys(row.module for row in PATCHES):
             module = sys.modules.get(name)
             # One that is being imported right now is patched by the start-up stub afterwards.
@@ -156,6 +153,8 @@ def patch(module: ModuleType) -> bool:
     """
     if not _enabled:
         return False
+    if module.__name__ == _DICTIONARIES:
+        _register()  # again, in case that it was reloaded
     for name, parameters in _PARAMETERS.get(module.__name__, {}).items():
         function = getattr(module, name, None)
         found = None if function is None else tuple(inspect.signature(function).parameters)
@@ -176,6 +175,23 @@ def patch(module: ModuleType) -> bool:
             setattr(module, row.attribute, wrapper)
             _applied.append((module, row.attribute, stock, wrapper))
     return True
+
+
+def _register() -> None:
+    from .. import zoo
+    from . import names
+
+    names.register()
+    zoo.register()
+
+
+def _compressai_version() -> str:
+    try:
+        # Not `compressai.__version__`, which is missing while CompressAI is being imported.
+        from compressai.version import __version__ as version
+    except ImportError:
+        return "unknown"
+    return version
 
 
 def _warn(message: str) -> None:

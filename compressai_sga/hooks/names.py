@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import compressai.registry
-import compressai.zoo
-from compressai.zoo.image import model_architectures
+from compressai.registry import MODELS
 from torch import nn
 
 from ..errors import SgaError
@@ -46,7 +44,7 @@ class _EntryPoint:
                 f"CompressAI publishes no weights for {self.name}; evaluate a checkpoint of your "
                 f"own with `checkpoint DATASET -a {self.name} -p FILE`"
             )
-        return compressai.registry.MODELS[self.name](**kwargs)
+        return MODELS[self.name](**kwargs)
 
 
 _entries: list[tuple[dict[str, Any], str, Any]] = []
@@ -54,14 +52,18 @@ _entries: list[tuple[dict[str, Any], str, Any]] = []
 
 def register() -> None:
     """Add the unlisted names where they are missing; again is harmless."""
+    # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
+    from compressai.zoo import image_models, models
+    from compressai.zoo.image import model_architectures
+
     for name in UNLISTED:
-        architecture = compressai.registry.MODELS.get(name)
+        architecture = MODELS.get(name)
         if architecture is None:
             continue
         entry_point = _EntryPoint(name)
         for dictionary, value in (
-            (compressai.zoo.image_models, entry_point),
-            (compressai.zoo.models, entry_point),
+            (image_models, entry_point),
+            (models, entry_point),
             (model_architectures, architecture),
         ):
             if name not in dictionary:

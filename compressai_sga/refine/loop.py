@@ -269,11 +269,13 @@ class _Run:
         """The adapter's own hard rounding must give the image that the stock decoder gives."""
         y_hat = self.adapter.code(latents, hard_rounding).y_hat
         x_hat = self.adapter.synthesise(y_hat).clamp(0, 1)[..., self.crop[0], self.crop[1]]
-        difference = (x_hat - self.before_x_hat).abs().max().item()
-        if not difference < 0.02:
+        # Not exact: in autoregressive models a tie may round the other way in another summation order.
+        difference = (x_hat - self.before_x_hat).square().mean().sqrt().item()
+        error = (self.x - self.before_x_hat).square().mean().sqrt().item()
+        if not difference <= 0.1 * error + 1e-3:
             raise UnsupportedModelError(
-                f"{type(self.adapter.model).__name__} is not decoded as its parts suggest: images "
-                f"differ by {difference:.3g}; its compress or decompress does more than the stock one"
+                f"{type(self.adapter.model).__name__} is not decoded as its parts suggest: images differ "
+                f"by {difference:.3g} (RMS); its compress or decompress does more than the stock one"
             )
 
     @torch.no_grad()

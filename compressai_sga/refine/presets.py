@@ -193,7 +193,13 @@ _ROWS: dict[str, dict[str, Any]] = {
     "atanh": {"method": "atanh", **SCALED},
     "linear": {"method": "linear", **SCALED},
     "cosine": {"method": "cosine", **SCALED},
-    "ssl": {"method": "ssl", **SCALED, "a": 2.3},
+    "ssl": {
+        "method": "ssl",
+        **SCALED,
+        "lr": Cosine(2.5e-2, warmup=5),
+        "temperature": Geometric(1.0, 0.2),
+        "a": 2.3,
+    },
     "linear3": {"method": "linear3", **SCALED, "r": 0.98, "n": 1.5},
     "cosine3": {"method": "cosine3", **SCALED, "r": 0.98, "n": 2.0},
     "ssl3": {"method": "ssl3", **SCALED, "a": 1.4, "r": 0.98, "n": 1.4},
@@ -233,6 +239,15 @@ _ROWS: dict[str, dict[str, Any]] = {
         "temperature": Linear(0.35, 0.08),
         "noise": Linear(0.22, 0.15),
         "polish": 6,
+    },
+    # No gradient step and no noise: only the greedy changes, about twenty steps' worth of time.
+    "polish": {
+        "method": "soft-round",
+        "steps": 0,
+        "lr": Constant(0.0),
+        "temperature": Constant(0.0),
+        "noise": Constant(0.0),
+        "polish": 15,
     },
     "best": {
         "method": "soft-round",

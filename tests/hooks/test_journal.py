@@ -18,6 +18,7 @@ from compressai_sga.hooks.journal import Journal, cache_folder, weights_sha256
 
 EVAL_MODEL = ("-m", "compressai.utils.eval_model")
 TIMES = ("encoding_time", "decoding_time")
+STEPS = 200  # an image: enough that a run can be killed between two of them
 
 
 def test_records_survive_and_changed_images_do_not(tmp_path):
@@ -79,7 +80,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 def _arguments(images, checkpoint, *more):
-    options = ["--refine", "ssl", "--refine-steps", "60"]  # lmbda: estimated from the first image
+    options = ["--refine", "ssl", "--refine-steps", STEPS]  # lmbda: estimated from the first image
     return ["checkpoint", images, "-a", "mbt2018-mean", "-p", checkpoint, *options, *more]
 
 
@@ -129,7 +130,7 @@ def test_a_killed_run_continues(kind, environment, python, evaluate, images, che
     assert not list(folder.glob("compressai-sga-*.jsonl"))
     trace = (tmp_path / "trace.jsonl").read_text().splitlines()
     assert [json.loads(line)["image"] for line in trace] == [
-        f"{name}.png" for name in "abc" for _ in range(60)
+        f"{name}.png" for name in "abc" for _ in range(STEPS)
     ]
     if kind == signal.SIGKILL:
         one = json.loads((folder / "a-small-ans.json").read_text())

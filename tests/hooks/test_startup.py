@@ -88,18 +88,53 @@ def test_finders_of_others_that_delegate_do_not_loop(fake):
     assert fake == [sys.modules["fakepackage.__main__"]]
 
 
-def test_only_the_stub_is_imported_without_eval_model(python):
+def test_only_the_stub_is_imported_without_compressai(python):
     code = (
         "import sys, json\n"
         "empty = [m for m in sys.modules if 'compressai' in m]\n"
-        "import torch\n"
+        "import torch, torchvision\n"
         "with_torch = [m for m in sys.modules if 'compressai' in m]\n"
-        "import compressai.zoo\n"
-        "ours = [m for m in sys.modules if m.startswith('compressai_sga')]\n"
-        "print(json.dumps([empty, with_torch, ours]))\n"
+        "print(json.dumps([empty, with_torch]))\n"
     )
     done = python("-W", "ignore", "-c", code)
-    assert json.loads(done.stdout) == [[], ["compressai_sga_startup"], ["compressai_sga_startup"]]
+    assert json.loads(done.stdout) == [[], ["compressai_sga_startup"]]
+
+
+REGISTERED = (
+    "{first}\n"
+    "from compressai.zoo import image_models, models\n"
+    "from compressai.zoo.image import model_architectures\n"
+    "from compressai.registry import MODELS\n"
+    "names = ('mbt2018-mean-small', 'elic2022-official')\n"
+    "print([name in d for d in (image_models, models, model_architectures, MODELS) for name in names])\n"
+    "if names[0] in image_models:\n"
+    "    print(type(image_models[names[0]](quality=3, pretrained=True)).__name__)\n"
+    "    import importlib, compressai\n"
+    "    compressai_zoo = importlib.reload(compressai.zoo)\n"
+    "    print([name in d for d in (compressai_zoo.image_models, compressai_zoo.models) for name in names])\n"
+)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "import compressai_sga",
+        "import compressai_sga.refine",
+        "import torch, compressai_sga_startup as s; s.uninstall(); import compressai, compressai_sga",
+    ],
+)
+def test_scripts_find_the_zoo_in_compressais_dictionaries(python, first):
+    """Whatever is imported first: the circle of compressai and compressai_sga closes elsewhere."""
+    done = python("-W", "ignore::FutureWarning", "-c", REGISTERED.format(first=first))
+    assert done.stderr == "" and done.returncode == 0
+    assert done.stdout.splitlines() == [str([True] * 8), "MeanScaleHyperprior", str([True] * 4)]
+
+
+def test_scripts_under_the_switch_find_stock(python):
+    done = python("-c", REGISTERED.format(first=""), COMPRESSAI_SGA_DISABLE="1")
+    # Stock knows elic2022-official too, but in the registry only.
+    assert done.stdout.splitlines() == [str([False] * 7 + [True])]
 
 
 def test_workers_that_are_spawned_see_the_plugin(python, tmp_path):
@@ -163,6 +198,9 @@ def test_a_broken_plugin_warns_and_leaves_stock_working(python, plugin_path, tmp
     (package / "__init__.py").write_text("raise OSError('half an installation')\n")
     path = os.pathsep.join([str(package.parent), plugin_path])
     # A user who turns warnings into errors must not lose stock either.
+    for command in (EVAL_MODEL, ("-c", "import compressai.zoo")):
+        done = python("-W", "error::UserWarning", *command, PYTHONPATH=path)
+        assert done.stderr.count("half an installation") == 1
     done = python("-W", "error::UserWarning", *EVAL_MODEL, "--help", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("half an installation") == 1

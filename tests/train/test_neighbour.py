@@ -56,9 +56,7 @@ def test_prior_is_taken_for_the_same_variable_only(ours, theirs, takes_prior):
 def test_other_widths_are_left_out():
     from neighbour import take_from_neighbour
 
-    taken = take_from_neighbour(
-        MeanScaleHyperprior(16, 36), MeanScaleHyperprior(16, 24).state_dict()
-    )
+    taken = take_from_neighbour(MeanScaleHyperprior(16, 36), MeanScaleHyperprior(16, 24).state_dict())
     assert "g_a.4.weight" in taken
     assert "g_a.6.weight" not in taken
 

@@ -73,14 +73,22 @@ def test_a_finished_run_is_only_exported_again(photos, tmp_path):
 def test_training_from_a_neighbour_starts_from_its_transforms(photos, tmp_path, capsys):
     train_for(1, photos, tmp_path / "a", "--arch", "mbt2018-mean")
     neighbour = tmp_path / "a" / "model.pth"
-    train_for(
-        0.1, photos, tmp_path / "b", "--arch", "bmshj2018-factorized", "--init-from", str(neighbour)
-    )
+    train_for(0.1, photos, tmp_path / "b", "--arch", "bmshj2018-factorized", "--init-from", str(neighbour))
     assert "tensors from" in capsys.readouterr().err
     a, b = (torch.load(tmp_path / run / "model.pth", weights_only=True) for run in "ab")
     fresh = FactorizedPrior(16, 24).state_dict()
     name = "g_a.2.weight"
     assert (a[name] - b[name]).norm() < 0.1 * (fresh[name] - b[name]).norm()
+
+
+def test_learning_rate_warms_up_holds_and_falls_to_one_percent():
+    from train import learning_rate_factor
+
+    assert learning_rate_factor(0, 0, decay_from=0.4) == pytest.approx(0.01)
+    assert learning_rate_factor(0.39, 1000, decay_from=0.4) == 1
+    assert learning_rate_factor(0.7, 1000, decay_from=0.4) == pytest.approx(0.505)
+    assert learning_rate_factor(1, 1000, decay_from=0.4) == pytest.approx(0.01)
+    assert learning_rate_factor(0.5, 1000, decay_from=0) == pytest.approx(0.505)
 
 
 def test_straight_through_rounds_the_decoders_input_in_training_only():
@@ -152,10 +160,12 @@ def test_publish_writes_weight_record_and_card(photos, tmp_path, monkeypatch):
     assert torch.equal(
         state["gaussian_conditional._quantized_cdf"], full["gaussian_conditional._quantized_cdf"]
     )
-    assert torch.equal(
-        state["entropy_bottleneck._quantized_cdf"], full["entropy_bottleneck._quantized_cdf"]
-    )
+    assert torch.equal(state["entropy_bottleneck._quantized_cdf"], full["entropy_bottleneck._quantized_cdf"])
     assert torch.equal(state["g_a.0.weight"], full["g_a.0.weight"].half().float())
+    publish.main([*arguments, "--before", str(tmp_path / "run")])
+    (twice,) = zoo.list_models()
+    assert twice.training["steps"] == 2 * record.training["steps"]
+    assert twice.command == f"{record.command} && {record.command}"
     card = (folder / "cards" / "mbt2018-mean-tiny.md").read_text()
     assert f"{record.golden['houses.png']['psnr-rgb']:.2f}" in card
     assert record.command in card

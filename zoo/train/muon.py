@@ -65,9 +65,7 @@ class MuonAdam:
                     "model.to(memory_format=torch.channels_last) first"
                 )
         self.matrices = matrices
-        self.muon = torch.optim.Muon(
-            matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-        )
+        self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
         self.adam = torch.optim.Adam(rest, lr=adam_lr)
         self.base_lrs = (muon_lr, adam_lr)
 

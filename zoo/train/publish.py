@@ -6,7 +6,8 @@
 
 In:  RUN/model.pth and RUN/run.json of train.py. Where run.json is missing, the architecture is the
      name without "-small", lmbda is the quality's, minutes and steps come from RUN/log.jsonl, and
-     --command and --machine must be given. N and M are always read off the weights.
+     --command and --machine must be given. N and M are always read off the weights. --before names
+     the run that this one went on from at the same quality: its time and command are added.
 Out: zoo/weights/NAME-QUALITY.safetensors, its record in zoo/manifest.json and zoo/cards/NAME.md,
      all replaced when they are there already. The file is the stock state dict with the transforms
      in fp16, the entropy bottleneck exact and the Gaussian tables left out (empty: `update()` fills
@@ -54,6 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="of the model in the zoo")
     parser.add_argument("--quality", required=True, type=int, choices=range(1, 9))
     parser.add_argument("--run", required=True, type=Path, help="folder that train.py wrote")
+    parser.add_argument("--before", type=Path, help="folder of the run that --run went on from")
     parser.add_argument("--arch", choices=sorted(model_architectures))
     parser.add_argument("--command", help="what made the run, with PHOTOS for the training images")
     parser.add_argument("--machine", help="on which it ran, such as '2-core x86_64 CPU'")
@@ -62,21 +64,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a run; without one, the minutes and steps that the log ends with."""
+    path, log = folder / "run.json", folder / "log.jsonl"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if log.is_file():
+        return json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    return {}
+
+
 def run_facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What run.json says, completed by the arguments and the log."""
-    path = args.run / "run.json"
-    facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    log = args.run / "log.jsonl"
-    if not facts and log.is_file():
-        last = json.loads(log.read_text().splitlines()[-1])
-        facts = {"minutes": last["minutes"], "step": last["step"]}
+    """What the run says, with that of the run before, completed by the arguments."""
+    facts = read_run(args.run)
+    if args.before is not None:
+        before = read_run(args.before)
+        facts |= {key: round(before[key] + facts[key], 2) for key in ("minutes", "step")}
+        if "command" in before and "command" in facts:
+            facts["command"] = f"{before['command']} && {facts['command']}"
     facts.setdefault("architecture", args.name.removesuffix("-small"))
     facts.setdefault("lmbda", LMBDA[args.quality - 1])
     given = {"architecture": args.arch, "command": args.command, "machine": args.machine}
     facts |= {key: value for key, value in given.items() if value is not None}
     for key in ("architecture", "lmbda", "minutes", "step", "command", "machine"):
         if key not in facts:
-            raise ValueError(f"{path} does not say {key!r}; give it with --{key} or train again")
+            raise ValueError(f"{args.run} does not say {key!r}; give --{key} or train again")
     if facts["architecture"] not in model_architectures:
         raise ValueError(f"no architecture {facts['architecture']!r}; name one with --arch")
     return facts
@@ -170,7 +182,7 @@ def card(records: list[dict[str, Any]]) -> str:
         f"{first['training']['machine']}):",
         "",
         "```",
-        *(r["command"] for r in records),
+        *(line for r in records for line in r["command"].split(" && ")),
         "```",
         "",
     ]

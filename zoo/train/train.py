@@ -49,7 +49,6 @@ LMBDA = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}
 CHECK = {"size": 256, "count": 16}
-FINE_FROM = 0.6  # part of the time after which crops are large and rounding is straight-through
 EMA_DECAY = 0.998
 SAVE_SECONDS = 60
 
@@ -78,6 +77,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         default=0.4,
         help="part of the time after which learning rates fall along a cosine (0 when continuing)",
     )
+    parser.add_argument(
+        "--fine-from",
+        type=float,
+        default=0.6,
+        help="part of the time after which crops are large and rounding is straight-through",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
@@ -89,8 +94,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         )
     if args.lmbda is None and args.quality is None:
         parser.error("name a trade-off: --quality 1..8 or --lmbda")
-    if not 0 <= args.decay_from < 1:
-        parser.error(f"--decay-from must lie in [0, 1), not {args.decay_from}")
+    for option, part in (("--decay-from", args.decay_from), ("--fine-from", args.fine_from)):
+        if not 0 <= part < 1:
+            parser.error(f"{option} must lie in [0, 1), not {part}")
     if args.max_minutes <= 0:
         parser.error(f"--max-minutes must be positive, not {args.max_minutes}")
     if args.out is None:
@@ -234,7 +240,7 @@ class Run:
     def train_step(self) -> None:
         """One step at the point of the schedule that the clock says."""
         progress = self.seconds / (self.args.max_minutes * 60)
-        fine = progress >= FINE_FROM
+        fine = progress >= self.args.fine_from
         self.straight_through.on = fine
         if fine and self.step % 100 == 0:
             update_quantiles(self.model)  # rounding is around the medians

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation scripts run, resume without doing anything twice, and say what they measured.
+
+And the committed results hold what the README and the papers' order claim.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.utils import save_image
+
+import compressai_sga
+
+EVAL = Path(__file__).resolve().parent.parent / "eval"
+MEASURED = EVAL / "results" / "refine-methods-mbt2018-mean-small-3-crop128.json"
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """The scripts' modules, writing below tmp_path."""
+    monkeypatch.syspath_prepend(str(EVAL))
+    methods = pytest.importorskip("refine_methods", reason='pip install ".[eval]"')
+    curve = pytest.importorskip("refine_curve", reason='pip install ".[eval]"')
+    monkeypatch.setattr(methods, "HERE", tmp_path)
+    monkeypatch.setattr(curve, "HERE", tmp_path)
+    return methods, curve
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(index))
+        image = nn.functional.interpolate(coarse, size=(72, 80), mode="bicubic").clamp(0, 1)
+        save_image(image, folder / f"image{index}.png")
+    return folder
+
+
+def test_methods_are_measured_once(scripts, images, tmp_path, capsys, monkeypatch):
+    methods, _ = scripts
+    argv = ["--images", str(images), "--crop", "64", "--batch", "2", "--entries", "ssl:3", "fast:2"]
+    methods.main(argv)
+    printed = capsys.readouterr().out
+    assert "| `ssl` | 3 |" in printed and "| `fast` | 2 |" in printed and "3 images" in printed
+    (path,) = (tmp_path / "results").glob("*.json")
+    results = json.loads(path.read_text())
+    assert set(results["ssl:3"]["images"]) == {"image0", "image1", "image2"}
+    for image in results["fast:2"]["images"].values():
+        assert image["loss-after"] <= image["loss-before"]
+    monkeypatch.setattr(compressai_sga, "refine", None)  # a second call must not refine
+    methods.main(argv)
+    assert json.loads(path.read_text()) == results
+    assert (tmp_path / "figures" / "refine-methods.png").stat().st_size > 1000
+
+
+def test_curve_is_in_compressai_schema(scripts, images, tmp_path, capsys):
+    _, curve = scripts
+    curve.main(["--images", str(images), "--crop", "64", "--entries", "polish:0", "--quality", "2", "3"])
+    value = json.loads(next((tmp_path / "results").glob("refine-curve-*polish-0.json")).read_text())
+    assert {"name", "description", "results"} <= set(value)
+    assert len(value["results"]["bpp"]) == len(value["results"]["psnr-rgb"]) == 2
+    assert "| `polish:0` | too few points |" in capsys.readouterr().out
+
+
+def test_missing_images_are_named(scripts, tmp_path):
+    methods, _ = scripts
+    with pytest.raises(FileNotFoundError, match="--images"):
+        methods.main(["--images", str(tmp_path), "--entries", "ssl:1"])
+
+
+def lowering(entry: str) -> float:
+    """Percent of the unrefined loss, mean over the images."""
+    images = json.loads(MEASURED.read_text())[entry]["images"].values()
+    after, before = (sum(i[f"loss-{when}"] for i in images) for when in ("after", "before"))
+    return 100 * (1 - after / before)
+
+
+def test_committed_results_show_the_order_of_the_paper():
+    """ssl below atanh below none at 500 steps, as published and in our settings."""
+    assert lowering("ssl-paper:500") > lowering("sga-paper:500") > 0
+    assert lowering("ssl:500") > lowering("atanh:500") > 0
+
+
+def test_committed_results_show_our_presets_ahead():
+    assert lowering("fast:88") >= lowering("ssl-paper:500")
+    assert lowering("best:480") > lowering("ssl-paper:2000")
