@@ -69,7 +69,7 @@ def _is_ours(finder: object) -> bool:
 def _patch(module: object) -> None:
     package = sys.modules.get("compressai_sga")
     if getattr(getattr(package, "__spec__", None), "_initializing", False):
-        return  # `import compressai_sga` imported CompressAI, and patches it when it is complete
+        return  # this thread or another imports it, and it patches what is loaded at its end
     try:
         from compressai_sga import hooks
 

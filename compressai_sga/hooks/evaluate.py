@@ -73,7 +73,6 @@ class Evaluation:
         self._lmbda: float | None = None  # of the current image
         self._measures = Measures(())
         self._failed: dict[str, str] = {}
-        self._finished = 0
 
     #: Globals of the stock module that methods of the same name replace while stock's `main` runs.
     REPLACED = (
@@ -140,9 +139,10 @@ class Evaluation:
     def _interrupted(self) -> int:
         if self._progress is not None:
             self._progress.close()
-        if self._finished and self._journals:
-            folder = self._journals[0].path.parent
-            text = f"{self._finished} finished images kept in {folder}; the same command continues"
+        kept = sum(len(journal) for journal in self._journals)
+        if kept:
+            folder, images = self._journals[0].path.parent, "image" if kept == 1 else "images"
+            text = f"{kept} finished {images} kept in {folder}; the same command continues"
         else:
             text = "no finished image is kept; the same command starts again"
         print(f"interrupted: {text}", file=sys.stderr)
@@ -321,7 +321,6 @@ class Evaluation:
             if record["lmbda"] is not None:
                 lmbdas.append(record["lmbda"])
             done += 1
-            self._finished += 1
         self._progress.close()
         if lmbdas:
             self._lmbdas.append(sum(lmbdas) / len(lmbdas) if len(set(lmbdas)) > 1 else lmbdas[0])

@@ -81,6 +81,10 @@ class Journal:
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
+    def __len__(self) -> int:
+        """How many images are finished."""
+        return len(self._records)
+
     @staticmethod
     def _key(image: Path) -> tuple[str, int, int]:
         stat = image.stat()

@@ -84,7 +84,8 @@ class RefineConfig:
         """A preset with what the caller wants otherwise.
 
         Args:
-            method: with no preset, the preset of the same name; with one, its relaxation is replaced.
+            method: with no preset, the preset of the same name; with one, its relaxation is replaced by
+                this one with its own shape parameters.
             preset: key of PRESETS; default "ssl" when no method is named either.
             steps, lmbda, lr: None keeps the preset's; `lr` scales the whole learning-rate schedule.
 
@@ -106,8 +107,9 @@ class RefineConfig:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
         changes: dict[str, Any] = {"lmbda": lmbda, "seed": int(seed), "metric": metric}
         base = PRESETS[preset]
-        if method is not None:
-            changes["method"] = method
+        if method is not None and method != base.method:  # its parameters come with it
+            own = PRESETS[method]
+            changes |= {key: getattr(own, key) for key in ("method", "noise", "a", "r", "n")}
         if steps is not None:
             changes["steps"] = int(steps)
         if lr is not None:
@@ -252,7 +254,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     "best": {
         "method": "soft-round",
         "steps": 480,
-        "lr": Cosine(5e-2, warmup=5),
+        "lr": Cosine(8e-2, warmup=5),
         "temperature": Linear(0.35, 0.08),
         "noise": Linear(0.22, 0.15),
         "polish": 8,

@@ -12,6 +12,7 @@ import venv
 
 import pytest
 
+import compressai_sga
 import compressai_sga_startup as startup
 
 TIMES = ("encoding_time", "decoding_time")
@@ -129,6 +130,12 @@ def test_scripts_find_the_zoo_in_compressais_dictionaries(python, first):
     done = python("-W", "ignore::FutureWarning", "-c", REGISTERED.format(first=first))
     assert done.stderr == "" and done.returncode == 0
     assert done.stdout.splitlines() == [str([True] * 8), "MeanScaleHyperprior", str([True] * 4)]
+
+
+def test_a_package_that_is_being_imported_is_left_to_finish(monkeypatch):
+    monkeypatch.setattr(compressai_sga.__spec__, "_initializing", True, raising=False)
+    monkeypatch.setattr(compressai_sga.hooks, "patch", lambda module: pytest.fail("asked too early"))
+    startup._patch(sys)
 
 
 def test_scripts_under_the_switch_find_stock(python):

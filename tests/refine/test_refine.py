@@ -185,6 +185,14 @@ def test_every_method_runs_and_never_worsens(method, images):
     assert result.config.method == method
 
 
+def test_method_brings_its_parameters_into_another_preset():
+    config = RefineConfig.make("ssl3", "fast")
+    assert (config.method, config.a, config.r, config.n) == ("ssl3", 1.4, 0.98, 1.4)
+    assert config.noise is None
+    assert config.lr == RefineConfig.make(preset="fast").lr
+    assert RefineConfig.make("soft-round", "ssl-paper").noise is not None
+
+
 def test_same_seed_same_bytes_and_other_seed_other_path(images):
     model = make_model("mbt2018-mean")
     options = {"steps": 8, "lmbda": 0.05, "lr": 0.05}

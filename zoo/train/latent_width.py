@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of an image M numbers a 16x16 block can hold: a guide for choosing -M.
+
+    python zoo/train/latent_width.py --data PHOTOS --images KODAK
+
+In:  photographs to fit on, images to measure.
+Out: for some M, the PSNR in dB (mean over the images) of the best linear map of 16x16x3 blocks to M
+     numbers and back, PCA, without quantisation. A codec with four stride-2 stages and M latent channels
+     is not linear and may do better, but where this number is near the PSNR that it should reach, its
+     latent is too narrow and every bit is spent beside an error that no bit can mend.
+Fails with ``ValueError`` when a folder holds no image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from compressai.utils.eval_model.__main__ import read_image
+from crops import CropSampler, list_images
+from torch import Tensor, nn
+
+WIDTHS = (96, 144, 192, 256, 320)
+BLOCK = 16
+
+
+def blocks(images: Tensor) -> Tensor:
+    """(B, 3, H, W) to (number of blocks, 3 * 16 * 16)."""
+    return nn.functional.unfold(images, BLOCK, stride=BLOCK).transpose(1, 2).flatten(0, 1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of photographs to fit on")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images to measure")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    fitted = blocks(CropSampler(args.data).batch(256, 256))
+    mean = fitted.mean(0)
+    _, vectors = torch.linalg.eigh((fitted - mean).T @ (fitted - mean))
+    paths = list_images(args.images)
+    if not paths:
+        raise ValueError(f"{args.images} holds no image; name a folder that does with --images")
+    print("| M | " + " | ".join(map(str, WIDTHS)) + " |")
+    print("|---" * (1 + len(WIDTHS)) + "|")
+    psnrs = []
+    for width in WIDTHS:
+        basis = vectors[:, -width:]
+        errors = []
+        for path in paths:
+            centred = blocks(read_image(path)[None]) - mean
+            residual = centred - (centred @ basis) @ basis.T
+            errors.append(-10 * math.log10(residual.pow(2).mean().item()))
+        psnrs.append(sum(errors) / len(errors))
+    print("| PSNR, dB | " + " | ".join(f"{p:.1f}" for p in psnrs) + " |")
+
+
+if __name__ == "__main__":
+    main()
