@@ -3,7 +3,8 @@
 
 In:  v, a latent minus the centre of its quantiser, any shape; a temperature >= 0; a generator.
 Out: v_hat of the same shape, with gradients to v that are finite everywhere, also at integers and
-     half-integers. At temperature 0 every annealed method gives floor or ceil of v.
+     half-integers. At temperature 0 every annealed method but soft rounding (whose noise is annealed
+     apart) gives floor or ceil of v.
 
 Sources: stochastic Gumbel annealing (SGA), Yang, Bamler & Mandt, "Improving Inference for Neural
 Image Compression", 2020; SGA+ (linear, cosine, SSL, two and three classes), Perugachi-Diaz et al.,

@@ -112,6 +112,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(1)
     curves = measure(args)
+    print(table(curves))
+    if args.quality:
+        return  # the files and the figure are of all qualities
     crop = f"-crop{args.crop}" if args.crop else ""
     for name, curve in curves.items():
         value = {
@@ -121,7 +124,6 @@ def main(argv: list[str] | None = None) -> None:
         }
         file = f"refine-curve-{args.model}{crop}-{name.replace(':', '-')}.json"
         (HERE / "results" / file).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    print(table(curves))
     what = f"centre crops of {args.crop} px" if args.crop else "whole images"
     figure(curves, f"{args.model}, {what}, real bitstreams", HERE / "figures" / "refine-curve.png")
 

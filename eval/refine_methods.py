@@ -11,7 +11,8 @@ Out: eval/results/refine-methods-NAME-QUALITY.json, per entry and image the loss
      eval/figures/refine-methods.png (loss against steps); a Markdown table on stdout.
 
 The loss is bpp + lmbda 255^2 MSE with hard rounding; "lowering" is 1 - (mean loss after) / (mean loss
-before). Images are refined in batches. Every finished batch is on disk: a second call goes on.
+before). Images are refined in batches. Every finished batch is on disk: a second call goes on, and
+measures again only what belongs to another weight (by sha256) or other settings of a preset.
 """
 
 from __future__ import annotations
@@ -102,13 +103,23 @@ def batches(crops: list[torch.Tensor], size: int) -> list[list[int]]:
     return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
 
 
+def identity(args: argparse.Namespace, preset: str, steps: int) -> dict[str, str]:
+    """What a result belongs to: the weight and every setting."""
+    record = next(r for r in zoo.list_models() if (r.name, r.quality) == (args.model, args.quality))
+    config = compressai_sga.RefineConfig.make(preset=preset, steps=steps)
+    return {"sha256": record.sha256, "config": repr(config)}
+
+
 def measure(args: argparse.Namespace, results: Results, path: Path) -> None:
     """Refine what is missing of every entry, writing after each batch."""
     model = zoo.load(args.model, args.quality).to(args.device)
     names, crops = read_crops(args.images, args.crop)
     for entry in args.entries:
         preset, steps = entry.split(":")
-        done = results.setdefault(entry, {"images": {}, "traces": []})
+        of = identity(args, preset, int(steps))
+        if results.get(entry, {}).get("of") != of:
+            results[entry] = {"of": of, "images": {}, "traces": []}
+        done = results[entry]
         for indices in batches(crops, args.batch):
             if all(names[i] in done["images"] for i in indices):
                 continue
@@ -151,6 +162,8 @@ def mean(done: dict[str, Any], key: str) -> float:
 
 def table(results: Results) -> str:
     """Markdown, best first; only entries with the largest number of images are compared."""
+    if not results:
+        return "nothing was measured yet"
     count = max(len(done["images"]) for done in results.values())
     complete = {e: d for e, d in results.items() if len(d["images"]) == count}
     none = next(iter(complete.values()))
@@ -204,7 +217,8 @@ def main(argv: list[str] | None = None) -> None:
     if not args.table:
         measure(args, results, path)
     print(table(results))
-    figure(results, HERE / "figures" / "refine-methods.png")
+    if results:
+        figure(results, HERE / "figures" / "refine-methods.png")
 
 
 if __name__ == "__main__":

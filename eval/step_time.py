@@ -6,19 +6,22 @@
 Their loop (yperugachidiaz/flexible_neural_image_compression), written here from its description and
 not from its code: weights stay trainable, so that backward also computes their gradients; float32,
 contiguous; two columns of logits through a relaxed one-hot distribution; after every step a complete
-hard evaluation; several values read back a step. Ours: `compressai_sga.refine` with `ssl-paper`.
+hard evaluation; several values read back a step. Ours: the loop of `compressai_sga.refine` with
+`ssl-paper`, in the precision that it chooses (bfloat16 where that is fast) and in float32.
 
-Both do the same: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. The two
-are timed in turn, `rounds` times a few steps each. Printed: median time of a step of each, and the
-median of the ratios of neighbours. Nothing is written.
+All do the same: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. They are
+timed in turn, `rounds` times a few steps each. Printed: median time of a step of each, and the median
+of the ratios of neighbours. Nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +29,7 @@ from torch.distributions import RelaxedOneHotCategorical
 from tqdm import tqdm
 
 from compressai_sga import zoo
+from compressai_sga.refine import trained_lmbda
 from compressai_sga.refine.loop import _pad, _Run
 from compressai_sga.refine.presets import RefineConfig
 
@@ -88,28 +92,37 @@ def main(argv: list[str] | None = None) -> None:
     model = zoo.load(args.model, args.quality)
     image = torch.rand(1, 3, args.size // 8, args.size // 8, generator=torch.Generator().manual_seed(0))
     x = nn.functional.interpolate(image, size=(args.size, args.size), mode="bicubic").clamp(0, 1)
-    theirs = PublishedLoop(model, x, 0.0067)
-    config = RefineConfig.make(preset="ssl-paper", steps=STEPS, lmbda=0.0067)
-    padded, pad = _pad(x, None)
-    ours = _Run(model, padded, pad, config, {})
+    lmbda = trained_lmbda(model)
+    theirs = PublishedLoop(model, x, lmbda)
 
     def run_theirs() -> None:
         for _ in range(STEPS):
             theirs.step()
 
-    times: dict[str, list[float]] = {"theirs": [], "ours": []}
+    runs = {"theirs, float32": run_theirs}
+    padded, pad = _pad(x, None)
+    for precision in ("auto", "float32"):
+        config = RefineConfig.make(preset="ssl-paper", steps=STEPS, lmbda=lmbda)
+        ours = _Run(model, padded, pad, dataclasses.replace(config, precision=precision), {})
+        chosen = "bfloat16" if ours.fast.bfloat16 else "float32"
+        runs[f"ours, {precision}" + (f" ({chosen})" if precision == "auto" else "")] = partial(
+            ours.descend, None
+        )
+
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in tqdm(range(args.rounds + 1), unit="round"):
-        for name, run in (("theirs", run_theirs), ("ours", lambda: ours.descend(None))):
+        for name, run in runs.items():
             start = time.perf_counter()
             run()
             if turn:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / STEPS)
-    ratios = [a / b for a, b in zip(times["theirs"], times["ours"])]
+    print(f"{args.model} quality {args.quality}, {args.size}x{args.size}, one thread, {args.rounds} rounds")
+    print("| loop | ms a step (median) | published / this (median of pairs, lowest to highest) |")
+    print("|---|---|---|")
     for name, values in times.items():
-        print(f"{name:6s} {1e3 * statistics.median(values):7.1f} ms a step (median of {args.rounds})")
-    low, *_, high = sorted(ratios)
-    print(f"ratio  {statistics.median(ratios):.2f} (median of pairs; {low:.2f} to {high:.2f})")
-    print(f"{args.model} quality {args.quality}, {args.size}x{args.size}, one thread")
+        ratios = sorted(a / b for a, b in zip(times["theirs, float32"], values))
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"| {name} | {1e3 * statistics.median(values):.0f} | {spread} |")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ And the committed results hold what the README and the papers' order claim.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 import compressai_sga
+from compressai_sga import zoo
 
 EVAL = Path(__file__).resolve().parent.parent / "eval"
 MEASURED = EVAL / "results" / "refine-methods-mbt2018-mean-small-3-crop128.json"
@@ -61,11 +63,11 @@ def test_methods_are_measured_once(scripts, images, tmp_path, capsys, monkeypatc
 
 def test_curve_is_in_compressai_schema(scripts, images, tmp_path, capsys):
     _, curve = scripts
-    curve.main(["--images", str(images), "--crop", "64", "--entries", "polish:0", "--quality", "2", "3"])
+    curve.main(["--images", str(images), "--crop", "64", "--entries", "polish:0"])
     value = json.loads(next((tmp_path / "results").glob("refine-curve-*polish-0.json")).read_text())
     assert {"name", "description", "results"} <= set(value)
-    assert len(value["results"]["bpp"]) == len(value["results"]["psnr-rgb"]) == 2
-    assert "| `polish:0` | too few points |" in capsys.readouterr().out
+    assert len(value["results"]["bpp"]) == len(value["results"]["psnr-rgb"]) == 6
+    assert re.search(r"\| `polish:0` \| -\d+\.\d % \|", capsys.readouterr().out)  # fewer bits
 
 
 def test_missing_images_are_named(scripts, tmp_path):
@@ -79,6 +81,13 @@ def lowering(entry: str) -> float:
     images = json.loads(MEASURED.read_text())[entry]["images"].values()
     after, before = (sum(i[f"loss-{when}"] for i in images) for when in ("after", "before"))
     return 100 * (1 - after / before)
+
+
+def test_committed_results_are_of_the_shipped_weight():
+    (record,) = (r for r in zoo.list_models() if (r.name, r.quality) == ("mbt2018-mean-small", 3))
+    results = json.loads(MEASURED.read_text())
+    assert {done["of"]["sha256"] for done in results.values()} == {record.sha256}
+    assert {len(done["images"]) for done in results.values()} == {24}
 
 
 def test_committed_results_show_the_order_of_the_paper():

@@ -182,6 +182,8 @@ class LatentAdapter:
 
     #: Whether, z given, the likelihood of a symbol of y depends on no other symbol.
     independent_symbols = False
+    #: Whether the model codes at several rates, chosen by the arguments of compress.
+    variable_rate = False
 
     def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
         self.model = model

@@ -17,6 +17,7 @@ Fails with ``UnsupportedModelError`` (which part is missing), ``ShapeError``, ``
 from __future__ import annotations
 
 import copy
+import inspect
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from .objective import (
     RateDistortion,
     distortion,
     estimate_lmbda,
+    nearest_published,
     set_trained_lmbda,
     trained_lmbda,
 )
@@ -58,6 +60,7 @@ ADAPTERS: tuple[type[LatentAdapter], ...] = (
     FactorizedLatents,
 )
 STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
+MS_SSIM_SIDE = 160  # pytorch_msssim's five scales need more
 Padding = tuple[int, int, int, int]
 
 
@@ -108,14 +111,15 @@ def refine(
     on_step: StepCallback | None = None,
     compress_kwargs: Mapping[str, Any] | None = None,
 ) -> RefineResult:
-    """Refine the latents of x and code them; the model is not changed.
+    """Refine the latents of x and code them; the model's weights and tables are not changed.
 
     Args:
         model: any CompressAI image model, or one built from the same parts; float32, tables updated.
         x: images in [0, 1], shape (B, 3, H, W), on the model's device.
         method, preset, steps, lmbda, lr, seed, metric: see `RefineConfig.make`; "ssl" by default.
             `lmbda` None takes the value that the model was trained with, as noted by
-            `set_trained_lmbda` or else estimated from the latents.
+            `set_trained_lmbda`, or else an estimate from the first batch, which is noted on the model
+            so that all its images get the same (not for variable-rate models).
         pad: (left, right, top, bottom) padding that x already carries, as from
             `compressai.ops.compute_padding`; it carries no distortion. None: x is bare, and is padded
             here where its sides are not multiples of 64 (the result's `pad` says how).
@@ -136,6 +140,11 @@ def refine(
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
     x, pad = _pad(x, pad)
+    if config.metric == "ms-ssim" and min(_inner_size(x, pad)) <= MS_SSIM_SIDE:
+        raise ShapeError(
+            f"MS-SSIM needs sides of more than {MS_SSIM_SIDE} pixels, the image has "
+            f"{'x'.join(map(str, _inner_size(x, pad)))}; use metric='mse'"
+        )
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone()
         run = _Run(model, x, pad, config, dict(compress_kwargs or {}))
@@ -155,8 +164,7 @@ def refined(
 
     Args:
         model: as in `refine`; gets its own `compress` back at the end.
-        method, options: as in `refine`. Without `pad`, x must have sides that are multiples of 64, as
-            for the stock model.
+        method, options: as in `refine`; but x comes padded, as for the stock model.
         compress_kwargs: defaults for the arguments that the caller of compress gives itself.
 
     Yields:
@@ -164,11 +172,19 @@ def refined(
     """
     results: list[RefineResult] = []
     defaults = dict(compress_kwargs or {})
+    parameters = list(inspect.signature(model.compress).parameters)[1:]
+    outer = vars(model).get("compress")
 
-    def compress(x: Tensor, **kwargs: Any) -> dict[str, Any]:
-        del model.compress  # the refinement itself calls the stock encoder
+    def compress(x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if x.ndim == 4 and (x.shape[2] % STRIDE or x.shape[3] % STRIDE):
+            raise ShapeError(
+                f"compress takes images padded to multiples of {STRIDE}, not {tuple(x.shape)}; pad x as "
+                "compressai.ops.compute_padding says and name it with pad=, or call refine"
+            )
+        kwargs = defaults | dict(zip(parameters, args)) | kwargs
+        del model.compress  # the refinement itself calls the encoder of the class
         try:
-            result = refine(model, x, method, compress_kwargs=defaults | kwargs, **options)
+            result = refine(model, x, method, compress_kwargs=kwargs, **options)
         finally:
             model.compress = compress
         results.append(result)
@@ -178,7 +194,9 @@ def refined(
     try:
         yield results
     finally:
-        model.__dict__.pop("compress", None)
+        del model.compress
+        if outer is not None:
+            model.compress = outer
 
 
 def _pad(x: Tensor, pad: Padding | None) -> tuple[Tensor, Padding]:
@@ -192,6 +210,11 @@ def _pad(x: Tensor, pad: Padding | None) -> tuple[Tensor, Padding]:
     if min(pad) < 0 or left + right >= width or top + bottom >= height:
         raise ShapeError(f"padding {tuple(pad)} leaves nothing of an image of {height}x{width}")
     return x, (left, right, top, bottom)
+
+
+def _inner_size(x: Tensor, pad: Padding) -> tuple[int, int]:
+    left, right, top, bottom = pad
+    return x.shape[2] - top - bottom, x.shape[3] - left - right
 
 
 def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> LatentAdapter:
@@ -244,18 +267,14 @@ class _Run:
         latents = self.initial
         self.lmbda = config.lmbda or trained_lmbda(model, config.metric)
         if self.lmbda is None:
-            self.lmbda = estimate_lmbda(
-                self.adapter,
-                latents,
-                self.x,
-                self.crop,
-                config.metric,
-                torch.Generator(x.device).manual_seed(0),  # of its own: asked once, then remembered
-            )
-            if not compress_kwargs:  # else it is the trade-off of this rate point alone
+            own = torch.Generator(x.device).manual_seed(0)  # the estimate is made once, then noted
+            estimate = estimate_lmbda(self.adapter, latents, self.x, self.crop, config.metric, own)
+            self.lmbda = nearest_published(estimate, config.metric)
+            if not self.adapter.variable_rate:  # there it would be that of this rate point alone
                 set_trained_lmbda(model, self.lmbda, config.metric)
-        self.fast = FastSynthesis(self.adapter.model.g_s, config.precision)
         self.before_x_hat = self._image(self.unrefined)
+        error = (self.x - self.before_x_hat).square().mean().item()
+        self.fast = FastSynthesis(self.adapter.model.g_s, config.precision, error)
         self._check_adapter(latents)
         self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
         self.best_latents: Latents = {name: v.detach().clone() for name, v in latents.items()}
@@ -302,13 +321,11 @@ class _Run:
         hard_steps = {round(steps * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)}
         trace: list[dict[str, float]] = []
         for step in range(steps):
-            if step == round(config.freeze_z * steps):
-                self._freeze_z()
             rounding = self._rounding(step)
             coded = self.adapter.code(self.latents, rounding)
             x_hat = self.fast(coded.y_hat)[..., self.crop[0], self.crop[1]]
             losses = coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, config.metric)
-            moving = [v for v in self.latents.values() if v.requires_grad]
+            moving = list(self.latents.values())
             for latent, gradient in zip(moving, torch.autograd.grad(losses.sum(), moving)):
                 latent.grad = gradient
             optimizer.param_groups[0]["lr"] = config.lr(step, steps)
@@ -336,17 +353,7 @@ class _Run:
         )
 
     def _rounding(self, step: int) -> Rounding:
-        def rounding(v: Tensor, name: str) -> Tensor:
-            if not self.latents[name].requires_grad:
-                return torch.round(v)
-            return self.config.relax(v, step, self.generator)
-
-        return rounding
-
-    def _freeze_z(self) -> None:
-        if "z" in self.latents:
-            self.latents["z"].requires_grad_(False)
-            self.latents["z"].grad = None
+        return lambda v, name: self.config.relax(v, step, self.generator)
 
     @torch.no_grad()
     def finish(self, trace: list[dict[str, float]], start: float) -> RefineResult:
@@ -355,7 +362,7 @@ class _Run:
         coded = self.adapter.code(self.best_latents, hard_rounding)
         out = self.adapter.compress(coded.grid, self.padded)
         strings, x_hat = [list(part) for part in out["strings"]], self._image(out)
-        worse = self._measure(strings, x_hat).loss > before.loss
+        worse = ~(self._measure(strings, x_hat).loss <= before.loss)
         if worse.any():  # by real bits; rare, as the best latents were chosen by ideal ones
             for index in worse.nonzero().flatten().tolist():
                 for part, original in zip(strings, self.unrefined["strings"]):

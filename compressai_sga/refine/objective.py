@@ -29,6 +29,7 @@ __all__ = [
     "RateDistortion",
     "distortion",
     "estimate_lmbda",
+    "nearest_published",
     "set_trained_lmbda",
     "trained_lmbda",
 ]
@@ -99,10 +100,10 @@ def estimate_lmbda(
 
     A model whose encoder, decoder and entropy model were trained together could have scaled y, its
     prior and the decoder's input by a common s, which only makes the quantiser's step 1/s. At the end
-    of training d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1, with rounding modelled as uniform
-    noise. R' and D' are properties of the quantisation noise and not of how well the encoder does on
-    this image, which makes the ratio steady from image to image. The result is moved to the nearest of
-    CompressAI's published values when it is near one.
+    of training d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1. R' is taken with uniform noise for
+    the rounding, as in training, D' with the actual rounding error. Both are properties of the
+    quantisation more than of how well the encoder does on this image. Models that are not trained to
+    the end give less than their value; see `nearest_published`.
 
     Raises:
         ValueError: rate and distortion do not oppose each other, as in an untrained model.
@@ -114,22 +115,34 @@ def estimate_lmbda(
         noise = torch.rand(v.shape, generator=generator, device=v.device) - 0.5
         return v + (noise / s if name == "y" else noise)
 
-    rate_slope = distortion_slope = 0.0
+    def rounded(v: Tensor, name: str) -> Tensor:
+        error = (torch.round(v) - v).detach()
+        return v + (error / s if name == "y" else error)
+
+    rate_slope = 0.0
     with _quantised_with_step(adapter, 1 / s):
         for _ in range(samples):
-            coded = adapter.code(latents, noisy)
-            x_hat = adapter.synthesise(coded.y_hat)[..., crop[0], crop[1]]
-            rate = coded.bits().sum() / pixels
-            rate_slope += torch.autograd.grad(rate, s, retain_graph=True)[0].item()
-            cost = distortion(x, x_hat, metric).sum()
-            distortion_slope += torch.autograd.grad(cost, s)[0].item()
+            rate = adapter.code(latents, noisy).bits().sum() / pixels
+            rate_slope += torch.autograd.grad(rate, s, retain_graph=True)[0].item() / samples
+    adapter.reset()
+    x_hat = adapter.synthesise(adapter.code(latents, rounded).y_hat)[..., crop[0], crop[1]]
+    cost = distortion(x, x_hat, metric).sum()
+    distortion_slope = torch.autograd.grad(cost, s)[0].item()
     adapter.reset()
     if not (rate_slope > 0 > distortion_slope):
         raise ValueError(
             "the model's rate-distortion trade-off could not be found from its quantisation noise (is "
             "it trained?); name it: lmbda=0.013, or --refine-lmbda 0.013"
         )
-    lmbda = -rate_slope / distortion_slope
+    return -rate_slope / distortion_slope
+
+
+def nearest_published(lmbda: float, metric: Distortion) -> float:
+    """The published value nearest to `lmbda`, or `lmbda` itself when it lies beyond them all.
+
+    The published values are factors of 1.9 apart, so anything between two of them is moved by at most
+    1.4: an estimate of a model that was trained with one of them becomes exact.
+    """
     nearest = min(LMBDA_BY_QUALITY[metric], key=lambda known: abs(math.log(known / lmbda)))
     return nearest if abs(math.log(nearest / lmbda)) < math.log(1.4) else lmbda
 

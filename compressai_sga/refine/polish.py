@@ -10,7 +10,7 @@ The first difference is exact, from the coder's own likelihoods; g is the gradie
 distortion at the rounded latents and h its Gauss-Newton curvature, the diagonal of
 2 * 255^2 * lmbda * J'J / (3 pixels), estimated with random signs r over the image: E (J'r)_i^2 = (J'J)_ii.
 A sweep changes, at each position of the latent, the one channel whose loss falls most, then takes the
-gradient anew; no symbol is changed twice. h is never taken below its channel's mean, because a
+gradient anew; no symbol is changed twice. h is never taken below its channel's mean in the image, because a
 curvature that is estimated too small invites changes that do harm.
 
 In:  latents whose symbols do not depend on each other (adapter.independent_symbols), distortion MSE.
@@ -96,10 +96,10 @@ def _diagonal(x_hat: Tensor, shift: Tensor, generator: torch.Generator) -> Tenso
     """(J'J)_ii of x_hat by shift, at least its mean over each channel; shape of shift."""
     total = torch.zeros_like(shift)
     for _ in range(PROBES):
-        signs = torch.randint(0, 2, x_hat.shape, generator=generator, device=x_hat.device) * 2.0 - 1
-        (product,) = torch.autograd.grad(x_hat, shift, signs, retain_graph=True)
+        signs = torch.randint(0, 2, x_hat.shape[1:], generator=generator, device=x_hat.device) * 2.0 - 1
+        (product,) = torch.autograd.grad(x_hat, shift, signs.expand_as(x_hat), retain_graph=True)
         total += product.square() / PROBES
-    return torch.maximum(total, total.mean((0, 2, 3), keepdim=True))
+    return torch.maximum(total, total.mean((2, 3), keepdim=True))
 
 
 def _promised_gain(

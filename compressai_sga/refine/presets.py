@@ -2,9 +2,11 @@
 """What a refinement does, as data: methods, presets and the configuration that they make.
 
 A method is a relaxation of rounding; a preset is a method with its schedules, learning rate and
-parameters. Every method has a preset of its own name: our tuned default for it. The presets called
-`*-paper` follow the papers in everything. To add a method: a function in relaxations.py, a row in
-METHODS, a row in PRESETS, a line in the test's table.
+parameters. Every method has a preset of its own name: our settings for it. The presets called
+`*-paper` have the papers' relaxation, schedule, learning rate, steps and shape parameters; the
+objective is ours (medians, table of scales, clamp: what is really coded), and the best hard result is
+kept. To add a method: a function in relaxations.py, a row in METHODS, a row in _ROWS; the tests take
+every row.
 
 Fails with ``ValueError`` that lists the choices.
 """
@@ -47,7 +49,6 @@ class RefineConfig:
         seed: of all noise.
         betas: Adam's.
         hard_evaluations: hard roundings tried on the way, the last step's included; the best is kept.
-        freeze_z: part of the steps after which z is rounded for good and only y moves on.
         polish: sweeps of single-symbol changes after the gradient steps, kept where the true loss falls.
         precision: of the synthesis transform in the loop; results are always measured in float32.
     """
@@ -66,7 +67,6 @@ class RefineConfig:
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     hard_evaluations: int = 5
-    freeze_z: float = 1.0
     polish: int = 0
     precision: Precision = "auto"
 
@@ -94,10 +94,10 @@ class RefineConfig:
         """
         method = ALIASES.get(method, method)
         if method is not None and method not in METHODS:
-            raise ValueError(f"unknown refinement method {method!r}; choose from {_list(METHODS)}")
+            raise ValueError(f"unknown refinement method {method!r}; choose from {', '.join(METHODS)}")
         preset = preset or method or "ssl"
         if preset not in PRESETS:
-            raise ValueError(f"unknown refinement preset {preset!r}; choose from {_list(PRESETS)}")
+            raise ValueError(f"unknown refinement preset {preset!r}; choose from {', '.join(PRESETS)}")
         if metric not in ("mse", "ms-ssim"):
             raise ValueError(f"unknown distortion {metric!r}; choose from mse, ms-ssim")
         if steps is not None and steps < 0:
@@ -121,10 +121,6 @@ class RefineConfig:
         """The relaxed rounding of v at a step."""
         noise = None if self.noise is None else self.noise(step, self.steps)
         return METHODS[self.method](v, self.temperature(step, self.steps), generator, self, noise)
-
-
-def _list(names: Any) -> str:
-    return ", ".join(names)
 
 
 Method = Callable[[Tensor, float, torch.Generator, RefineConfig, "float | None"], Tensor]
@@ -177,7 +173,7 @@ ALIASES = {"sga": "atanh"}
 
 # Yang et al. 2020: T = min(0.5, 0.5 exp(-1e-3 (t - 700))), Adam 5e-3, 2000 steps.
 YANG = Exponential(rate=1e-3, upper=0.5, scale=0.5, offset=700)
-# SGA+: T = min(1, exp(-1e-3 t)), Adam 5e-3 (STE 1e-4), 2000 steps.
+# SGA+: T = min(1, exp(-1e-3 t)), Adam 5e-3, 2000 steps. STE: Adam 1e-4, as in Yang et al.
 SGA_PLUS = Exponential(rate=1e-3, upper=1.0)
 PAPER: dict[str, Any] = {"steps": 2000, "lr": Constant(5e-3), "hard_evaluations": 1}
 

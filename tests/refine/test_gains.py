@@ -14,10 +14,10 @@ import torch
 from compressai.utils.eval_model.__main__ import read_image
 
 from compressai_sga import zoo
-from compressai_sga.refine import PRESETS, refine
+from compressai_sga.refine import LMBDA_BY_QUALITY, PRESETS, refine
 from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import build_adapter
-from compressai_sga.refine.objective import estimate_lmbda
+from compressai_sga.refine.objective import estimate_lmbda, nearest_published
 from compressai_sga.refine.polish import polish
 
 
@@ -56,7 +56,10 @@ def test_fast_needs_at_most_100_steps_for_what_ssl_paper_does_in_300(losses):
 
 @pytest.mark.parametrize("record", zoo.list_models(), ids=lambda r: f"{r.name}-{r.quality}")
 def test_training_lmbda_is_found_from_the_quantisation_noise(record):
-    """The estimate for a model of unknown origin is the value that it was trained with."""
+    """The estimate for a model of unknown origin is near the value that it was trained with.
+
+    The models whose training was short (quality 6, the factorised ones) are furthest off.
+    """
     net = zoo.load(record.name, record.quality)
     x = crops(192)
     adapter = build_adapter(net, {})
@@ -64,7 +67,15 @@ def test_training_lmbda_is_found_from_the_quantisation_noise(record):
     whole = slice(0, 192), slice(0, 192)
     generator = torch.Generator().manual_seed(0)
     lmbda = estimate_lmbda(adapter, latents, x, whole, "mse", generator)
-    assert lmbda == record.lmbda
+    assert 1 / 1.7 < lmbda / record.lmbda < 1.3
+    if (record.name, record.quality) == (zoo.DEFAULT_MODEL, zoo.DEFAULT_QUALITY):
+        assert nearest_published(lmbda, "mse") == record.lmbda
+
+
+def test_published_trade_offs_are_fixed_points_and_far_values_stay():
+    for known in LMBDA_BY_QUALITY["mse"]:
+        assert nearest_published(known * 1.3, "mse") == nearest_published(known / 1.3, "mse") == known
+    assert nearest_published(1.0, "mse") == 1.0
 
 
 def test_other_lmbda_moves_along_the_curve(model):
@@ -75,12 +86,14 @@ def test_other_lmbda_moves_along_the_curve(model):
     assert low.after.psnr_db.mean() < high.after.psnr_db.mean()
 
 
-def test_bfloat16_loop_costs_nothing_measurable(model):
+@pytest.mark.parametrize("quality", [3, 6])
+def test_bfloat16_loop_costs_nothing_measurable(quality):
     """The precision of the loop's synthesis changes the result by less than 0.2 % of the loss."""
+    model = zoo.load(quality=quality)
     x = crops(128)
     loss = {}
     for precision in ("float32", "bfloat16"):
-        config = dataclasses.replace(PRESETS["fast"], steps=60, precision=precision)
+        config = dataclasses.replace(PRESETS["fast"], steps=40, precision=precision)
         loss[precision] = refine(model, x, config=config).after.loss.mean().item()
     assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=2e-3)
 

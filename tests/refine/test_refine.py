@@ -203,25 +203,31 @@ def test_same_seed_same_bytes_and_other_seed_other_path(images):
     assert first.trace != other.trace
 
 
-def test_images_of_a_batch_are_refined_apart(images):
+@pytest.mark.parametrize("preset", ["annealing", "polish"])
+def test_images_of_a_batch_are_refined_apart(preset, images):
     """Without noise an image's result does not depend on its neighbours in the batch."""
     model = make_model("mbt2018-mean")
-    options = {"steps": 8, "lmbda": 0.05, "lr": 0.05}
-    batch = refine(model, images, "annealing", **options)
-    alone = refine(model, images[1:], "annealing", **options)
-    assert torch.allclose(batch.after.loss[1], alone.after.loss[0], rtol=1e-3)
+    steps = {"annealing": 8, "polish": 0}[preset]
+    batch = refine(model, images, preset=preset, steps=steps, lmbda=0.05)
+    alone = refine(model, images[1:], preset=preset, steps=steps, lmbda=0.05)
+    assert torch.allclose(batch.after.loss[1], alone.after.loss[0], rtol=1e-4)
+    assert (batch.after.loss < batch.before.loss).all()
 
 
 def test_padding_carries_no_distortion(images):
     """Whatever is in the border of x, the reported distortion is that of the image alone."""
     model = make_model("mbt2018-mean")
     pad = (14, 14, 30, 30)
-    black = nn.functional.pad(images, pad)
-    result = refine(model, black, "ssl", steps=4, lmbda=0.05, pad=pad)
-    inner = refine(model, images, "ssl", steps=4, lmbda=0.05)
-    assert result.pad == inner.pad == pad
-    assert torch.allclose(result.after.mse, inner.after.mse)
-    assert result.strings == inner.strings
+    noise = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(5))
+    noise[..., 30:98, 14:114] = images
+    result = refine(model, noise, "ssl", steps=4, lmbda=0.05, lr=0.05, pad=pad)
+    assert result.x_hat.shape == images.shape
+    assert torch.allclose(result.after.mse, (result.x_hat - images).pow(2).flatten(1).mean(1))
+    # The loop's own loss at its first step is that of the image too: the border would add a lot to it.
+    whole = refine(model, noise, "ssl", steps=4, lmbda=0.05, lr=0.05)
+    assert result.trace[0]["loss"] != pytest.approx(whole.trace[0]["loss"], rel=1e-3)
+    inner = (result.before_x_hat - images).clamp(-1, 1).pow(2).mean().item() * 255**2 * 0.05
+    assert result.trace[0]["loss"] == pytest.approx(inner + result.before.bpp.mean().item(), rel=0.05)
 
 
 def test_ms_ssim(images):
@@ -281,6 +287,41 @@ def test_refined_context_serves_a_pipeline(images):
     assert len(results) == 1
     assert out["strings"] == results[0].strings != stock["strings"]
     assert (decoded - results[0].x_hat).abs().max() <= 1e-4
+
+
+def test_refined_contexts_nest_and_survive_errors(images):
+    """The outer context is back after the inner one, and stock is back after an exception."""
+    model = make_model("mbt2018-mean")
+    x = nn.functional.pad(images, (14, 14, 30, 30))
+    options = {"steps": 2, "lmbda": 0.05}
+    with refined(model, "ssl", **options) as outer:
+        with refined(model, "ste", **options) as inner:
+            model.compress(x)
+        model.compress(x)
+    assert len(inner) == 1 and len(outer) == 1
+
+    def stop(step, steps, loss):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), refined(model, "ssl", on_step=stop, **options):
+        model.compress(x)
+    assert "compress" not in vars(model)
+    with pytest.raises(ShapeError, match="multiples of 64"), refined(model, "ssl", **options):
+        model.compress(images)
+
+
+def test_refined_takes_positional_arguments_of_compress(images):
+    model = make_model("mbt2018-mean-vbr")
+    x = nn.functional.pad(images, (14, 14, 30, 30))
+    with refined(model, "ssl", steps=0, lmbda=0.05):
+        out = model.compress(x, 2, 3)
+    with torch.no_grad():
+        assert out["strings"] == model.compress(x, stage=2, s=3)["strings"]
+
+
+def test_ms_ssim_of_small_images_is_refused(images):
+    with pytest.raises(ShapeError, match="160"):
+        refine(make_model("mbt2018-mean"), images, lmbda=8.0, metric="ms-ssim")
 
 
 def test_progress_is_told(images):
