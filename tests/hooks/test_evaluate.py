@@ -143,10 +143,10 @@ def test_vbr_gets_its_stage_and_scale(evaluate, images, tmp_path, monkeypatch):
     for key in set(STOCK_KEYS) - TIMES:
         assert ours[f"{key}-unrefined"] == stock[key]
     # One model serves all scales, but every scale has a trade-off of its own.
-    estimates = iter([0.01, 0.02])
+    estimates = iter([0.013, 0.025])
     loop = importlib.import_module("compressai_sga.refine.loop")  # the function hides the package
     monkeypatch.setattr(loop, "estimate_lmbda", lambda *_: next(estimates))
-    assert evaluate(*source, "--refine-steps", 1)["refine"]["lmbda"] == [0.01, 0.02]
+    assert evaluate(*source, "--refine-steps", 1)["refine"]["lmbda"] == [0.013, 0.025]
 
 
 def test_pretrained_models_get_the_published_lmbda(evaluate, images, monkeypatch, checkpoint):
