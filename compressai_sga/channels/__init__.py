@@ -1,5 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel simulation: sending a sample of a law instead of a number.
 
-`prng` is the randomness that encoder and decoder share.
+prng             randomness that encoder and decoder share, addressed, the same on every device
+universal        universal (dithered) quantisation, soft rounding; `universal_code`: its entropy code
+laws             Gaussian, uniform, truncated, finite and other laws as targets and proposals
+reverse          minimal random coding, Poisson functional representation, ordered random coding, and
+                 their hybrid with dither; `packing`: to bytes
+index_code       the Zipf and Elias-delta codes of the numbers that they send
+blocks           high-dimensional Gaussians in blocks of bounded divergence
 """
+
+from . import blocks, index_code, laws, packing, prng, reverse, universal, universal_code
+
+__all__ = [
+    "blocks",
+    "index_code",
+    "laws",
+    "packing",
+    "prng",
+    "reverse",
+    "universal",
+    "universal_code",
+]
