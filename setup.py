@@ -77,6 +77,8 @@ setup(
     install_requires=[
         "compressai>=1.2.8",
         "torch>=2.5",
+        "constriction",
+        "Pillow",
         "pytorch-msssim",
         "safetensors",
         "tqdm",

@@ -7,6 +7,13 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 |---|---|---|---|
 | zoo.image_models, zoo.models, zoo.image.model_architectures, registry.MODELS | more keys | the zoo's models and three that stock has but does not list work by name | enabled |
 | zoo.image, zoo.image_vbr: load_state_dict_from_url | wrapped | a failed download names the models that need none | enabled |
+| compressai: _available_entropy_coders | more names | constriction-ans, -range, -exact by name | enabled, once it exists |
+| entropy_models.entropy_models: _EntropyCoder.__init__ | wrapped | makes our coders; pickles keep the name | enabled |
+| entropy_models.entropy_models: EntropyModel.compress EntropyModel.decompress GaussianConditional.build_indexes GaussianMixtureConditional.compress GaussianMixtureConditional.decompress | wrapped | arrays instead of lists, where the coder is ours | enabled |
+| entropy_models.entropy_models_vbr: EntropyModelVbr.compress EntropyModelVbr.decompress | wrapped | the same | enabled |
+| models.google: JointAutoregressiveHierarchicalPriors._compress_ar JointAutoregressiveHierarchicalPriors._decompress_ar | wrapped | front by front, where the coder is ours; stock ignores the coder | enabled |
+| models.vbr: JointAutoregressiveHierarchicalPriorsVbr._compress_ar JointAutoregressiveHierarchicalPriorsVbr._decompress_ar | wrapped | the same | enabled |
+| latent_codecs.rasterscan: RasterScanLatentCodec.compress RasterScanLatentCodec.decompress | wrapped | the same | enabled |
 | E.setup_args | wrapped | --refine..., --metrics in every parser and its --help | E loaded |
 | E.main | wrapped | refinement when one of our options is given; else stock's main runs as it is | E loaded |
 | E.eval_model | replaced | calls stock's image by image: journal, progress, broken images | in main |
@@ -47,7 +54,7 @@ class Patch:
 
     Args:
         module: its full name.
-        attribute: the function's name there.
+        attribute: the function's name there, or CLASS.METHOD.
         wrap: "module:function" of this folder; called with (module, stock) it gives the wrapper.
     """
 
@@ -58,15 +65,38 @@ class Patch:
 
 _DICTIONARIES = "compressai.zoo"  # gets names, not wrappers
 _EVAL_MODEL = "compressai.utils.eval_model.__main__"
+_ENTROPY = "compressai.entropy_models.entropy_models"
+_ENTROPY_VBR = "compressai.entropy_models.entropy_models_vbr"
+_GOOGLE, _VBR_MODELS = "compressai.models.google", "compressai.models.vbr"
+_RASTER_SCAN = "compressai.latent_codecs.rasterscan"
+_AR, _AR_VBR = "JointAutoregressiveHierarchicalPriors", "JointAutoregressiveHierarchicalPriorsVbr"
+_CODING = (_ENTROPY, _ENTROPY_VBR, _GOOGLE, _VBR_MODELS, _RASTER_SCAN)  # all, or our coders have no names
 PATCHES = (
     Patch(_EVAL_MODEL, "setup_args", "command:wrap_setup_args"),
     Patch(_EVAL_MODEL, "main", "command:wrap_main"),
     Patch("compressai.zoo.image", "load_state_dict_from_url", "command:wrap_download"),
     Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "command:wrap_download"),
+    Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
+    Patch(_ENTROPY, "EntropyModel.compress", "coders:wrap_compress"),
+    Patch(_ENTROPY, "EntropyModel.decompress", "coders:wrap_decompress"),
+    Patch(_ENTROPY, "GaussianConditional.build_indexes", "coders:wrap_build_indexes"),
+    Patch(_ENTROPY, "GaussianMixtureConditional.compress", "coders:wrap_compress_mixture"),
+    Patch(_ENTROPY, "GaussianMixtureConditional.decompress", "coders:wrap_decompress_mixture"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.compress", "coders:wrap_compress"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.decompress", "coders:wrap_decompress"),
+    Patch(_GOOGLE, f"{_AR}._compress_ar", "coders:wrap_compress_ar"),
+    Patch(_GOOGLE, f"{_AR}._decompress_ar", "coders:wrap_decompress_ar"),
+    Patch(_VBR_MODELS, f"{_AR_VBR}._compress_ar", "coders:wrap_compress_ar_vbr"),
+    Patch(_VBR_MODELS, f"{_AR_VBR}._decompress_ar", "coders:wrap_decompress_ar_vbr"),
+    Patch(_RASTER_SCAN, "RasterScanLatentCodec.compress", "coders:wrap_compress_raster_scan"),
+    Patch(_RASTER_SCAN, "RasterScanLatentCodec.decompress", "coders:wrap_decompress_raster_scan"),
 )
 
 # What the rows above and the replacements "in main" rely on, as in the checked versions.
 _VBR = ("vbr_stage", "vbr_scale")
+_SCAN = ("y_hat", "params", "height", "width", "kernel_size", "padding")
+_RATE = ("scale", "rescale", "stage")
+_MIXTURE = ("scales", "means", "weights")
 _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
     _EVAL_MODEL: {
         "setup_args": (),
@@ -82,11 +112,41 @@ _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
             *("model", "outputdir", "inputdir", "filepaths", "entropy_estimation"),
             *("trained_net", "description", *_VBR, "args"),
         ),
-    }
+    },
+    _ENTROPY: {
+        "_EntropyCoder.__init__": ("self", "method"),
+        "EntropyModel.quantize": ("self", "inputs", "mode", "means"),
+        "EntropyModel.dequantize": ("inputs", "means", "dtype"),
+        "EntropyModel.compress": ("self", "inputs", "indexes", "means"),
+        "EntropyModel.decompress": ("self", "strings", "indexes", "dtype", "means"),
+        "GaussianConditional.build_indexes": ("self", "scales"),
+        "GaussianMixtureConditional._build_cdf": ("self", *_MIXTURE, "abs_max"),
+        "GaussianMixtureConditional.compress": ("self", "y", *_MIXTURE),
+        "GaussianMixtureConditional.decompress": ("self", "strings", "abs_max", "zero_bitmap", *_MIXTURE),
+    },
+    _ENTROPY_VBR: {
+        "EntropyModelVbr.quantize_variable": ("self", "inputs", "mode", "means", "qs"),
+        "EntropyModelVbr.dequantize_variable": ("inputs", "means", "dtype", "qs"),
+        "EntropyModelVbr.compress": ("self", "inputs", "indexes", "means", "qs"),
+        "EntropyModelVbr.decompress": ("self", "strings", "indexes", "dtype", "means", "qs"),
+    },
+    _GOOGLE: {
+        f"{_AR}._compress_ar": ("self", *_SCAN),
+        f"{_AR}._decompress_ar": ("self", "y_string", *_SCAN),
+    },
+    _VBR_MODELS: {
+        f"{_AR_VBR}._compress_ar": ("self", *_SCAN, *_RATE),
+        f"{_AR_VBR}._decompress_ar": ("self", "y_string", *_SCAN, *_RATE),
+    },
+    _RASTER_SCAN: {
+        "RasterScanLatentCodec.compress": ("self", "y", "ctx_params"),
+        "RasterScanLatentCodec.decompress": ("self", "strings", "shape", "ctx_params", "kwargs"),
+        "RasterScanLatentCodec.merge": ("args",),
+    },
 }
 
 _MARK = "__compressai_sga__"
-_applied: list[tuple[ModuleType, str, Any, Any]] = []
+_applied: list[tuple[Any, str, Any, Any]] = []  # owner (module or class), name, stock, wrapper
 _warned: set[str] = set()
 _enabled = False
 
@@ -103,6 +163,8 @@ def enable() -> bool:
         Whether it is in force; False, with a warning, for a CompressAI that was not checked.
     """
     global _enabled
+    from . import coders
+
     version = _compressai_version()
     if version not in CHECKED_VERSIONS:
         _warn(
@@ -114,11 +176,15 @@ def enable() -> bool:
     _enabled = True
     try:
         _register()
+        in_force = set()
         for name in dict.fromkeys(row.module for row in PATCHES):
             module = sys.modules.get(name)
             # One that is being imported right now is patched by the start-up stub afterwards.
             if module is not None and not getattr(module.__spec__, "_initializing", False):
-                patch(module)
+                if patch(module):
+                    in_force.add(name)
+        if in_force.issuperset(_CODING):
+            coders.register()
         compressai_sga_startup.install(force=True)
     except Exception as error:
         disable()
@@ -133,14 +199,15 @@ def disable() -> None:
     """Take everything back: CompressAI is stock again, in this process."""
     global _enabled
     from .. import zoo
-    from . import names
+    from . import coders, names
 
     compressai_sga_startup.uninstall()
     while _applied:
-        module, attribute, stock, wrapper = _applied.pop()
-        if getattr(module, attribute, None) is wrapper:
-            setattr(module, attribute, stock)
+        owner, name, stock, wrapper = _applied.pop()
+        if getattr(owner, name, None) is wrapper:
+            setattr(owner, name, stock)
     zoo.unregister()
+    coders.unregister()
     names.unregister()
     _enabled = False
 
@@ -156,7 +223,7 @@ def patch(module: ModuleType) -> bool:
     if module.__name__ == _DICTIONARIES:
         _register()  # again, in case that it was reloaded
     for name, parameters in _PARAMETERS.get(module.__name__, {}).items():
-        function = getattr(module, name, None)
+        function = _look_up(module, name)[2]
         found = None if function is None else tuple(inspect.signature(function).parameters)
         if found != parameters:
             _warn(
@@ -166,15 +233,26 @@ def patch(module: ModuleType) -> bool:
             )
             return False
     for row in PATCHES:
-        stock = getattr(module, row.attribute, None)
-        if row.module == module.__name__ and not hasattr(stock, _MARK):
+        if row.module != module.__name__:
+            continue
+        owner, name, stock = _look_up(module, row.attribute)
+        if not hasattr(stock, _MARK):
             file, function = row.wrap.split(":")
             wrap = getattr(importlib.import_module(f"{__name__}.{file}"), function)
             wrapper = wrap(module, stock)
             setattr(wrapper, _MARK, True)
-            setattr(module, row.attribute, wrapper)
-            _applied.append((module, row.attribute, stock, wrapper))
+            setattr(owner, name, wrapper)
+            _applied.append((owner, name, stock, wrapper))
     return True
+
+
+def _look_up(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
+    """(module or class, name there, value or None) of NAME or CLASS.METHOD."""
+    *classes, name = attribute.split(".")
+    owner: Any = module
+    for part in classes:
+        owner = getattr(owner, part, None)
+    return owner, name, getattr(owner, name, None)
 
 
 def _register() -> None:

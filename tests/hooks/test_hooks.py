@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pickle
@@ -44,7 +45,10 @@ def registries():
 
 def functions():
     modules = {row.module: importlib.import_module(row.module) for row in PATCHES}
-    return {(row.module, row.attribute): vars(modules[row.module])[row.attribute] for row in PATCHES}
+    return {
+        (row.module, row.attribute): functools.reduce(getattr, row.attribute.split("."), modules[row.module])
+        for row in PATCHES
+    }
 
 
 def test_the_docstring_lists_every_patch():

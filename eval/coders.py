@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and size of our entropy coders against stock `ans`, on CompressAI's own calls.
+
+    python eval/coders.py [--images ../shared/data/kodak] [--rounds 7] [--part time|size]
+
+time   For each model, stock and ours in turn on one 256x256 crop, one thread: `rounds` pairs after one
+       that warms up, in CPU time of the process, so that other programs on the machine hardly count.
+       "model": whole compress / decompress. "entropy": only what is coded: the entropy bottleneck;
+       build_indexes and the Gaussian conditional; the scan over the latent of an autoregressive model.
+       Given: stock's median in ms, and the median of stock / ours over the pairs with its quartiles.
+size   Bytes of all strings of all images by each coder, from the same latents, and by image the
+       smallest and largest ratio to `ans`.
+
+cheng2020-anchor has random weights (quality 3's N = 128, its tables updated): its time does not depend
+on them. All images give stock's symbols back; the script checks it. A full run takes about 20 minutes
+on one core of the machine that the result names; a killed one goes on where it stopped. Writes
+eval/results/coders.json and prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from compressai.registry import MODELS
+from PIL import Image
+from records import Record
+from torch import Tensor, nn
+
+from compressai_sga import zoo
+from compressai_sga.coding import CODERS, set_coder
+
+ROOT = Path(__file__).resolve().parent
+TIMED = (
+    ("bmshj2018-factorized-small", 3),
+    ("mbt2018-mean-small", 3),
+    ("mbt2018-mean-small", 6),
+    ("mbt2018-small", 3),
+    ("cheng2020-anchor", 3),
+)
+SIZED = (
+    ("bmshj2018-factorized-small", 3),
+    ("mbt2018-mean-small", 1),
+    ("mbt2018-mean-small", 3),
+    ("mbt2018-mean-small", 6),
+    ("mbt2018-small", 3),
+)
+
+
+class Fixed(nn.Module):
+    """Stands for g_a once its output is known."""
+
+    def __init__(self, y: Tensor):
+        super().__init__()
+        self.y = y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.y
+
+
+def build(name: str, quality: int) -> nn.Module:
+    if name != "cheng2020-anchor":
+        return zoo.load(name, quality)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS[name](128).eval()
+    model.update(force=True)
+    return model
+
+
+def read(path: Path) -> Tensor:
+    """(1, 3, h, w), cut to multiples of 64."""
+    x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+    return x[..., : x.shape[2] // 64 * 64, : x.shape[3] // 64 * 64].contiguous()
+
+
+def steps(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    out = model.compress(x)
+    calls = {
+        "model compress": lambda: model.compress(x),
+        "model decompress": lambda: model.decompress(out["strings"], out["shape"]),
+    }
+    y = model.g_a(x)
+    bottleneck = model.entropy_bottleneck
+    if not hasattr(model, "gaussian_conditional"):
+        strings = bottleneck.compress(y)
+        calls["entropy compress"] = lambda: bottleneck.compress(y)
+        calls["entropy decompress"] = lambda: bottleneck.decompress(strings, y.shape[2:])
+        return calls
+    conditional = model.gaussian_conditional
+    params = model.h_s(bottleneck.decompress(out["strings"][1], out["shape"]))
+    string = out["strings"][0]
+    if hasattr(model, "context_prediction"):
+        padded = torch.nn.functional.pad(y, (2, 2, 2, 2))
+        size = (*y.shape[2:], 5, 2)
+        empty = torch.zeros_like(padded)
+        calls["entropy compress"] = lambda: model._compress_ar(padded.clone(), params, *size)
+        calls["entropy decompress"] = lambda: model._decompress_ar(string[0], empty.clone(), params, *size)
+        return calls
+    scales, means = params.chunk(2, 1)
+    calls["entropy compress"] = lambda: conditional.compress(y, conditional.build_indexes(scales), means)
+    calls["entropy decompress"] = lambda: conditional.decompress(
+        string, conditional.build_indexes(scales), means=means
+    )
+    return calls
+
+
+@torch.no_grad()
+def measure_time(name: str, quality: int, coder: str, x: Tensor, rounds: int) -> dict:
+    stock, ours = build(name, quality), set_coder(build(name, quality), coder)
+    theirs = stock.decompress(*stock.compress(x).values())["x_hat"]
+    mine = ours.decompress(*ours.compress(x).values())["x_hat"]
+    if (theirs - mine).abs().max() > 1e-4:
+        raise SystemExit(f"{name} with {coder} decodes another image than with ans")
+    values = {}
+    for step, (a, b) in {k: (v, steps(ours, x)[k]) for k, v in steps(stock, x).items()}.items():
+        pairs = []
+        for turn in range(rounds + 1):
+            start = time.process_time()
+            a()
+            middle = time.process_time()
+            b()
+            if turn:
+                pairs.append((middle - start, time.process_time() - middle))
+        ratios = sorted(first / second for first, second in pairs)
+        values[step] = {
+            "stock_cpu_ms": 1e3 * statistics.median(first for first, _ in pairs),
+            "stock / ours": statistics.median(ratios),
+            "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+        }
+    return values
+
+
+@torch.no_grad()
+def measure_size(name: str, quality: int, paths: list[Path]) -> dict:
+    sizes: dict[str, list[int]] = {coder: [] for coder in ("ans", *CODERS)}
+    model = build(name, quality)
+    g_a = model.g_a
+    for path in paths:
+        x = read(path)
+        model.g_a = g_a
+        model.g_a = Fixed(model.g_a(x))
+        for coder, found in sizes.items():
+            strings = set_coder(model, coder).compress(x)["strings"]
+            found.append(sum(len(part[0]) for part in strings))
+    total = {coder: sum(found) for coder, found in sizes.items()}
+    values: dict = {"images": len(paths), "ans_bytes": total["ans"]}
+    for coder in CODERS:
+        ratios = [ours / stock for ours, stock in zip(sizes[coder], sizes["ans"])]
+        values[coder] = {"bytes": total[coder], "ratio": total[coder] / total["ans"]}
+        values[coder]["by image"] = [min(ratios), max(ratios)]
+    return values
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, default=ROOT.parent.parent / "shared" / "data" / "kodak")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--part", choices=["time", "size"], action="append")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "coders.json")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    paths = sorted(args.images.glob("*.png")) or zoo.sample_images()
+    record, parts = Record(args.out), args.part or ["time", "size"]
+    if "time" in parts:
+        x = read(paths[0])[..., -256:, -256:].contiguous()
+        size = "x".join(map(str, x.shape[2:]))
+        print(f"\n| {paths[0].name}, {size} | coder | part | stock CPU ms | stock / ours (quartiles) |")
+        print("|---|---|---|---|---|")
+        for name, quality in TIMED:
+            for coder in CODERS:
+                settings = {"image": paths[0].name, "size": size, "rounds": args.rounds}
+                values = record.cell(
+                    f"time {name} {quality} {coder}",
+                    settings,
+                    lambda n=name, q=quality, c=coder: measure_time(n, q, c, x, args.rounds),
+                )
+                for step, v in values.items():
+                    low, high = v["quartiles"]
+                    spread = f"{v['stock / ours']:.2f} ({low:.2f} to {high:.2f})"
+                    print(f"| {name} {quality} | {coder} | {step} | {v['stock_cpu_ms']:.1f} | {spread} |")
+    if "size" in parts:
+        print("\n| model | images | ans bytes | coder | bytes | ours / ans - 1 (lowest, highest image) |")
+        print("|---|---|---|---|---|---|")
+        for name, quality in SIZED:
+            settings = {"images": [path.name for path in paths]}
+            values = record.cell(
+                f"size {name} {quality}", settings, lambda n=name, q=quality: measure_size(n, q, paths)
+            )
+            for coder in CODERS:
+                v = values[coder]
+                low, high = (f"{100 * (r - 1):+.2f} %" for r in v["by image"])
+                change = f"{100 * (v['ratio'] - 1):+.3f} % ({low}, {high})"
+                print(
+                    f"| {name} {quality} | {values['images']} | {values['ans_bytes']} | {coder} | "
+                    f"{v['bytes']} | {change} |"
+                )
+
+
+if __name__ == "__main__":
+    main()
