@@ -41,7 +41,19 @@ def _eval_model(argv: list[str]) -> None:
     eval_model.main(argv)
 
 
+def _of_files(name: str) -> Callable[[list[str]], int]:
+    def run(argv: list[str]) -> int:
+        from compressai_sga.files import command
+
+        return getattr(command, name)(argv)
+
+    return run
+
+
 COMMANDS = (
+    Command("compress", "compress an image to a .csga file", _of_files("compress")),
+    Command("decompress", "write the image of a .csga file", _of_files("decompress")),
+    Command("info", "tell what a .csga file holds: model, size, bits by part", _of_files("info")),
     Command(
         "eval_model",
         "evaluate a model on images: `python -m compressai.utils.eval_model` with --refine, "

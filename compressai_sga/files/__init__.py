@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed images as files: `compress_file`, `decompress_file`, `describe_file`; see `codec`."""
+
+from .codec import (
+    DEFAULT_CODER,
+    Description,
+    compress_file,
+    compress_picture,
+    decompress_file,
+    decompress_picture,
+    describe,
+    describe_file,
+)
+from .images import Picture, read_picture, write_picture
+
+__all__ = [
+    "DEFAULT_CODER",
+    "Description",
+    "Picture",
+    "compress_file",
+    "compress_picture",
+    "decompress_file",
+    "decompress_picture",
+    "describe",
+    "describe_file",
+    "read_picture",
+    "write_picture",
+]

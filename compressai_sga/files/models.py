@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of the zoo that codes a file, and whether it is the one that the file was made with.
+
+In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model with a coder of
+ours and portable predictors (`portable`), kept for the next file; what its files look like.
+A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Fails with
+``ValueError`` on a request that the zoo cannot meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import compressai
+import torch
+from torch import nn
+
+from .. import hooks, zoo
+from ..coding import set_coder
+from ..coding.container import WEIGHTS_BYTES, Container
+from ..coding.sizes import reduce_shape
+from .portable import make_portable
+
+__all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "refusal_of"]
+
+STRIDE = 6  # log2 of 64
+_lock = threading.RLock()
+
+
+def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
+    """The zoo's record for a request; raises ValueError as `zoo.load` does."""
+    records = [r for r in zoo.list_models() if (r.name, r.metric) == (model, metric)]
+    if quality is None and records:
+        qualities = [r.quality for r in records]
+        quality = zoo.DEFAULT_QUALITY if zoo.DEFAULT_QUALITY in qualities else qualities[len(records) // 2]
+    for record in records:
+        if record.quality == quality:
+            return record
+    zoo.load(model, zoo.DEFAULT_QUALITY if quality is None else quality, metric)
+    raise ValueError(f"{model}, quality {quality}, metric {metric} is not in the zoo")
+
+
+def fingerprint(record: zoo.ModelRecord) -> bytes:
+    """What a file keeps of the weights' sha256."""
+    return bytes.fromhex(record.sha256)[:WEIGHTS_BYTES]
+
+
+def record_of(container: Container) -> zoo.ModelRecord | None:
+    """The zoo's record of the weights that a file was made with."""
+    wanted = (container.model, container.quality, container.metric, container.weights)
+    for record in zoo.list_models():
+        if (record.name, record.quality, record.metric, fingerprint(record)) == wanted:
+            return record
+    return None
+
+
+def refusal_of(container: Container) -> str:
+    """Why a file whose record is None cannot be decoded, with its model and the zoo's."""
+    made = f"{container.model}, quality {container.quality}, {container.metric}"
+    same = [
+        record
+        for record in zoo.list_models()
+        if (record.name, record.quality, record.metric)
+        == (container.model, container.quality, container.metric)
+    ]
+    if same:
+        return (
+            f"made with {made}, weights {container.weights.hex()}; the weights of that name in this zoo are "
+            f"{fingerprint(same[0]).hex()} ({same[0].file}), which decode other images; install the "
+            "compressai-sga that made the file"
+        )
+    names = ", ".join(sorted({record.name for record in zoo.list_models()}))
+    return (
+        f"made with {made}, weights {container.weights.hex()}, which this zoo does not have; it has {names}; "
+        "install the compressai-sga that made the file"
+    )
+
+
+@contextmanager
+def borrowed(record: zoo.ModelRecord, coder: str) -> Iterator[nn.Module]:
+    """The model that codes files, for one thread at a time: its coder and hooks change with the file."""
+    with _lock:
+        if coder not in compressai.available_entropy_coders():
+            hooks.enable()  # also where COMPRESSAI_SGA_DISABLE keeps the start-up from it
+        net, portable = _load(record.name, record.quality, record.metric, record.sha256)
+        if not portable and coder != "constriction-exact":
+            warnings.warn(
+                f"the Gaussian coding tables of {record.name} come out differently on this machine: "
+                f"{coder} cannot exchange files with others; constriction-exact does not use these tables",
+                stacklevel=4,
+            )
+        yield set_coder(net, coder)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, quality: int, metric: str, sha256: str) -> tuple[nn.Module, bool]:
+    """The model, and whether its Gaussian tables are those of the machine that published it.
+
+    `sha256` tells apart what a manifest called by one name at different times.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net = make_portable(zoo.load(name, quality, metric)).requires_grad_(False)
+    tables = [warning for warning in caught if "Gaussian coding tables" in str(warning.message)]
+    for warning in caught:
+        if warning not in tables:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return net, not tables
+
+
+def layout_of(net: nn.Module) -> tuple[int, Any]:
+    """(number of strings, reduced shape) that the model makes; noted on it."""
+    if not hasattr(net, "_csga_layout"):
+        side = 1 << STRIDE
+        with torch.no_grad():
+            out = net.compress(torch.zeros(1, 3, side, side))
+        net._csga_layout = len(out["strings"]), reduce_shape(out["shape"], (side, side), STRIDE)
+    return net._csga_layout

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network that predicts the coder's tables, computed alike on every machine.
+
+Encoder and decoder of a hyperprior model must pick the same table for every symbol, from scales that
+h_s computes. In float32 they do not: another instruction set sums in another order, and on most Kodak
+images one to three of 150,000 table indexes come out differently (mbt2018-mean-small, AVX-512 against
+AVX2 or SSE), which ruins everything decoded after. Computed in float64 and then rounded to float32 the
+results are the same bits, but for one value in about 10^8 that lies next to a rounding boundary; the
+symbols' checksum finds it. (The context of autoregressive models: `coding.autoregressive`.)
+
+float64 convolutions unfold their input, which takes 40 bytes and more for a pixel of the image. So a
+large z is computed in blocks with as much around them as the layers see.
+
+In:  a model of CompressAI's classes. Out: the same model, whose `h_s` does so, wherever it is. Its
+parameters stay float32, and so does a pass for gradients (refinement), which decides no table.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["make_portable"]
+
+BLOCK = 12  # columns and rows of z
+
+
+def make_portable(model: nn.Module) -> nn.Module:
+    """Have h_s compute in float64 where no gradient is wanted; returns the same model."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "h_s":
+            module.forward = _in_double(copy.deepcopy(module).double(), module.forward)
+    return model
+
+
+def _in_double(module: nn.Module, stock: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    reach = _reach(module)
+
+    def forward(v: Tensor) -> Tensor:
+        if v.requires_grad:
+            return stock(v)
+        if reach is None or max(v.shape[-2:]) <= BLOCK + 2 * reach:
+            return module(v.to(torch.float64)).to(v.dtype)
+        return _by_blocks(module, v, reach)
+
+    return forward
+
+
+def _by_blocks(module: nn.Module, v: Tensor, reach: int) -> Tensor:
+    rows, columns = v.shape[-2:]
+    out = None
+    for i in range(0, rows, BLOCK):
+        for j in range(0, columns, BLOCK):
+            top, left = max(0, i - reach), max(0, j - reach)
+            end, right = min(rows, i + BLOCK), min(columns, j + BLOCK)
+            seen = v[..., top : end + reach, left : right + reach]
+            part = module(seen.to(torch.float64))
+            k = part.shape[-1] // seen.shape[-1]
+            if out is None:
+                out = v.new_empty(*part.shape[:-2], k * rows, k * columns)
+            inner = part[..., k * (i - top) : k * (end - top), k * (j - left) : k * (right - left)]
+            out[..., k * i : k * end, k * j : k * right] = inner
+    return out
+
+
+def _reach(module: nn.Module) -> int | None:
+    """How far around itself an element of v is seen; None for layers that are not known to be local."""
+    reach, scale = 0.0, 1
+    for layer in module.modules():
+        if isinstance(layer, nn.ConvTranspose2d):
+            reach += (max(layer.kernel_size) // 2) / (layer.stride[0] * scale)
+            scale *= layer.stride[0]
+        elif isinstance(layer, nn.Conv2d) and layer.stride == (1, 1) == layer.dilation:
+            reach += (max(layer.kernel_size) // 2) / scale
+        elif isinstance(layer, nn.PixelShuffle):
+            scale *= layer.upscale_factor
+        elif not isinstance(layer, (nn.Sequential, nn.ReLU, nn.LeakyReLU)):
+            return None
+    return math.ceil(reach)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the golden `.csga` files of this folder that are missing, their PNGs and golden.json.
+
+    python tests/golden/make.py
+
+In:  the zoo's sample houses.png. Out: NAME.csga, NAME.png and an entry of golden.json for each row of
+CASES. Existing files stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageCms
+
+from compressai_sga import zoo
+from compressai_sga.files import (
+    Picture,
+    compress_picture,
+    decompress_picture,
+    describe,
+    read_picture,
+    write_picture,
+)
+
+HERE = Path(__file__).resolve().parent
+CASES = {  # model, quality, coder, (top, left, height, width), mode, with a profile
+    "mean-exact": ("mbt2018-mean-small", 3, "constriction-exact", (30, 60, 96, 130), "RGB", True),
+    "mean-ans-1x1": ("mbt2018-mean-small", 5, "constriction-ans", (0, 0, 1, 1), "RGB", False),
+    "factorized-range-grey":
+        ("bmshj2018-factorized-small", 3, "constriction-range", (9, 9, 65, 33), "L", False),
+    "context-ans": ("mbt2018-small", 3, "constriction-ans", (100, 100, 64, 70), "RGB", False),
+}  # fmt: skip
+
+
+def main() -> None:
+    source = read_picture(next(p for p in zoo.sample_images() if p.name == "houses.png"))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = HERE / "golden.json"
+    golden = json.loads(path.read_text()) if path.is_file() else {}
+    for name, (model, quality, coder, (top, left, height, width), mode, with_profile) in CASES.items():
+        if f"{name}.csga" in golden:
+            continue
+        pixels = source.pixels[top : top + height, left : left + width]
+        if mode == "L":
+            pixels = pixels.mean(2).round().astype(np.uint8)
+        picture = Picture(pixels.copy(), profile if with_profile else None)
+        data, _ = compress_picture(picture, model=model, quality=quality, coder=coder)
+        (HERE / f"{name}.csga").write_bytes(data)
+        write_picture(HERE / f"{name}.png", decompress_picture(data))
+        description = describe(data)
+        golden[f"{name}.csga"] = {
+            "bytes": description.file_bytes,
+            "coder": coder,
+            "symbols_crc32": f"{description.container.checksum:08x}",
+        }
+    path.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
