@@ -37,6 +37,8 @@ from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
 
+from .models.universal import ARCHITECTURES
+
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_QUALITY",
@@ -212,14 +214,17 @@ def load_weights(path: Path, architecture: str) -> nn.Module:
     Raises:
         ValueError: an architecture that CompressAI does not have.
     """
-    if architecture not in model_architectures:
-        raise ValueError(
-            f"CompressAI has no architecture {architecture!r}; it has "
-            f"{', '.join(sorted(model_architectures))}"
-        )
-    net = model_architectures[architecture].from_state_dict(load_file(path))
+    net = _architecture(architecture).from_state_dict(load_file(path))
     net.update()
     return net.eval()
+
+
+def _architecture(name: str) -> type[nn.Module]:
+    """The class of an architecture of CompressAI or of this package, whether registered or not."""
+    classes = {**ARCHITECTURES, **model_architectures}
+    if name not in classes:
+        raise ValueError(f"no architecture is called {name!r}; there are {', '.join(sorted(classes))}")
+    return classes[name]
 
 
 def tables_checksum(net: nn.Module) -> str | None:
@@ -250,7 +255,7 @@ def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
         record = _find(name, quality, metric)
         if pretrained:
             return load(name, quality, metric)
-        return model_architectures[record.architecture](record.N, record.M, **kwargs)
+        return _architecture(record.architecture)(record.N, record.M, **kwargs)
 
     model.__name__ = model.__qualname__ = name.replace("-", "_")
     model.__doc__ = f"""{name} of the compressai-sga zoo.
@@ -280,7 +285,7 @@ def register() -> None:
         by_name.setdefault(record.name, []).append(record)
     for name, records in by_name.items():
         function = _entry_point(name, [r.quality for r in records])
-        architecture = model_architectures[records[0].architecture]
+        architecture = _architecture(records[0].architecture)
         for dictionary, value in (
             (image_models, function),
             (models, function),

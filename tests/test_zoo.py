@@ -239,7 +239,7 @@ def test_a_record_with_a_missing_key_is_named(own_zoo):
 
 
 def test_unknown_architecture():
-    with pytest.raises(ValueError, match="no architecture 'mbt2019'; it has .*mbt2018-mean"):
+    with pytest.raises(ValueError, match="no architecture is called 'mbt2019'; there are .*mbt2018-mean"):
         zoo.load_weights(Path("unused"), "mbt2019")
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names for the stock command line of models that CompressAI has but does not list there.
+"""Names for the stock command line: models of this package, and three that CompressAI leaves out.
 
 CompressAI 1.2.8 registers three architectures in `compressai.registry.MODELS` only, so that
-`eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them, in place, to
-the dictionaries that the command line and `compressai.zoo` read; `unregister` takes them out.
+`eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them and the models of
+this package, in place, to the dictionaries that the command line and `compressai.zoo` read;
+`unregister` takes them out.
 
-In:  nothing. Out: entries of `image_models`, `models` and `model_architectures`.
+In:  nothing. Out: entries of `image_models`, `models`, `model_architectures` and `registry.MODELS`.
 Fails: an entry point asked for pretrained weights raises `SgaError`, for there are none.
 """
 
@@ -17,6 +18,7 @@ from compressai.registry import MODELS
 from torch import nn
 
 from ..errors import SgaError
+from ..models.universal import ARCHITECTURES
 
 __all__ = ["UNLISTED", "register", "unregister"]
 
@@ -29,7 +31,7 @@ class _EntryPoint:
     def __init__(self, name: str) -> None:
         self.name = name
         self.__name__ = name.replace("-", "_")
-        self.__doc__ = f"Untrained {name}; CompressAI publishes no weights for it."
+        self.__doc__ = f"Untrained {name}; there are no published weights of it."
 
     def __call__(
         self,
@@ -41,10 +43,22 @@ class _EntryPoint:
     ) -> nn.Module:
         if pretrained:
             raise SgaError(
-                f"CompressAI publishes no weights for {self.name}; evaluate a checkpoint of your "
+                f"there are no published weights for {self.name}; evaluate a checkpoint of your "
                 f"own with `checkpoint DATASET -a {self.name} -p FILE`"
             )
+        return self.make(quality, kwargs)
+
+    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
         return MODELS[self.name](**kwargs)
+
+
+class _UniversalEntryPoint(_EntryPoint):
+    """The same for universally quantised models: as wide as the stock model of that quality."""
+
+    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
+        from compressai.zoo.image import cfgs
+
+        return ARCHITECTURES[self.name](*cfgs[self.name.removesuffix("-uq")][quality], **kwargs)
 
 
 _entries: list[tuple[dict[str, Any], str, Any]] = []
@@ -56,12 +70,11 @@ def register() -> None:
     from compressai.zoo import image_models, models
     from compressai.zoo.image import model_architectures
 
-    for name in UNLISTED:
-        architecture = MODELS.get(name)
-        if architecture is None:
-            continue
-        entry_point = _EntryPoint(name)
+    stock = {name: (MODELS[name], _EntryPoint(name)) for name in UNLISTED if name in MODELS}
+    own = {name: (cls, _UniversalEntryPoint(name)) for name, cls in ARCHITECTURES.items()}
+    for name, (architecture, entry_point) in (stock | own).items():
         for dictionary, value in (
+            (MODELS, architecture),
             (image_models, entry_point),
             (models, entry_point),
             (model_architectures, architecture),

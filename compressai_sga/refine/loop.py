@@ -30,6 +30,7 @@ from compressai.ops import compute_padding
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
+from ..models.universal import UniversalBottleneck, UniversalGaussian
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import (
@@ -233,6 +234,11 @@ def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> Laten
         names = ", ".join(sorted(str(d) for d in dtypes))
         raise UnsupportedModelError(
             f"refinement works on float32 models, this one has {names}; call model.float() first"
+        )
+    if any(isinstance(module, UniversalBottleneck | UniversalGaussian) for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} quantises with dither, not by rounding, which refinement takes the "
+            "place of; refine the stock model of this architecture"
         )
     for adapter in ADAPTERS:
         if adapter.matches(model):

@@ -38,6 +38,7 @@ sys.path[:0] = [str(ZOO.parent), str(Path(__file__).resolve().parent)]
 from train import LMBDA  # noqa: E402
 
 from compressai_sga import zoo  # noqa: E402
+from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
 
 TRAINING_DATA = [
     "23 photographs of CLIC 2025's validation set (Unsplash licence)",
@@ -147,10 +148,13 @@ def update_manifest(record: dict[str, Any]) -> list[dict[str, Any]]:
 def card(records: list[dict[str, Any]]) -> str:
     """Markdown of one model: what it is, results, how to make it again."""
     first = records[0]
+    what = f"CompressAI's stock `{first['architecture']}`"
+    if first["architecture"] in ARCHITECTURES:
+        stock = first["architecture"].removesuffix("-uq")
+        what = f"CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)"
     lines = [
         f"# {first['name']}",
-        f"CompressAI's stock `{first['architecture']}` with few channels, trained for MSE "
-        "(loss: bpp + λ·255²·MSE).",
+        f"{what}, with few channels, trained for MSE (loss: bpp + λ·255²·MSE).",
         "",
         "```python",
         f'net = compressai_sga.zoo.load("{first["name"]}", quality={first["quality"]})',

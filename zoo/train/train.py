@@ -13,9 +13,10 @@ Objective: bpp + lmbda * 255^2 * MSE, lmbda by CompressAI's table of qualities. 
 PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); Muon on the convolution
 kernels (muon.py); bf16 autocast with channels-last; an exponential moving average of the weights;
 in the last part larger crops, and straight-through rounding before the decoder (Minnen & Singh
-2020) so that it learns the noise it will meet. The schedule follows the clock: --max-minutes is all
-the time that training takes (saving and checking, every minute, come on top), and what was reached
-is on disk whenever it is stopped.
+2020) so that it learns the noise it will meet. Universally quantised models (*-uq) meet the same
+noise all along; their soft rounding is annealed until that part. The schedule follows the clock:
+--max-minutes is all the time that training takes (saving and checking, every minute, come on top),
+and what was reached is on disk whenever it is stopped.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import compressai_sga.hooks  # noqa: E402, F401 -- registers the package's own architectures
+from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
+
 # CompressAI's training values for MSE, quality 1..8 (its documentation, "Training").
 LMBDA = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 
@@ -51,6 +57,9 @@ FINE = {"size": 256, "count": 2}
 CHECK = {"size": 256, "count": 16}
 EMA_DECAY = 0.998
 SAVE_SECONDS = 60
+
+# Soft rounding of universally quantised models: 1 / alpha falls geometrically while crops are coarse.
+FIRST_TEMPERATURE, LAST_TEMPERATURE = 0.5, 0.1
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -222,6 +231,7 @@ class Run:
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
         self.average = AveragedModel(self.model, avg_fn=ema_update)
         self.straight_through = StraightThrough(self.model)
+        self.universal = args.arch in ARCHITECTURES
         self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr)
         self.criterion = RateDistortionLoss(lmbda=args.lmbda)
         self.step = 0
@@ -241,7 +251,12 @@ class Run:
         """One step at the point of the schedule that the clock says."""
         progress = self.seconds / (self.args.max_minutes * 60)
         fine = progress >= self.args.fine_from
-        self.straight_through.on = fine
+        self.straight_through.on = fine and not self.universal
+        if self.universal:
+            phase = 1.0 if fine else progress / self.args.fine_from
+            temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** phase
+            anneal(self.model, temperature)
+            anneal(self.average, temperature)
         if fine and self.step % 100 == 0:
             update_quantiles(self.model)  # rounding is around the medians
         self.optimizer.set_factor(learning_rate_factor(progress, self.step, self.args.decay_from))

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any CompressAI model with universal quantisation instead of rounding.
+
+Agustsson & Theis, "Universally quantized neural compression", 2020: where the codec quantises with
+the shared dither of channels/universal.py, its reconstruction has just the law that training with
+uniform noise saw, and the loss at test time is the loss of training. Soft rounding, annealed in
+training (`anneal`), takes away what universal quantisation loses against rounding.
+
+    UniversalMeanScale = universal(compressai.models.MeanScaleHyperprior)
+    net = UniversalMeanScale(N=64, M=96)          # trains, updates, compresses like any other
+
+In:  a model class whose latents go through `EntropyBottleneck` and `GaussianConditional` modules.
+Out: a subclass whose modules of these two kinds are `UniversalBottleneck`, `UniversalGaussian`. Their
+     parameters have the stock names, so that a stock checkpoint can be loaded and trained on; the
+     temperature is a buffer, saved with the weights.
+
+The factorised prior is coded with integer tables, one for each channel and each of 64 levels of its
+dither (`update` makes them); the Gaussian with its exact mean and scale, by constriction. Every
+string starts with nothing extra: the dither's seed is a constant of the model.
+
+Fails with ``UnsupportedModelError`` for autoregressive, checkerboard and variable-rate models, which
+round outside of these modules.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.models import CompressionModel, FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
+from torch import Tensor, nn
+
+from ..channels.universal import conditional_mean, dither, noisy, quantise
+from ..coding.gaussians import decode_gaussians, encode_gaussians
+from ..errors import UnsupportedModelError
+
+__all__ = [
+    "ARCHITECTURES",
+    "TEMPERATURE",
+    "UniversalBottleneck",
+    "UniversalGaussian",
+    "anneal",
+    "universal",
+]
+
+TEMPERATURE = 0.2
+"""Of soft rounding, where training ends: alpha = 5."""
+
+DITHER_SEED = 0x5EED
+LEVELS = 64
+"""Values of the factorised prior's dither; the Gaussian's is continuous."""
+
+
+class _Universal(EntropyModel):
+    """What both kinds of module share: temperature, dither, and which law training sees."""
+
+    dither_block: int
+    temperature: Tensor
+
+    def _start(self) -> None:
+        self.register_buffer("temperature", torch.tensor(math.inf))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A stock checkpoint has no temperature.
+        state_dict.setdefault(prefix + "temperature", self.temperature)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _dither(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Shared noise of one image, float64, shape (C, h, w)."""
+        return dither(DITHER_SEED, tuple(shape), block=self.dither_block, device=device)
+
+    def _through_channel(self, v: Tensor, training: bool) -> Tensor:
+        """What the decoder gets for centred latents v, shape (B, C, h, w)."""
+        temperature = float(self.temperature)
+        if training:
+            return noisy(v, torch.rand_like(v) - 0.5, temperature=temperature)
+        u = self._dither(v.shape[1:], v.device)
+        return quantise(v, u.to(v.dtype), temperature=temperature) + self._rest(u).to(v.dtype)
+
+    def _rest(self, u: Tensor) -> Tensor:
+        """What the decoder adds to the integers, r_T(u), on a grid: libm's last bit is lost there."""
+        grid = 2.0**24
+        return torch.round(conditional_mean(u, float(self.temperature)) * grid) / grid
+
+
+class UniversalBottleneck(_Universal, EntropyBottleneck):
+    """`EntropyBottleneck` whose latents are universally quantised; parameters are stock's.
+
+    Its coding tables have one row for each channel and level of the dither, row C * LEVELS + level.
+    """
+
+    dither_block = 0
+
+    @classmethod
+    def like(cls, module: EntropyBottleneck) -> UniversalBottleneck:
+        """A universal module with the parameters of a stock one."""
+        new = cls(
+            module.channels,
+            tail_mass=module.tail_mass,
+            init_scale=module.init_scale,
+            filters=module.filters,
+            entropy_coder=module.entropy_coder.name,
+        )
+        new._start()
+        new.load_state_dict(module.state_dict())
+        return new
+
+    def forward(self, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+        training = self.training if training is None else training
+        with torch.autocast(x.device.type, enabled=False):
+            medians = self._medians(x.ndim - 2)
+            x_hat = self._through_channel(x.float() - medians, training) + medians
+            likelihood, _, _ = self._likelihood(x_hat.transpose(0, 1).flatten(1)[:, None])
+            if self.use_likelihood_bound:
+                likelihood = self.likelihood_lower_bound(likelihood)
+        swapped = (x.shape[1], x.shape[0], *x.shape[2:])
+        return x_hat, likelihood.reshape(swapped).transpose(0, 1)
+
+    def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Make the integer tables at the present temperature; see `EntropyBottleneck.update`."""
+        if self._offset.numel() > 0 and not force:
+            return False
+        if update_quantiles:
+            self._update_quantiles()
+        with torch.no_grad():
+            low, medians, high = self.quantiles[:, 0].unbind(1)
+            below = torch.ceil(medians - low).int().clamp_min(0) + 1
+            above = torch.ceil(high - medians).int().clamp_min(0) + 1
+            lengths = below + above + 1
+            k = torch.arange(int(lengths.max()), device=lengths.device) - below[:, None]
+            rest = self._rest(_levels(lengths.device))
+            points = (medians[:, None, None] + k[:, None] + rest[:, None]).flatten(1)[:, None]
+            pmf, lower, upper = (
+                t.reshape(self.channels * LEVELS, -1) for t in self._likelihood(points.float())
+            )
+            lengths = lengths.repeat_interleave(LEVELS)
+            last = (lengths - 1)[:, None].long()
+            tail = torch.sigmoid(lower[:, :1]) + torch.sigmoid(-upper.gather(1, last))
+            self._quantized_cdf = self._pmf_to_cdf(pmf, tail, lengths, int(lengths.max()))
+            self._offset = (-below).repeat_interleave(LEVELS)
+            self._cdf_length = lengths + 2
+        return True
+
+    def compress(self, x: Tensor) -> list[bytes]:
+        rows, u = self._rows(x.shape[1:], x.device)
+        v = x - self._medians(x.ndim - 2).detach()
+        k = quantise(v, u.to(v.dtype), temperature=float(self.temperature))
+        return EntropyModel.compress(self, k, rows.expand(x.shape))
+
+    def decompress(self, strings: list[bytes], size: tuple[int, ...]) -> Tensor:
+        rows, u = self._rows(torch.Size((self.channels, *size)), self.quantiles.device)
+        k = EntropyModel.decompress(self, strings, rows.expand(len(strings), *rows.shape), torch.float)
+        return k + self._rest(u).to(k.dtype) + self._medians(len(size)).detach()
+
+    def _medians(self, dimensions: int) -> Tensor:
+        return self.quantiles[:, 0, 1].reshape(-1, *(1,) * dimensions)
+
+    def _level_indexes(self, shape: torch.Size, device: torch.device) -> Tensor:
+        return ((super()._dither(shape, device) + 0.5) * LEVELS).floor().long()
+
+    def _dither(self, shape: torch.Size, device: torch.device) -> Tensor:
+        return _levels(device)[self._level_indexes(shape, device)]
+
+    def _rows(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row of the coding table and dither of every element of an image's latent."""
+        if self._offset.numel() != self.channels * LEVELS:
+            raise ValueError(
+                f"the coding tables have {self._offset.numel()} rows, not {self.channels} channels "
+                f"x {LEVELS} levels of dither; call update(force=True)"
+            )
+        channel = torch.arange(self.channels, device=device).reshape(-1, *(1,) * (len(shape) - 1))
+        index = self._level_indexes(shape, device)
+        return (channel * LEVELS + index).int(), _levels(device)[index]
+
+
+def _levels(device: torch.device) -> Tensor:
+    """The centres of LEVELS equal parts of [-1/2, 1/2], float64."""
+    return (torch.arange(LEVELS, device=device, dtype=torch.float64) + 0.5) / LEVELS - 0.5
+
+
+class UniversalGaussian(_Universal, GaussianConditional):
+    """`GaussianConditional` whose latents are universally quantised around their means.
+
+    The "indexes" that stock models pass from `build_indexes` to `compress` are the scales themselves.
+    """
+
+    dither_block = 1
+
+    @classmethod
+    def like(cls, module: GaussianConditional) -> UniversalGaussian:
+        """A universal module with the settings of a stock one."""
+        new = cls(
+            None,
+            scale_bound=float(module.scale_bound),
+            tail_mass=module.tail_mass,
+            entropy_coder=module.entropy_coder.name,
+        )
+        new._start()
+        return new
+
+    def forward(
+        self,
+        inputs: Tensor,
+        scales: Tensor,
+        means: Tensor | None = None,
+        training: bool | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        training = self.training if training is None else training
+        with torch.autocast(inputs.device.type, enabled=False):
+            means = torch.zeros_like(inputs) if means is None else means
+            v_hat = self._through_channel(inputs.float() - means.float(), training)
+            likelihood = self._likelihood(v_hat, scales.float())
+            if self.use_likelihood_bound:
+                likelihood = self.likelihood_lower_bound(likelihood)
+            return v_hat + means.float(), likelihood
+
+    def update_scale_table(self, scale_table: Any, force: bool = False) -> bool:
+        """Nothing to do: no table of scales is used."""
+        return False
+
+    def build_indexes(self, scales: Tensor) -> Tensor:
+        """The scales that are coded with, bounded from below."""
+        return self.lower_bound_scale(scales)
+
+    def compress(self, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
+        v = inputs if means is None else inputs - means
+        u = self._dither(v.shape[1:], v.device)
+        k = quantise(v, u.to(v.dtype), temperature=float(self.temperature))
+        centre = -_flat(self._rest(u), np.float64)
+        return [
+            encode_gaussians(_flat(k_i, np.int32), centre, _flat(scales, np.float64))
+            for k_i, scales in zip(k, indexes)
+        ]
+
+    def decompress(
+        self,
+        strings: list[bytes],
+        indexes: Tensor,
+        dtype: torch.dtype = torch.float,
+        means: Tensor | None = None,
+    ) -> Tensor:
+        rest = self._rest(self._dither(indexes.shape[1:], indexes.device))
+        images = [
+            decode_gaussians(string, -_flat(rest, np.float64), _flat(scales, np.float64))
+            for string, scales in zip(strings, indexes)
+        ]
+        k = torch.from_numpy(np.stack(images)).reshape(indexes.shape).to(indexes.device, dtype)
+        v_hat = k + rest.to(dtype)
+        return v_hat if means is None else v_hat + means
+
+
+def _flat(tensor: Tensor, dtype: type) -> np.ndarray:
+    """A tensor's elements in order, as a vector of NumPy."""
+    return np.ascontiguousarray(tensor.detach().cpu().numpy().ravel().astype(dtype))
+
+
+def anneal(model: nn.Module, temperature: float) -> None:
+    """Set the temperature of soft rounding; the coding tables must be updated afterwards.
+
+    Args:
+        model: of a `universal` class.
+        temperature: at least 0; infinite for universal quantisation without soft rounding.
+
+    Raises:
+        ValueError: the temperature is negative or not a number.
+    """
+    if not temperature >= 0:
+        raise ValueError(f"temperature is {temperature}; it must be at least 0 (hard rounding)")
+    for module in model.modules():
+        if isinstance(module, _Universal):
+            module.temperature.fill_(temperature)
+
+
+@functools.cache
+def universal(architecture: type[CompressionModel]) -> type[CompressionModel]:
+    """The universally quantised counterpart of a model class, with the same constructor.
+
+    Args:
+        architecture: a class whose instances hold stock `EntropyBottleneck` and
+            `GaussianConditional` modules and quantise nowhere else.
+
+    Returns:
+        A subclass; every call with the same class gives the same one.
+
+    Raises:
+        UnsupportedModelError: when an instance is made of a class that quantises elsewhere.
+    """
+
+    class Universal(architecture):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            _check(self, architecture.__name__)
+            for name, module in list(self.named_modules()):
+                replace = _REPLACEMENTS.get(type(module))
+                if replace is not None:
+                    parent, _, last = name.rpartition(".")
+                    setattr(self.get_submodule(parent), last, replace(module))
+
+    Universal.__name__ = Universal.__qualname__ = f"Universal{architecture.__name__}"
+    Universal.__module__ = __name__
+    Universal.__doc__ = f"{architecture.__name__} with universal quantisation; see `universal`."
+    return Universal
+
+
+_REPLACEMENTS = {
+    EntropyBottleneck: UniversalBottleneck.like,
+    GaussianConditional: UniversalGaussian.like,
+}
+
+
+def _check(model: nn.Module, name: str) -> None:
+    for module in model.modules():
+        if isinstance(module, EntropyModel) and type(module) not in _REPLACEMENTS:
+            raise UnsupportedModelError(
+                f"{name} quantises with {type(module).__name__}, of which there is no universal kind; "
+                "take a model that has only EntropyBottleneck and GaussianConditional"
+            )
+    for part in ("context_prediction", "latent_codec", "Gain"):
+        if hasattr(model, part):
+            raise UnsupportedModelError(
+                f"{name} has `{part}`: it rounds latents outside of its entropy models; universal "
+                "quantisation takes models without, such as FactorizedPrior, ScaleHyperprior and "
+                "MeanScaleHyperprior"
+            )
+
+
+UniversalFactorizedPrior = universal(FactorizedPrior)
+UniversalScaleHyperprior = universal(ScaleHyperprior)
+UniversalMeanScaleHyperprior = universal(MeanScaleHyperprior)
+
+ARCHITECTURES = {
+    "bmshj2018-factorized-uq": UniversalFactorizedPrior,
+    "bmshj2018-hyperprior-uq": UniversalScaleHyperprior,
+    "mbt2018-mean-uq": UniversalMeanScaleHyperprior,
+}
+"""Names under which `zoo.register` makes the classes known to CompressAI."""
