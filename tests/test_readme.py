@@ -23,6 +23,7 @@ from compressai.models import MeanScaleHyperprior
 from compressai.utils.eval_model.__main__ import read_image
 
 import compressai_sga
+import compressai_sga.__main__
 from compressai_sga import zoo
 from compressai_sga.refine import METHODS, PRESETS
 
@@ -30,7 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "compressai_sga"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "zoo/README.md", "eval/gpu_runs.md")
-RESULTS = ("zoo-kodak", "methods", "curve", "step-time")
+RESULTS = (
+    *("zoo-kodak", "methods", "curve", "step-time", "coders"),
+    *("universal", "samples", "rdp", "circle"),
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -122,7 +126,10 @@ def help_of(words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypa
     with pytest.raises(SystemExit) as stop:
         if words[0] == "-m":
             module = words[1]
-            if module in ("compressai_sga", "compressai.utils.eval_model"):
+            ours = {command.name for command in compressai_sga.__main__.COMMANDS} - {"eval_model"}
+            if module == "compressai_sga" and ours.intersection(words[2:3]):
+                compressai_sga.__main__.main([words[2], "--help"])
+            elif module in ("compressai_sga", "compressai.utils.eval_model"):
                 compressai_sga.hooks.enable()
                 module = "compressai.utils.eval_model"
                 sources = [w for w in words if w in ("pretrained", "checkpoint")][:1]
@@ -176,7 +183,8 @@ def test_the_map_and_the_links_exist():
     rows = re.findall(r"^\| `([^`]+)` \|", README.split("\n## Map\n")[1].split("\n## ")[0], re.M)
     assert len(rows) > 10
     links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    assert len(links) == 3
+    figures = {f"eval/figures/{path.name}" for path in (ROOT / "eval" / "figures").glob("*.png")}
+    assert set(links) == figures
     named = re.findall(r"`((?:compressai_sga|zoo|eval|tests|\.ci)/[\w./-]+)`", README)
     assert [path for path in rows + links + named if not (ROOT / path).exists()] == []
     folders = {f"{p.name}/" for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
