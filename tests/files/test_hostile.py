@@ -17,6 +17,7 @@ import pytest
 import torch
 from hostile import KINDS, sources
 
+import compressai_sga
 from compressai_sga.coding import checksum
 from compressai_sga.coding.container import MAGIC, pack, unpack
 from compressai_sga.errors import BitstreamError
@@ -39,7 +40,12 @@ def run(count: int, seed: int) -> dict:
         [sys.executable, str(program), str(count), str(seed)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # The package that this process tests: an installed one has fewer weights.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(compressai_sga.__file__).parents[1]),
+        },
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -100,7 +100,7 @@ def test_pretrained(refused, images, monkeypatch):
     assert "'best'" in err
     for options in ([], FAST):
         _, err = refused("pretrained", images, "-a", "elic2022-official", *options)
-        assert "publishes no weights for elic2022-official" in err and "checkpoint" in err
+        assert "no published weights for elic2022-official" in err and "checkpoint" in err
     with pytest.raises(SgaError, match="no weights"):
         compressai.zoo.image_models["elic2022-chandelier"](quality=1, pretrained=True)
     _, err = refused("pretrained", images, "-a", "mbt2018-mean-vbr", "-m", "ms-ssim", *FAST)
