@@ -35,17 +35,14 @@ LIMIT_SEC, LIMIT_MIB = 1.0, 64
 
 def run(count: int, seed: int) -> dict:
     """What `hostile.py` reports."""
-    program = Path(__file__).with_name("hostile.py")
+    program, root = Path(__file__).with_name("hostile.py"), Path(compressai_sga.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, str(program), str(count), str(seed)],
         capture_output=True,
         text=True,
         # The package that this process tests: an installed one has fewer weights.
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(compressai_sga.__file__).parents[1]),
-        },
+        # The package under test, even where one is installed, which has fewer weights.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -71,7 +71,7 @@ def test_checkpoints_of_another_kind(refused, source, tmp_path, images, monkeypa
     assert "other.pth.tar is not a checkpoint of mbt2018-mean" in err
     assert "-a bmshj2018-factorized" in err and "Traceback" not in err
     text = tmp_path / "text.pth.tar"
-    text.write_text("no weights")
+    text.write_text("no published weights")
     _, err = refused(*source[:-1], text, *FAST)
     assert "text.pth.tar is not a checkpoint of mbt2018-mean" in err
     _, err = refused("checkpoint", images, "-a", "bmshj2018-factorized", "-p", other, "--no-update", *FAST)
@@ -101,7 +101,7 @@ def test_pretrained(refused, images, monkeypatch):
     for options in ([], FAST):
         _, err = refused("pretrained", images, "-a", "elic2022-official", *options)
         assert "no published weights for elic2022-official" in err and "checkpoint" in err
-    with pytest.raises(SgaError, match="no weights"):
+    with pytest.raises(SgaError, match="no published weights"):
         compressai.zoo.image_models["elic2022-chandelier"](quality=1, pretrained=True)
     _, err = refused("pretrained", images, "-a", "mbt2018-mean-vbr", "-m", "ms-ssim", *FAST)
     assert "ms-ssim" in err and "Traceback" not in err
