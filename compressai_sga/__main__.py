@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
                 return 2
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga",
-        description="Latent refinement and new models for CompressAI.",
+        description="Latent refinement, files, coders and new models for CompressAI.",
         epilog="`python -m compressai_sga COMMAND --help` tells the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"compressai-sga {__version__}")

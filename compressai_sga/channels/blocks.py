@@ -18,7 +18,8 @@ In:  tensors of one shape, any device; p_mean and p_std the same bits on both si
 Out: `BlockCode` with the sample, lengths and divergences by block; bytes (with n, the rounded mean
      divergence and the support, a few bytes) by `pack_blocks`.
 Fails with ``ShapeError`` or ``ValueError`` for arguments that do not fit, ``SgaError`` when a single
-     coordinate has more than `max_block_bits`, ``BitstreamError`` for damaged bytes.
+     coordinate has more than `max_block_bits`, ``BitstreamError`` for damaged bytes,
+     most of them: there is no checksum.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list
     least_bits = sum(count * float(model.bin_bits.min()) for count, model in parts)
     if least_bits * (1 - 2.0**-10) > 8 * len(data):
         raise BitstreamError(
-            f"a stream of numbers has {len(data)} bytes; its numbers take at least {least_bits / 8:.0f}"
+            f"a stream of numbers has {len(data)} bytes; its numbers take at least {least_bits:.1f} bits"
         )
     decoder = queue.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
     decoded = []

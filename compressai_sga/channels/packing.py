@@ -7,7 +7,8 @@ known), support and cells are what both sides share (`index_code` says to which 
 
 In:  a `Code`, or the bytes and the shared settings.
 Out: bytes of whole 32-bit words, or numbers and cells.
-Fails with ``BitstreamError`` for damaged bytes, ``ValueError`` for settings that do not fit.
+Fails with ``BitstreamError`` for damaged bytes (most of them: there is no checksum), ``ValueError`` for
+settings that do not fit.
 """
 
 from __future__ import annotations

@@ -136,6 +136,8 @@ def normal(
         Shape (*broadcast(step, block, candidate), lanes) in `dtype`; exact in float64, correctly
         rounded in float32.
     """
+    if dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"dtype is {dtype}; normals come as torch.float64 or torch.float32")
     quads = _quads(seed, lanes, step, block, candidate, purpose, device)
     drawn = torch.stack([_to_normal(quad) for quad in quads], dim=-1).flatten(-2)[..., :lanes]
     return drawn.to(dtype) * 2.0**-_FRACTION_BITS
@@ -156,6 +158,8 @@ def _quads(
         raise ValueError(f"purpose is {purpose!r}; choose one of {', '.join(purposes)}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must lie in [0, 2^64): take it modulo 2**64")
+    if not isinstance(lanes, int):
+        raise ValueError(f"lanes is {lanes!r}; it is a number of dimensions, an int")
     groups = -(-lanes // 4)
     if not 0 <= lanes <= 4 << _LANE_BITS:
         raise ValueError(f"lanes is {lanes}; at most 2^26 fit: split the dimensions into blocks")

@@ -106,11 +106,13 @@ def quantise(y: Tensor, u: Tensor, step: float | Tensor = 1.0, temperature: floa
         step: D > 0, a number or a tensor that broadcasts to y.
         temperature: of soft rounding; infinite without, 0 for hard rounding.
     """
+    y = _floating(y, u)
     return torch.floor(_soften(y / _positive(step, y), temperature) - u + 0.5)
 
 
 def dequantise(k: Tensor, u: Tensor, step: float | Tensor = 1.0, temperature: float = math.inf) -> Tensor:
     """The reconstruction y_hat = (K + r_T(u)) D; arguments as `quantise`."""
+    k = _floating(k, u)
     return (k + conditional_mean(u, temperature)) * _positive(step, k)
 
 
@@ -138,6 +140,11 @@ def _check_temperature(temperature: float) -> None:
             f"temperature is {temperature}; it must be at least 0 (hard), and math.inf is without "
             "soft rounding"
         )
+
+
+def _floating(values: Tensor, u: Tensor) -> Tensor:
+    """Integers in the dither's type, so that a step that is none is not cut off."""
+    return values if values.is_floating_point() else values.to(u.dtype)
 
 
 def _positive(step: float | Tensor, like: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ F being the distribution function of y, D the step and r_T as in `universal`. Ev
 table of its own dither, so that the expected length is H[K | u] = h(y + D U) - log2 D.
 
 In:  F, vectorised over NumPy arrays; integers and dither as tensors of one shape.
-Out: bytes (by `coding.ConstrictionANS`), integers, or bits. Probabilities are rounded to 20 bits, in
-     which the last digit of a libm does not show, so that other machines decode them. Memory is 8
-     bytes for every number and integer of the support: cut long sequences into several strings.
+Out: bytes (by `coding.ConstrictionANS`), integers, or bits. Probabilities are rounded to 20 bits: the
+     last digit of another machine's libm changes one in some 10^9. Memory is 8 bytes for every number
+     and integer of the support: cut long sequences into several strings.
 Fails with ``ValueError`` for an integer outside of the support and for a function that is no
 distribution function; with ``BitstreamError`` for bytes that are damaged or of another law or dither.
 """
@@ -45,10 +45,10 @@ class UniversalCode:
 
     Args:
         cdf: distribution function of y, from and to float64 arrays.
-        step: D > 0 of the quantiser.
+        step: D > 0 of the quantiser, one number: several steps are several codes.
         temperature: of soft rounding, as in `universal.quantise`.
         support: the smallest and the largest integer that can be coded; by default those between which
-            all but 2e-9 of the law's mass lies, and two more on each side.
+            all but 2e-9 of the law's mass lies, and three more on each side.
 
     Raises:
         ValueError: a step that is not positive, or a `cdf` that does not rise from 0 to 1.
@@ -60,8 +60,10 @@ class UniversalCode:
     support: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not self.step > 0:
-            raise ValueError(f"step is {self.step}; it must be positive")
+        if not isinstance(self.step, int | float) or not self.step > 0:
+            raise ValueError(f"step is {self.step!r}; it must be a positive number")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be at least 0 (hard)")
         if self.support is None:
             object.__setattr__(self, "support", self._find_support())
         low, high = self.support
@@ -83,6 +85,8 @@ class UniversalCode:
         """
         if k.shape != u.shape:
             raise ValueError(f"k has the shape {tuple(k.shape)}, u {tuple(u.shape)}; they must agree")
+        if not bool((k == k.round()).all() and torch.isfinite(u).all()):
+            raise ValueError("k holds other numbers than integers, or u is not finite; see `quantise`")
         low, high = self.support
         if k.numel() and not (low <= int(k.min()) and int(k.max()) <= high):
             raise ValueError(

@@ -5,8 +5,8 @@ P(k) = Phi((k + 1/2 - m) / s) - Phi((k - 1/2 - m) / s) for every symbol's own me
 s = 8 each symbol gets its own table, within 5.2 s of its mean, computed for all symbols of an octave of
 scales at once. From 8 on, the mean is rounded, which costs less than 1e-3 bits of more than 5, and
 `tables.GaussianTables` codes the difference; what a table does not hold follows there, at its largest
-scale. Scales are rounded as there; probabilities to 20 bits, in which the last digit of a libm
-does not show.
+scale. Scales are rounded as there; probabilities to 20 bits: the last digit of another machine's libm
+changes one in some 10^9, which the coder's check finds.
 
 In:  symbols int32, means and scales float64, shape (n,), n >= 0. Scales are clamped to [2^-7, 2^10] and
      numbers that are none count as 0, so that damaged parameters cannot do more than decode wrongly.
@@ -80,6 +80,8 @@ def decode_gaussians(data: bytes, means: np.ndarray, scales: np.ndarray) -> np.n
     Raises:
         BitstreamError: not a string that `encode_gaussians` makes for these means and scales.
     """
+    if means.ndim != 1 or means.shape != scales.shape:
+        raise ValueError(f"means {means.shape}, scales {scales.shape}: expected (n,) and (n,)")
     means, scales = _clean(means, scales)
     symbols = np.zeros(len(means), np.int64)
     far = [np.flatnonzero(scales >= _WIDE)]

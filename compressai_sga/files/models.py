@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import compressai
 import torch
 from torch import nn
 
@@ -85,16 +84,20 @@ def refusal_of(container: Container) -> str:
 def borrowed(record: zoo.ModelRecord, coder: str) -> Iterator[nn.Module]:
     """The model that codes files, for one thread at a time: its coder and hooks change with the file."""
     with _lock:
-        if coder not in compressai.available_entropy_coders():
-            hooks.enable()  # also where COMPRESSAI_SGA_DISABLE keeps the start-up from it
-        net, portable = _load(record.name, record.quality, record.metric, record.sha256)
-        if not portable and coder != "constriction-exact":
-            warnings.warn(
-                f"the Gaussian coding tables of {record.name} come out differently on this machine: "
-                f"{coder} cannot exchange files with others; constriction-exact does not use these tables",
-                stacklevel=4,
-            )
-        yield set_coder(net, coder)
+        enabled = hooks.is_enabled()
+        hooks.enable()  # our coders; also where COMPRESSAI_SGA_DISABLE or hooks.disable() leaves stock alone
+        try:
+            net, portable = _load(record.name, record.quality, record.metric, record.sha256)
+            if not portable and coder != "constriction-exact":
+                warnings.warn(
+                    f"the Gaussian coding tables of {record.name} come out differently on this machine: "
+                    f"{coder} cannot exchange files with others; constriction-exact does not use them",
+                    stacklevel=4,
+                )
+            yield set_coder(net, coder)
+        finally:
+            if not enabled:
+                hooks.disable()
 
 
 @functools.lru_cache(maxsize=4)

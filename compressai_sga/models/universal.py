@@ -15,8 +15,9 @@ Out: a subclass whose modules of these two kinds are `UniversalBottleneck`, `Uni
      temperature is a buffer, saved with the weights.
 
 The factorised prior is coded with integer tables, one for each channel and each of 64 levels of its
-dither (`update` makes them); the Gaussian with its exact mean and scale, by constriction. Every
-string starts with nothing extra: the dither's seed is a constant of the model.
+dither, by the model's entropy coder (`update` makes the tables); the Gaussian with its exact mean and
+scale, always by constriction. No seed is sent: the dither is a constant of the class, the same for every
+image, other for each entropy model.
 
 Fails with ``UnsupportedModelError`` for autoregressive, checkerboard and variable-rate models, which
 round outside of these modules.
@@ -40,15 +41,11 @@ from ..errors import UnsupportedModelError
 
 __all__ = [
     "ARCHITECTURES",
-    "TEMPERATURE",
     "UniversalBottleneck",
     "UniversalGaussian",
     "anneal",
     "universal",
 ]
-
-TEMPERATURE = 0.2
-"""Of soft rounding, where training ends: alpha = 5."""
 
 DITHER_SEED = 0x5EED
 LEVELS = 64
@@ -58,7 +55,7 @@ LEVELS = 64
 class _Universal(EntropyModel):
     """What both kinds of module share: temperature, dither, and which law training sees."""
 
-    dither_block: int
+    dither_block = 0  # which of the model's dithers; `universal` numbers its entropy models
     temperature: Tensor
 
     def _start(self) -> None:
@@ -69,8 +66,31 @@ class _Universal(EntropyModel):
         state_dict.setdefault(prefix + "temperature", self.temperature)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        """Stock's, for the integers that this module gives to the coder; it rounds nothing else.
+
+        Raises:
+            UnsupportedModelError: a model's own code wants its latents rounded.
+        """
+        if mode != "symbols":
+            raise UnsupportedModelError(
+                f"quantize(mode={mode!r}) would round, which universal quantisation takes the place of; "
+                "use what the module's forward or decompress returns"
+            )
+        return super().quantize(inputs, mode, means)
+
+    def _integers(self, v: Tensor, u: Tensor) -> Tensor:
+        """What is sent for centred latents v with the dither u.
+
+        Raises:
+            ValueError: a latent is infinite or no number.
+        """
+        if not bool(torch.isfinite(v).all()):
+            raise ValueError("a latent is infinite or no number and cannot be coded; look at the image")
+        return quantise(v, u.to(v.dtype), temperature=float(self.temperature))
+
     def _dither(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Shared noise of one image, float64, shape (C, h, w)."""
+        """Shared noise of one image, float64, shape (C, h, w); the same for every image."""
         return dither(DITHER_SEED, tuple(shape), block=self.dither_block, device=device)
 
     def _through_channel(self, v: Tensor, training: bool) -> Tensor:
@@ -93,8 +113,6 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
     Its coding tables have one row for each channel and level of the dither, row C * LEVELS + level.
     """
 
-    dither_block = 0
-
     @classmethod
     def like(cls, module: EntropyBottleneck) -> UniversalBottleneck:
         """A universal module with the parameters of a stock one."""
@@ -113,12 +131,12 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
         training = self.training if training is None else training
         with torch.autocast(x.device.type, enabled=False):
             medians = self._medians(x.ndim - 2)
-            x_hat = self._through_channel(x.float() - medians, training) + medians
+            x_hat = self._through_channel(x.to(medians.dtype) - medians, training) + medians
             likelihood, _, _ = self._likelihood(x_hat.transpose(0, 1).flatten(1)[:, None])
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
         swapped = (x.shape[1], x.shape[0], *x.shape[2:])
-        return x_hat, likelihood.reshape(swapped).transpose(0, 1)
+        return x_hat.to(x.dtype), likelihood.reshape(swapped).transpose(0, 1)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
         """Make the integer tables at the present temperature; see `EntropyBottleneck.update`."""
@@ -135,7 +153,7 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
             rest = self._rest(_levels(lengths.device))
             points = (medians[:, None, None] + k[:, None] + rest[:, None]).flatten(1)[:, None]
             pmf, lower, upper = (
-                t.reshape(self.channels * LEVELS, -1) for t in self._likelihood(points.float())
+                t.reshape(self.channels * LEVELS, -1) for t in self._likelihood(points.to(medians.dtype))
             )
             lengths = lengths.repeat_interleave(LEVELS)
             last = (lengths - 1)[:, None].long()
@@ -147,14 +165,15 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
 
     def compress(self, x: Tensor) -> list[bytes]:
         rows, u = self._rows(x.shape[1:], x.device)
-        v = x - self._medians(x.ndim - 2).detach()
-        k = quantise(v, u.to(v.dtype), temperature=float(self.temperature))
+        k = self._integers(x - self._medians(x.ndim - 2).detach(), u)
         return EntropyModel.compress(self, k, rows.expand(x.shape))
 
     def decompress(self, strings: list[bytes], size: tuple[int, ...]) -> Tensor:
         rows, u = self._rows(torch.Size((self.channels, *size)), self.quantiles.device)
-        k = EntropyModel.decompress(self, strings, rows.expand(len(strings), *rows.shape), torch.float)
-        return k + self._rest(u).to(k.dtype) + self._medians(len(size)).detach()
+        medians = self._medians(len(size)).detach()
+        rows = rows.expand(len(strings), *rows.shape)
+        k = EntropyModel.decompress(self, strings, rows, medians.dtype)
+        return k + self._rest(u).to(k.dtype) + medians
 
     def _medians(self, dimensions: int) -> Tensor:
         return self.quantiles[:, 0, 1].reshape(-1, *(1,) * dimensions)
@@ -188,8 +207,6 @@ class UniversalGaussian(_Universal, GaussianConditional):
     The "indexes" that stock models pass from `build_indexes` to `compress` are the scales themselves.
     """
 
-    dither_block = 1
-
     @classmethod
     def like(cls, module: GaussianConditional) -> UniversalGaussian:
         """A universal module with the settings of a stock one."""
@@ -211,12 +228,14 @@ class UniversalGaussian(_Universal, GaussianConditional):
     ) -> tuple[Tensor, Tensor]:
         training = self.training if training is None else training
         with torch.autocast(inputs.device.type, enabled=False):
-            means = torch.zeros_like(inputs) if means is None else means
-            v_hat = self._through_channel(inputs.float() - means.float(), training)
-            likelihood = self._likelihood(v_hat, scales.float())
+            dtype = torch.promote_types(inputs.dtype, torch.float32)
+            v = inputs.to(dtype) if means is None else inputs.to(dtype) - means.to(dtype)
+            v_hat = self._through_channel(v, training)
+            likelihood = self._likelihood(v_hat, scales.to(dtype))
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
-            return v_hat + means.float(), likelihood
+            y_hat = v_hat if means is None else v_hat + means.to(dtype)
+        return y_hat.to(inputs.dtype), likelihood
 
     def update_scale_table(self, scale_table: Any, force: bool = False) -> bool:
         """Nothing to do: no table of scales is used."""
@@ -227,13 +246,17 @@ class UniversalGaussian(_Universal, GaussianConditional):
         return self.lower_bound_scale(scales)
 
     def compress(self, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
-        v = inputs if means is None else inputs - means
+        if inputs.shape != indexes.shape or inputs.ndim < 2:
+            raise ValueError(
+                f"inputs {tuple(inputs.shape)}, indexes {tuple(indexes.shape)}: expected the same (B, C, ...)"
+            )
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        v = inputs.to(dtype) if means is None else inputs.to(dtype) - means.to(dtype)
         u = self._dither(v.shape[1:], v.device)
-        k = quantise(v, u.to(v.dtype), temperature=float(self.temperature))
-        centre = -_flat(self._rest(u), np.float64)
+        k, centre = self._integers(v, u), -_flat(self._rest(u), np.float64)
         return [
             encode_gaussians(_flat(k_i, np.int32), centre, _flat(scales, np.float64))
-            for k_i, scales in zip(k, indexes)
+            for k_i, scales in zip(k, indexes, strict=True)
         ]
 
     def decompress(
@@ -243,36 +266,55 @@ class UniversalGaussian(_Universal, GaussianConditional):
         dtype: torch.dtype = torch.float,
         means: Tensor | None = None,
     ) -> Tensor:
+        if len(strings) != len(indexes) or indexes.ndim < 2:
+            raise ValueError(
+                f"{len(strings)} strings, indexes {tuple(indexes.shape)}: expected (B, C, ...), B strings"
+            )
         rest = self._rest(self._dither(indexes.shape[1:], indexes.device))
-        images = [
-            decode_gaussians(string, -_flat(rest, np.float64), _flat(scales, np.float64))
-            for string, scales in zip(strings, indexes)
-        ]
-        k = torch.from_numpy(np.stack(images)).reshape(indexes.shape).to(indexes.device, dtype)
-        v_hat = k + rest.to(dtype)
-        return v_hat if means is None else v_hat + means
+        k = np.zeros(indexes.shape)
+        for k_i, string, scales in zip(k, strings, indexes, strict=True):
+            symbols = decode_gaussians(string, -_flat(rest, np.float64), _flat(scales, np.float64))
+            k_i[...] = symbols.reshape(k_i.shape)
+        exact = torch.promote_types(dtype if means is None else means.dtype, torch.float32)
+        v_hat = torch.from_numpy(k).to(indexes.device, exact) + rest.to(exact)
+        return v_hat.to(dtype) if means is None else (v_hat + means.to(exact)).to(means.dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A stock checkpoint brings tables, which this module does not have.
+        for name in ("_quantized_cdf", "_offset", "_cdf_length", "scale_table"):
+            empty = getattr(self, name).new_empty(0)
+            setattr(self, name, empty)
+            state_dict[prefix + name] = empty
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _flat(tensor: Tensor, dtype: type) -> np.ndarray:
     """A tensor's elements in order, as a vector of NumPy."""
-    return np.ascontiguousarray(tensor.detach().cpu().numpy().ravel().astype(dtype))
+    return np.ascontiguousarray(tensor.detach().cpu().double().numpy().ravel().astype(dtype))
 
 
 def anneal(model: nn.Module, temperature: float) -> None:
-    """Set the temperature of soft rounding; the coding tables must be updated afterwards.
+    """Set the temperature of soft rounding; coding tables of another one are cleared: `update` the model.
 
     Args:
         model: of a `universal` class.
         temperature: at least 0; infinite for universal quantisation without soft rounding.
 
     Raises:
-        ValueError: the temperature is negative or not a number.
+        ValueError: the temperature is negative or not a number, or nothing in the model has one.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature is {temperature}; it must be at least 0 (hard rounding)")
-    for module in model.modules():
-        if isinstance(module, _Universal):
-            module.temperature.fill_(temperature)
+    found = [module for module in model.modules() if isinstance(module, _Universal)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no temperature; make its class with `universal`")
+    for module in found:
+        if float(module.temperature) == float(torch.tensor(temperature)):
+            continue
+        module.temperature.fill_(temperature)
+        if isinstance(module, UniversalBottleneck):
+            for name in ("_quantized_cdf", "_offset", "_cdf_length"):
+                setattr(module, name, getattr(module, name).new_empty(0))
 
 
 @functools.cache
@@ -294,11 +336,12 @@ def universal(architecture: type[CompressionModel]) -> type[CompressionModel]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             _check(self, architecture.__name__)
-            for name, module in list(self.named_modules()):
-                replace = _REPLACEMENTS.get(type(module))
-                if replace is not None:
-                    parent, _, last = name.rpartition(".")
-                    setattr(self.get_submodule(parent), last, replace(module))
+            stock = [(n, m) for n, m in self.named_modules() if type(m) in _REPLACEMENTS]
+            for number, (name, module) in enumerate(stock):
+                parent, _, last = name.rpartition(".")
+                new = _REPLACEMENTS[type(module)](module)
+                new.dither_block = number
+                setattr(self.get_submodule(parent), last, new)
 
     Universal.__name__ = Universal.__qualname__ = f"Universal{architecture.__name__}"
     Universal.__module__ = __name__

@@ -147,6 +147,7 @@ def test_cuda_draws_the_same():
         ({"seed": -1}, "2\\*\\*64"),
         ({"seed": 2**64}, "2\\*\\*64"),
         ({"lanes": 2**26 + 1}, "blocks"),
+        ({"lanes": 2.0}, "an int"),
         ({"step": -1}, "step"),
         ({"candidate": torch.tensor([0, 2**32])}, "candidate"),
         ({"block": torch.tensor(0.5)}, "block"),
@@ -156,5 +157,6 @@ def test_cuda_draws_the_same():
 def test_wrong_arguments_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         prng.words(**{"seed": 0, "lanes": 1, **wrong})
-    with pytest.raises(ValueError, match="float64"):
-        prng.uniform(0, lanes=1, dtype=torch.int64)
+    for draw, dtype in ((prng.uniform, torch.int64), (prng.normal, torch.float16)):
+        with pytest.raises(ValueError, match="float64"):
+            draw(0, lanes=1, dtype=dtype)

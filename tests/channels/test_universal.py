@@ -95,6 +95,13 @@ def test_steps_for_each_channel():
         assert torch.equal(alone, y_hat[:, c])
 
 
+def test_integer_tensors_are_numbers_like_others():
+    k, u = torch.tensor([1, 2, -3]), torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(dequantise(k, u, 1.5), torch.tensor([1.65, 3.3, -4.05]))
+    y = torch.tensor([10, -7, 3])
+    assert torch.equal(quantise(y, u, 2.5), quantise(y.float(), u, 2.5))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-9])
 def test_hard_rounding_is_the_limit(temperature):
     y = 5 * torch.randn(10_000, generator=generator())

@@ -111,6 +111,9 @@ def test_damaged_strings_are_refused():
     "call, message",
     [
         (lambda: UniversalCode(stats.norm.cdf, step=0), "positive"),
+        (lambda: UniversalCode(stats.norm.cdf, step=torch.ones(2)), "positive"),
+        (lambda: UniversalCode(stats.norm.cdf, temperature=-1), "temperature"),
+        (lambda: UniversalCode(stats.norm.cdf).encode(torch.tensor([0.5]), torch.zeros(1)), "integers"),
         (lambda: UniversalCode(stats.norm.cdf, support=(2, 1)), "support"),
         (lambda: UniversalCode(lambda v: 0.5 + 0 * v), "support"),
         (lambda: UniversalCode(stats.norm.cdf).encode(torch.tensor([99.0]), torch.zeros(1)), "wider"),

@@ -91,5 +91,7 @@ def test_wrong_arguments_are_named():
     symbols, means, scales = draw(3, 1, 2)
     with pytest.raises(ValueError, match=r"\(2,\)"):
         encode_gaussians(symbols, means[:2], scales)
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        decode_gaussians(encode_gaussians(symbols, means, scales), means[:2], scales)
     with pytest.raises(ValueError, match="int64"):
         encode_gaussians(symbols.astype(np.int64), means, scales)

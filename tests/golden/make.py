@@ -31,6 +31,7 @@ CASES = {  # model, quality, coder, (top, left, height, width), mode, with a pro
     "mean-ans-1x1": ("mbt2018-mean-small", 5, "constriction-ans", (0, 0, 1, 1), "RGB", False),
     "factorized-range-grey":
         ("bmshj2018-factorized-small", 3, "constriction-range", (9, 9, 65, 33), "L", False),
+    "universal-exact": ("mbt2018-mean-uq-small", 3, "constriction-exact", (10, 20, 64, 100), "RGB", False),
     "context-ans": ("mbt2018-small", 3, "constriction-ans", (100, 100, 64, 70), "RGB", False),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import sys
 import compressai.zoo
 import pytest
 import torch
+from compressai.entropy_models import EntropyBottleneck
 from compressai.models import (
     Cheng2020Anchor,
     FactorizedPrior,
@@ -173,6 +174,7 @@ def test_a_stock_checkpoint_can_be_trained_on():
         net.compress(images(1))
     net.update(force=True)
     assert net.entropy_bottleneck._offset.numel() == 16 * LEVELS
+    assert net.gaussian_conditional._quantized_cdf.numel() == 0  # its tables were stock's
 
 
 def test_damaged_strings_are_refused():
@@ -205,9 +207,79 @@ def test_refinement_refuses_it_and_says_why():
 
 
 def test_wrong_temperatures_are_named():
+    net = build(FactorizedPrior)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="temperature"):
-            anneal(build(FactorizedPrior), wrong)
+            anneal(net, wrong)
+    with pytest.raises(ValueError, match="FactorizedPrior has no temperature"):
+        anneal(FactorizedPrior(16, 24), 0.1)
+
+
+def test_another_temperature_needs_other_tables():
+    net, x = build(FactorizedPrior), images(1)
+    anneal(net, 0.2)
+    net.compress(x)  # the same one: the tables stay
+    anneal(net, 2.0)
+    with pytest.raises(ValueError, match="update\\(force=True\\)"):
+        net.compress(x)
+    assert net.update()
+    strings = net.compress(x)["strings"]
+    net.update(force=True)
+    assert net.compress(x)["strings"] == strings
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stock", [FactorizedPrior, MeanScaleHyperprior])
+def test_other_float_types_work_where_stock_does(stock, dtype):
+    net, x = build(stock).to(dtype), images(1).to(dtype)
+    net.update(force=True)
+    with torch.no_grad():
+        out, coded = net(x), net.compress(x)
+        x_hat = net.decompress(coded["strings"], coded["shape"])["x_hat"]
+    assert x_hat.dtype == out["x_hat"].dtype == dtype
+    assert float((x_hat - out["x_hat"].clamp(0, 1)).abs().max()) < 0.05
+
+
+def test_sizes_that_do_not_fit_are_named():
+    gaussian = build(MeanScaleHyperprior).gaussian_conditional
+    y, scales = torch.zeros(3, 4, 2, 2), torch.ones(2, 4, 2, 2)
+    with pytest.raises(ValueError, match="indexes"):
+        gaussian.compress(y, scales)
+    strings = gaussian.compress(y[:2], scales)
+    with pytest.raises(ValueError, match="strings"):
+        gaussian.decompress([*strings, strings[0]], scales)
+    assert gaussian.decompress(strings, scales).shape == scales.shape
+    assert gaussian.compress(y[:0], scales[:0]) == []
+    assert gaussian.decompress([], scales[:0]).shape == (0, 4, 2, 2)
+
+
+def test_latents_that_are_no_numbers_are_refused():
+    net = build(MeanScaleHyperprior)
+    with pytest.raises(ValueError, match="latent"):
+        net.gaussian_conditional.compress(torch.full((1, 4, 2, 2), math.nan), torch.ones(1, 4, 2, 2))
+    with pytest.raises(ValueError, match="latent"):
+        net.entropy_bottleneck.compress(torch.full((1, 16, 2, 2), math.inf))
+
+
+def test_every_entropy_model_has_its_own_dither():
+    net = build(MeanScaleHyperprior)
+    assert (net.entropy_bottleneck.dither_block, net.gaussian_conditional.dither_block) == (0, 1)
+
+    class Two(FactorizedPrior):
+        def __init__(self, N, M):
+            super().__init__(N, M)
+            self.second = EntropyBottleneck(N)
+
+    two = universal(Two)(8, 8)
+    assert two.entropy_bottleneck.dither_block != two.second.dither_block
+
+
+def test_a_model_that_rounds_by_itself_is_told():
+    net = build(MeanScaleHyperprior)
+    for entropy_model in (net.entropy_bottleneck, net.gaussian_conditional):
+        for mode in ("noise", "dequantize"):
+            with pytest.raises(UnsupportedModelError, match=mode):
+                entropy_model.quantize(torch.zeros(2), mode)
 
 
 @pytest.mark.parametrize("name", module.ARCHITECTURES)
