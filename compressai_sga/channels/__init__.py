@@ -10,8 +10,6 @@ index_code       the Zipf and Elias-delta codes of the numbers that they send
 blocks           high-dimensional Gaussians in blocks of bounded divergence
 """
 
-from . import blocks, index_code, laws, packing, prng, reverse, universal, universal_code
-
 __all__ = [
     "blocks",
     "index_code",

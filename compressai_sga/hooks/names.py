@@ -18,7 +18,7 @@ from compressai.registry import MODELS
 from torch import nn
 
 from ..errors import SgaError
-from ..models.universal import ARCHITECTURES
+from ..models import c3, universal
 
 __all__ = ["UNLISTED", "register", "unregister"]
 
@@ -58,7 +58,24 @@ class _UniversalEntryPoint(_EntryPoint):
     def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
         from compressai.zoo.image import cfgs
 
-        return ARCHITECTURES[self.name](*cfgs[self.name.removesuffix("-uq")][quality], **kwargs)
+        widths = cfgs[self.name.removesuffix("-uq")][quality]
+        return universal.ARCHITECTURES[self.name](*widths, **kwargs)
+
+
+class _C3EntryPoint(_EntryPoint):
+    """C3 is fitted to each image, so that there are no weights to ask for; quality 1 to 8."""
+
+    def __call__(
+        self,
+        quality: int = 4,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if metric != "mse":
+            raise SgaError(f"{self.name} is fitted for the metric 'mse', not {metric!r}; leave it out")
+        return c3.ARCHITECTURES[self.name](quality, **kwargs)
 
 
 _entries: list[tuple[dict[str, Any], str, Any]] = []
@@ -71,8 +88,9 @@ def register() -> None:
     from compressai.zoo.image import model_architectures
 
     stock = {name: (MODELS[name], _EntryPoint(name)) for name in UNLISTED if name in MODELS}
-    own = {name: (cls, _UniversalEntryPoint(name)) for name, cls in ARCHITECTURES.items()}
-    for name, (architecture, entry_point) in (stock | own).items():
+    dithered = {name: (cls, _UniversalEntryPoint(name)) for name, cls in universal.ARCHITECTURES.items()}
+    fitted = {name: (cls, _C3EntryPoint(name)) for name, cls in c3.ARCHITECTURES.items()}
+    for name, (architecture, entry_point) in (stock | dithered | fitted).items():
         for dictionary, value in (
             (MODELS, architecture),
             (image_models, entry_point),

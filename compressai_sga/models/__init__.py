@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that CompressAI does not have, under the interface that its own models have."""
 
-from . import universal
+from . import c3, universal
 
-__all__ = ["universal"]
+__all__ = ["c3", "universal"]

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adam (Kingma & Ba 2015) for B fits at once, each with its own learning rate.
+
+torch.optim.Adam has one rate for a whole tensor; here tensors have the images in front, and an image whose
+fit has stalled gets a smaller rate than its neighbour. With equal rates the results are torch's.
+
+In:  parameters (B, ...) with gradients; rates. Out: parameters, updated in place.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["Adam"]
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) with a learning rate for each image; tensors have images in front.
+
+    Args:
+        parameters: updated in place; all with the same number of images.
+        betas: decay of the two moments.
+    """
+
+    def __init__(self, parameters: list[Tensor], betas: tuple[float, float]) -> None:
+        self.parameters, self.betas, self.count = parameters, betas, 0
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, rate: Tensor | float) -> None:
+        """One update; `rate` is a number or (B,)."""
+        self.count += 1
+        first, second = self.betas
+        correction = math.sqrt(1 - second**self.count)
+        rate = torch.as_tensor(rate, device=self.parameters[0].device) * correction / (1 - first**self.count)
+        for parameter, (mean, square) in zip(self.parameters, self.moments):
+            gradient = parameter.grad
+            mean.lerp_(gradient, 1 - first)
+            square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+            change = mean / (square.sqrt() + 1e-8 * correction)
+            parameter.sub_(change * rate.reshape(-1, *[1] * (parameter.ndim - 1)))

@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fit of C3 (Kim et al. 2024): latents and nets of B images by gradient descent on MSE + lmbda bits / px.
+
+    fit = Fit(x, PRESETS["c3-fast"], lmbda=1e-3, steps=500)
+    fit.run(report=print)
+    fit.plane_hat(), fit.arrays()             # rounded latents (canvas), float nets
+
+Most steps see latents that are softly rounded, disturbed and softly rounded again, both less and less
+towards rounding (paper, section 3.1); the rest, "finish", sees rounded latents and keeps, for each image,
+the best. The loss is what is coded but for the weights' own bits; nothing in it is clamped (see
+`config`). Everything is per image: clipping, learning rate, best; noise and first weights are the same
+for all images of a batch, so that an image's fit does not depend on its company but by rounding.
+
+Schedules run over the share of the budget that is spent, the greater of step / steps and seconds /
+max_seconds: a fit that is short of time anneals faster and ends in time. (It is then not reproducible;
+with steps alone, the same seed and machine give the same bytes.)
+
+In:  x (B, 3, H, W) float32 in [0, 1]; lmbda > 0, one or one for each image.
+State: `Fit.state_dict` is all there is, so that a killed fit can go on.
+Fails with ``ValueError`` on images, steps, times or lmbda out of range.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...channels.universal import conditional_mean
+from ...relaxations import gaussian_noise, kumaraswamy_noise, soft_round
+from .adam import Adam
+from .canvas import Canvas
+from .config import Preset, layout
+from .network import context_of, entropy_net, latent_bits, synthesise, upsample
+from .tables import MAX_LATENT
+
+__all__ = ["Fit", "Progress"]
+
+_STE_TEMPERATURE = 1e-4
+_SMALLEST_RATE = 1e-8
+_RESERVED_STEPS = 60  # what the search for the weights' steps and the coding may take, in steps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit is; values of the last step, mean over images.
+
+    Args:
+        step, steps: done, and the budget.
+        loss: mse + lmbda * bpp.
+        bpp: bits of the latents for a pixel.
+        psnr_db: of the mean mse, before rounding to 8 bits.
+        seconds_left: by the pace so far, or by max_seconds.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    bpp: float
+    psnr_db: float
+    seconds_left: float
+
+
+class Fit:
+    """The fit of B images of one size; see the file's head.
+
+    Args:
+        x: (B, 3, H, W) in [0, 1].
+        preset: architecture and settings.
+        lmbda: > 0, a number or one for each image.
+        steps: the preset's by default.
+        seed: of the first weights and of the noise.
+        max_seconds: of wall time, for all of it; unlimited by default.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        preset: Preset,
+        lmbda: float | Tensor,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        max_seconds: float | None = None,
+    ) -> None:
+        steps = preset.steps if steps is None else steps
+        _check(x, lmbda, steps, max_seconds, preset)
+        self.preset, self.steps, self.max_seconds = preset, steps, max_seconds
+        self.x, self.architecture, self.settings = x, preset.architecture, preset.fit
+        batch, device = len(x), x.device
+        self.size = (int(x.shape[2]), int(x.shape[3]))
+        self.lmbda = torch.as_tensor(lmbda, dtype=torch.float32, device=device).expand(batch)
+        a = self.architecture
+        self.canvas = Canvas(self.size, a.grids, a.first, a.taps, device)
+        self._gain = self.canvas.spread(self.settings.gains, device)
+        self._inside = self.canvas.spread([1.0] * a.grids, device)
+        self._specs = layout(a)
+        self._lengths = [math.prod(spec.shape) for spec in self._specs]
+        self._scale = self._parameter_scale().to(device)
+        self.plane = torch.zeros(batch, self.canvas.height, self.canvas.width, device=device)
+        self.nets = self._first_nets(seed).to(device)
+        for parameter in (self.plane, self.nets):
+            parameter.requires_grad_()
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self._adam = Adam([self.plane, self.nets], self.settings.betas)
+        self.step_count, self.seconds = 0, 0.0
+        self._finish: dict[str, Any] | None = None
+        self._cache: tuple[Any, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    # --- What is fitted ------------------------------------------------------------------------------
+
+    def arrays(self, nets: Tensor | None = None) -> dict[str, Tensor]:
+        """The nets' arrays by name, (B, ...), for latents in quantisation steps."""
+        flat = (self.nets if nets is None else nets) * self._scale
+        return {
+            spec.name: part.unflatten(1, spec.shape)
+            for spec, part in zip(self._specs, flat.split(self._lengths, 1))
+        }
+
+    @torch.no_grad()
+    def plane_hat(self) -> Tensor:
+        """The rounded latents, a plane of the canvas."""
+        return (self.plane * self._gain).round().clamp(-MAX_LATENT, MAX_LATENT)
+
+    def _parameter_scale(self) -> Tensor:
+        """Arrays are parameters times this, (parameters,)."""
+        settings, last = self.settings, len(self.architecture.entropy_hidden)
+        out = torch.tensor(settings.output_scale)
+        scales = []
+        for spec in self._specs:
+            scale = torch.ones(spec.shape)
+            if spec.name in ("entropy.0.weight", "entropy.skip"):
+                scale *= settings.entropy_scale
+            if spec.name in (f"entropy.{last}.weight", "entropy.skip"):
+                scale *= out[:, None]
+            if spec.name == f"entropy.{last}.bias":
+                scale *= out
+            if spec.name == "synthesis.0.weight":
+                scale *= settings.synthesis_scale
+            scales.append(scale.flatten())
+        return torch.cat(scales)
+
+    def _first_nets(self, seed: int) -> Tensor:
+        """Weights truncated normal with variance 1 / inputs, as in the paper's code; (B, parameters)."""
+        generator = torch.Generator().manual_seed(seed)
+        a, last = self.architecture, len(self.architecture.entropy_hidden)
+        final = f"refinement.{a.refinements - 1}" if a.refinements else f"synthesis.{len(a.synthesis_hidden)}"
+        found = []
+        for spec in self._specs:
+            value = torch.zeros(len(self.x), *spec.shape)
+            if spec.name == f"entropy.{last}.bias":
+                value[:, 1] = self.settings.log2_scale / self.settings.output_scale[1]
+            elif spec.name == f"{final}.bias":
+                value[:] = self.x.mean((2, 3)).cpu()
+            elif not spec.is_bias and spec.part != "refinement" and spec.name != "entropy.skip":
+                draw = torch.empty(spec.shape)
+                torch.nn.init.trunc_normal_(draw, 0.0, 1.0, -2.0, 2.0, generator=generator)
+                scale = self.settings.last_scale if spec.name == f"entropy.{last}.weight" else 1.0
+                value[:] = draw * (scale / math.sqrt(spec.fan_in))
+            found.append(value.flatten(1))
+        return torch.cat(found, 1)
+
+    # --- Steps ---------------------------------------------------------------------------------------
+
+    @property
+    def share(self) -> float:
+        """Of the budget that is spent, 0 to 1."""
+        spent = self.step_count / self.steps
+        if self.max_seconds is not None:
+            pace = self.seconds / max(1, self.step_count)
+            for_fit = self.max_seconds - min(0.4 * self.max_seconds, _RESERVED_STEPS * pace)
+            spent = max(spent, self.seconds / for_fit)
+        return min(1.0, spent)
+
+    @property
+    def done(self) -> bool:
+        finished = self._finish is not None and bool((self._finish["rate"] < _SMALLEST_RATE).all())
+        return finished or (self.step_count > 0 and self.share >= 1.0)
+
+    def run(self, report: Callable[[Progress], None] | None = None, every: int = 20) -> None:
+        """All steps that are left; `report` is called every so many of them, and at the end.
+
+        An interrupt leaves the state of the last complete step or of the one that was being made.
+        """
+        with torch.enable_grad():
+            while not self.done:
+                self.step()
+                if report is not None and (self.step_count % every == 0 or self.done):
+                    report(self.progress())
+
+    def progress(self) -> Progress:
+        """Where the fit is."""
+        mse, bpp = (float(t.mean()) for t in self._last)
+        loss = float((self._last[0] + self.lmbda * self._last[1]).mean())
+        share = max(self.share, 1e-9)
+        left = self.seconds * (1 - share) / share
+        psnr_db = -10 * math.log10(max(mse, 1e-12))
+        return Progress(self.step_count, self.steps, loss, bpp, psnr_db, left)
+
+    def step(self) -> None:
+        """One step of the optimiser."""
+        start = time.monotonic()
+        self._drop_gradients()  # of a step that was interrupted
+        share, main = self.share, 1.0 - self.settings.finish_share
+        if share < main:
+            self._main_step(share / main)
+        else:
+            self._finish_step((share - main) / self.settings.finish_share)
+        self.step_count += 1
+        self.seconds += time.monotonic() - start
+
+    def _main_step(self, part: float) -> None:
+        self._loss(self._soft(part)).sum().backward()
+        self._clip()
+        self._adam.step(self.settings.learning_rate * _half_cosine(part))
+        self._drop_gradients()
+
+    def _soft(self, part: float) -> Tensor:
+        """Latents that are softly rounded around noise."""
+        settings = self.settings
+        temperature, size = (a + (b - a) * part for a, b in (settings.temperature, settings.noise_range))
+        latents = self.plane * self._gain
+        draw = gaussian_noise if settings.noise == "gaussian" else kumaraswamy_noise
+        noise = draw(self._inside, self._generator, size) * self._inside
+        noisy = soft_round(latents, temperature) + noise
+        if settings.after_noise == "conditional_mean":
+            return conditional_mean(noisy, temperature)
+        return soft_round(noisy, temperature)
+
+    def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
+        """mse + lmbda * bpp of each image, (B,)."""
+        arrays = self.arrays()
+        if cached:
+            inputs, channels, latents = self._cache
+        else:
+            inputs = context_of(plane, self.canvas)
+            channels = upsample(self.canvas.grids(plane), self.size)
+            latents = self.canvas.latents(plane)
+        bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.canvas.mask
+        mse = (synthesise(arrays, channels, self.architecture) - self.x).square().mean((1, 2, 3))
+        bpp = bits / (self.size[0] * self.size[1])
+        self._last = (mse.detach(), bpp.detach())
+        return mse + self.lmbda * bpp
+
+    def _clip(self) -> None:
+        """Bound the norm of each image's gradient."""
+        norm = self.nets.grad.square().sum(1)
+        clipped = [self.nets]
+        if self.settings.clip_latents and self.plane.grad is not None:
+            norm = norm + self.plane.grad.square().sum((1, 2))
+            clipped.append(self.plane)
+        factor = (self.settings.clip_norm / norm.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+        for parameter in clipped:
+            parameter.grad.mul_(factor.reshape(-1, *[1] * (parameter.ndim - 1)))
+
+    def _drop_gradients(self) -> None:
+        self.plane.grad = self.nets.grad = None
+
+    # --- Finish --------------------------------------------------------------------------------------
+
+    def _finish_step(self, part: float) -> None:
+        if self._finish is None:
+            self._start_finish()
+        state, settings = self._finish, self.settings
+        nets_only = settings.finish == "nets"
+        if nets_only:
+            if self._cache is None:
+                plane = self.plane_hat()
+                channels = upsample(self.canvas.grids(plane), self.size)
+                self._cache = (context_of(plane, self.canvas), channels, self.canvas.latents(plane))
+            loss = self._loss(self.plane, cached=True)
+        else:
+            soft = soft_round(self.plane * self._gain, _STE_TEMPERATURE)
+            loss = self._loss(soft + (self.plane_hat() - soft).detach())
+        loss.sum().backward()
+        self._keep_best(loss.detach())
+        if settings.finish_decay is None:
+            rate = state["rate"] * _half_cosine(part)
+        else:
+            self._decay()
+            rate = state["rate"]
+        self._clip()
+        self._adam.step(rate)
+        self._drop_gradients()
+
+    def _start_finish(self) -> None:
+        """Rounded latents, a new optimiser, nothing better known yet."""
+        moving = [self.nets] if self.settings.finish == "nets" else [self.plane, self.nets]
+        self.plane.requires_grad_(self.settings.finish != "nets")
+        self._adam = Adam(moving, self.settings.betas)
+        batch, device = len(self.x), self.x.device
+        self._finish = {
+            "rate": torch.full((batch,), self.settings.finish_rate, device=device),
+            "loss": torch.full((batch,), math.inf, device=device),
+            "waited": torch.zeros(batch, device=device),
+            "best": [t.clone() for t in self._moving_state()],
+        }
+
+    def _moving_state(self) -> list[Tensor]:
+        moments = [moment for pair in self._adam.moments for moment in pair]
+        return [*(p.detach() for p in self._adam.parameters), *moments]
+
+    def _keep_best(self, loss: Tensor) -> None:
+        """Called before the update: parameters are those of the loss."""
+        state = self._finish
+        better = loss < state["loss"]
+        state["loss"] = torch.where(better, loss, state["loss"])
+        state["waited"] = torch.where(better, 0.0, state["waited"] + 1)
+        _copy_where(better, self._moving_state(), state["best"])
+
+    def _decay(self) -> None:
+        """Images that have waited long enough go back to their best at a smaller rate."""
+        state = self._finish
+        tired = state["waited"] >= self.settings.finish_patience
+        state["rate"] = torch.where(tired, state["rate"] * self.settings.finish_decay, state["rate"])
+        state["waited"] = torch.where(tired, 0.0, state["waited"])
+        _copy_where(tired, state["best"], self._moving_state())
+
+    @torch.no_grad()
+    def take_best(self) -> None:
+        """Put the best of the finish in place, for each image; before it there is only the last."""
+        if self._finish is None:
+            return
+        with torch.enable_grad():
+            loss = self._loss(self.plane_hat())
+        self._keep_best(loss.detach())
+        _copy_where(torch.ones_like(loss, dtype=torch.bool), self._finish["best"], self._moving_state())
+
+    # --- State ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes; `load_state_dict` of a Fit with the same arguments goes on from there."""
+        return {
+            "step_count": self.step_count,
+            "seconds": self.seconds,
+            "plane": self.plane.detach().clone(),
+            "nets": self.nets.detach().clone(),
+            "generator": self._generator.get_state(),
+            "adam_count": self._adam.count,
+            "moments": [tuple(m.clone() for m in pair) for pair in self._adam.moments],
+            "finish": None
+            if self._finish is None
+            else {k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in self._finish.items()},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        if state["plane"].shape != self.plane.shape or state["nets"].shape != self.nets.shape:
+            raise ValueError(
+                f"the state is of planes {tuple(state['plane'].shape)}, nets {tuple(state['nets'].shape)}; "
+                f"this fit's are {tuple(self.plane.shape)} and {tuple(self.nets.shape)}: make the fit with "
+                "the arguments that it had"
+            )
+        self.step_count, self.seconds = state["step_count"], state["seconds"]
+        self.plane.copy_(state["plane"])
+        self.nets.copy_(state["nets"])
+        self._generator.set_state(state["generator"].cpu())
+        self._finish, self._cache = None, None
+        if state["finish"] is not None:
+            self._start_finish()
+            self._finish = {
+                k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in state["finish"].items()
+            }
+        self._adam.count = state["adam_count"]
+        for pair, saved in zip(self._adam.moments, state["moments"]):
+            for moment, value in zip(pair, saved):
+                moment.copy_(value)
+
+
+@torch.no_grad()
+def _copy_where(chosen: Tensor, source: list[Tensor], target: list[Tensor]) -> None:
+    """Copy the chosen images' tensors."""
+    for a, b in zip(source, target):
+        b.copy_(torch.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b))
+
+
+def _half_cosine(part: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _check(x: Tensor, lmbda: float | Tensor, steps: int, max_seconds: float | None, preset: Preset) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or not len(x) or x.dtype != torch.float32:
+        raise ValueError(f"x has shape {tuple(x.shape)} and {x.dtype}; give (B, 3, H, W) in float32")
+    if not (bool(torch.isfinite(x).all()) and float(x.min()) >= 0 and float(x.max()) <= 1):
+        raise ValueError(
+            f"x lies in [{float(x.min())}, {float(x.max())}]; images must be finite and in [0, 1]"
+        )
+    lmbda = torch.as_tensor(lmbda, dtype=torch.float32)
+    if lmbda.ndim > 1 or (lmbda.ndim == 1 and len(lmbda) not in (1, len(x))):
+        raise ValueError(f"lmbda has shape {tuple(lmbda.shape)}; give a number, or one for each image")
+    if not (bool(torch.isfinite(lmbda).all()) and float(lmbda.min()) > 0):
+        raise ValueError(f"lmbda is {lmbda.tolist()}; it must be finite and > 0")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; choose at least 1")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds}; it must be > 0")
+    if len(preset.fit.gains) != preset.architecture.grids:
+        raise ValueError(
+            f"{len(preset.fit.gains)} gains for {preset.architecture.grids} grids; give one for each"
+        )

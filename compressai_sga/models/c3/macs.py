@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiplications that a C3 decoder does for a pixel, counted from the configuration.
+
+Counted as in the paper (Kim et al. 2024, appendix): every weight of a net once for every position, the
+entropy net at every latent, 8 for bilinear upsampling of a grid to a pixel, and 8 for a latent of the CLIC
+variant, where the finer grid is reduced. Activations, biases and the entropy coder are not.
+
+In:  an `Architecture`; sizes if not the limit of large images is wanted.
+Out: `Macs`, multiplications a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .config import Architecture, layout
+from .contexts import grid_sizes
+
+__all__ = ["Macs", "macs_per_pixel"]
+
+_BILINEAR = 8
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiplications a pixel."""
+
+    entropy: float
+    upsampling: float
+    synthesis: float
+
+    @property
+    def total(self) -> float:
+        return self.entropy + self.upsampling + self.synthesis
+
+
+def macs_per_pixel(architecture: Architecture, size: tuple[int, int] | None = None) -> Macs:
+    """The count for an image of a size, or for one so large that no side is rounded up.
+
+    Args:
+        architecture: of the codec.
+        size: (height, width) in pixels.
+    """
+    exponents = range(architecture.first, architecture.first + architecture.grids)
+    if size is None:
+        latents = sum(4.0**-i for i in exponents)
+    else:
+        sizes = grid_sizes(*size, architecture.grids, architecture.first)
+        latents = sum(h * w for h, w in sizes) / (size[0] * size[1])
+    weights = {"entropy": 0, "synthesis": 0, "refinement": 0}
+    for spec in layout(architecture):
+        weights[spec.part] += 0 if spec.is_bias else math.prod(spec.shape)
+    reduction = _BILINEAR if architecture.taps.source == "finer" else 0
+    return Macs(
+        entropy=(weights["entropy"] + reduction) * latents,
+        upsampling=float(_BILINEAR * sum(i > 0 for i in exponents)),
+        synthesis=float(weights["synthesis"] + weights["refinement"]),
+    )

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""C3 (Kim et al. 2024) as a CompressAI model: `compress` is the fit of a small codec to the image.
+
+    model = C3(quality=3)                                    # or lmbda=4e-3, steps=500, max_seconds=60
+    out = model.compress(x)                                  # fits; x (B, 3, H, W) in [0, 1]
+    x_hat = model.decompress(out["strings"], out["shape"])["x_hat"]
+
+There are no trained weights: everything that a decoder needs is in the strings, so that any `C3`
+decodes any C3 strings, whatever its preset. Images of a batch are fitted together, and an image's result
+does not depend on the others but by rounding. strings = [[nets of image 0, ...], [latents of image 0,
+...]]; shape = (H, W), which the strings hold as well.
+
+In:  x (B, 3, H, W) in [0, 1], any H, W from 1. Out: as CompressAI's models.
+Fails with ``ValueError`` on images or budgets out of range, ``BitstreamError`` on damaged strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from compressai.models import CompressionModel
+from torch import Tensor
+from tqdm import tqdm
+
+from ...errors import BitstreamError
+from .checkpoint import Checkpoint
+from .config import PRESETS, Preset, lmbda_of
+from .fit import Fit, Progress
+from .image_codec import decode_image, encode_image, latent_likelihoods, reconstruct
+from .macs import Macs, macs_per_pixel
+from .steps import round_nets
+from .weights import Nets
+
+__all__ = ["ARCHITECTURES", "C3", "C3Fast", "C3Paper", "Fitted"]
+
+
+class Fitted(NamedTuple):
+    """One image, fitted and coded."""
+
+    nets: Nets
+    grids: list[np.ndarray]
+    strings: tuple[bytes, bytes]
+    x_hat: Tensor
+
+
+class C3(CompressionModel):
+    """C3 with our default preset; see the file's head.
+
+    Args:
+        quality: 1 (fewest bits) to 8; see `config.QUALITIES`.
+        lmbda: trade-off in mse + lmbda * bpp, instead of a quality.
+        steps: of the fit; the preset's by default.
+        seed: of the fit.
+        max_seconds: wall time of the fit and coding of a batch; unlimited by default.
+        preset: a name in `config.PRESETS` or a `Preset`; the class's by default.
+        checkpoint: a file from which a killed fit goes on; see `checkpoint`.
+        progress: whether to show a bar; by default where a terminal sees it.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    preset_name = "c3"
+
+    def __init__(
+        self,
+        quality: int = 4,
+        *,
+        lmbda: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        max_seconds: float | None = None,
+        preset: str | Preset | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        super().__init__()
+        preset = self.preset_name if preset is None else preset
+        if isinstance(preset, str):
+            if preset not in PRESETS:
+                raise ValueError(f"preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+            preset = PRESETS[preset]
+        self.preset: Preset = preset
+        self.lmbda = lmbda_of(quality) if lmbda is None else lmbda
+        self.steps, self.seed, self.max_seconds = steps, seed, max_seconds
+        self.checkpoint, self.show_progress = checkpoint, progress
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
+        """A model; there is nothing to load."""
+        return cls()
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Images need no padding."""
+        return 1
+
+    @property
+    def macs(self) -> Macs:
+        """Multiplications a pixel of the decoder."""
+        return macs_per_pixel(self.preset.architecture)
+
+    def fit(self, x: Tensor) -> list[Fitted]:
+        """Fit and code every image.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1].
+        """
+        # Callers are within no_grad or inference_mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone().float()
+            fit = Fit(
+                x,
+                self.preset,
+                self.lmbda,
+                steps=self.steps,
+                seed=self.seed,
+                max_seconds=self.max_seconds,
+            )
+            self._run(fit)
+            fit.take_best()
+        with torch.inference_mode(False), torch.no_grad():
+            found = _coded(fit)
+        if self.checkpoint is not None:
+            Path(self.checkpoint).unlink(missing_ok=True)
+        return found
+
+    def _run(self, fit: Fit) -> None:
+        keeper = None if self.checkpoint is None else Checkpoint(self.checkpoint, fit, self.seed)
+        hidden = None if self.show_progress is None else not self.show_progress
+        with tqdm(total=fit.steps, disable=hidden, desc=self.preset.name, leave=False) as bar:
+
+            def report(progress: Progress) -> None:
+                bar.update(progress.step - bar.n)
+                bar.set_postfix_str(
+                    f"loss {progress.loss:.3e}, {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
+                    f"{progress.seconds_left:.0f} s left"
+                )
+                if keeper is not None:
+                    keeper()
+
+            try:
+                fit.run(report)
+            except KeyboardInterrupt:
+                if keeper is not None:
+                    keeper.save()
+                raise
+
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Strings and shape of images (B, 3, H, W) in [0, 1]; every byte that a decoder needs."""
+        fitted = self.fit(x)
+        strings = [[f.strings[part] for f in fitted] for part in (0, 1)]
+        return {"strings": strings, "shape": torch.Size(x.shape[2:])}
+
+    def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
+        """The images that `compress` coded, {"x_hat": (B, 3, H, W)}.
+
+        Raises:
+            BitstreamError: strings that no encoder wrote for that shape.
+        """
+        if len(strings) != 2 or len(strings[0]) != len(strings[1]) or len(shape) != 2:
+            raise BitstreamError(
+                f"{[len(part) for part in strings]} strings and shape {tuple(shape)}; C3 has one string of "
+                "nets and one of latents for each image, and (H, W)"
+            )
+        images = [decode_image(pair, tuple(shape)) for pair in zip(*strings)]
+        return {"x_hat": torch.stack(images)}
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """Fit, and give the reconstruction and likelihoods whose bits are those of the strings.
+
+        Returns:
+            x_hat (B, 3, H, W); likelihoods: `y` (B, latents), `nets` (B, bytes) where a byte counts 8
+            bits, and those that another image has more count 0.
+        """
+        fitted = self.fit(x)
+        longest = max(len(f.strings[0]) for f in fitted)
+        nets = torch.ones(len(fitted), longest)
+        for row, f in zip(nets, fitted):
+            row[: len(f.strings[0])] = 2.0**-8
+        return {
+            "x_hat": torch.stack([f.x_hat for f in fitted]).to(x.device),
+            "likelihoods": {
+                "y": torch.stack([latent_likelihoods(f.nets, f.grids) for f in fitted]).to(x.device),
+                "nets": nets.to(x.device),
+            },
+        }
+
+
+class C3Fast(C3):
+    """C3 in 2 000 steps."""
+
+    preset_name = "c3-fast"
+
+
+class C3Paper(C3):
+    """C3 as in the paper; see `config` for the departures."""
+
+    preset_name = "c3-paper"
+
+
+ARCHITECTURES: dict[str, type[C3]] = {"c3": C3, "c3-fast": C3Fast, "c3-paper": C3Paper}
+
+
+def _coded(fit: Fit) -> list[Fitted]:
+    plane = fit.plane_hat().cpu()
+    found = []
+    for i, nets in enumerate(round_nets(fit)):
+        grids = [
+            np.ascontiguousarray(grid[0].numpy().astype(np.int32))
+            for grid in fit.canvas.grids(plane[i : i + 1])
+        ]
+        strings = encode_image(nets, grids)
+        found.append(Fitted(nets, grids, strings, reconstruct(nets, grids)))
+    return found
