@@ -16,14 +16,14 @@ Fails with ``ValueError`` on images or budgets out of range, ``BitstreamError`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from compressai.models import CompressionModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import BitstreamError
@@ -88,11 +88,16 @@ class C3(CompressionModel):
         self.lmbda = lmbda_of(quality) if lmbda is None else lmbda
         self.steps, self.seed, self.max_seconds = steps, seed, max_seconds
         self.checkpoint, self.show_progress = checkpoint, progress
+        self.register_buffer("_where", torch.empty(0), persistent=False)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
         """A model; there is nothing to load."""
         return cls()
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """One without elements: CompressAI's evaluation takes the device from the first."""
+        yield nn.Parameter(self._where, requires_grad=False)
 
     @property
     def downsampling_factor(self) -> int:

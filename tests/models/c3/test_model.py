@@ -4,18 +4,22 @@ what the encoder saw; the strings are everything; the estimate is their length; 
 
 from __future__ import annotations
 
+import importlib
 import math
 import pickle
 import subprocess
 import sys
 
+import compressai.zoo
 import numpy as np
 import pytest
 import torch
 from c3_nets import SMALL, random_grids, random_nets
 from c3_pictures import constant, natural, noise
+from PIL import Image
 
-from compressai_sga.errors import BitstreamError
+import compressai_sga
+from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.models.c3 import ARCHITECTURES, C3, C3Fast
 from compressai_sga.models.c3 import model as module
 from compressai_sga.models.c3.config import PRESETS, Preset
@@ -217,12 +221,30 @@ def test_damaged_strings_are_refused(coded):
 # --- CompressAI's interface ----------------------------------------------------------------------
 
 
+def test_stock_evaluation_runs(tmp_path):
+    """CompressAI's eval_model on the entry that its dictionary has, with few steps."""
+    compressai_sga.hooks.enable()
+    evaluation = importlib.import_module("compressai.utils.eval_model.__main__")
+    path = tmp_path / "a.png"
+    pixels = (natural(192, 192)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(pixels).save(path)
+    entry = compressai.zoo.image_models["c3-fast"]
+    assert compressai.zoo.image.model_architectures["c3-fast"] is C3Fast
+    net = entry(quality=3, pretrained=True, steps=30, progress=False)
+    options = {"architecture": "c3-fast", "half": False, "per_image": False}
+    result = evaluation.eval_model(net, None, tmp_path, [path], **options)
+    assert 0 < result["bpp"] < 8 and result["psnr-rgb"] > 12
+    with pytest.raises(SgaError, match="ms-ssim"):
+        entry(metric="ms-ssim")
+
+
 def test_interface():
     assert set(ARCHITECTURES) == {"c3", "c3-fast", "c3-paper"}
     for name, cls in ARCHITECTURES.items():
         model = cls(quality=4).eval()
         assert model.preset is PRESETS[name] and model.lmbda == 2e-3
-        assert not list(model.parameters()) and not model.state_dict()
+        assert next(model.parameters()).device.type == "cpu" and not model.state_dict()
+        assert not sum(parameter.numel() for parameter in model.parameters())
         assert model.update() is False
         model.load_state_dict({})
         assert isinstance(cls.from_state_dict({}), cls)
