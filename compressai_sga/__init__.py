@@ -5,7 +5,7 @@
     result = compressai_sga.refine(model, x, method="ssl", lmbda=0.013)
     out = model.decompress(result.strings, result.shape)          # stock decodes it
 
-Importing registers the models of the zoo with CompressAI, by mutating its dictionaries in place,
+Importing registers models and entropy coders with CompressAI, by mutating its dictionaries in place,
 and extends its command line (`python -m compressai.utils.eval_model --refine ssl`); see `hooks`.
 COMPRESSAI_SGA_DISABLE=1 leaves CompressAI alone; `compressai_sga.hooks.disable()` undoes it.
 

@@ -5,7 +5,7 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 
 | where | what | why | when |
 |---|---|---|---|
-| zoo.image_models, zoo.models, zoo.image.model_architectures, registry.MODELS | more keys | the zoo's models and three that stock has but does not list work by name | enabled |
+| zoo.image_models, zoo.models, zoo.image.model_architectures, registry.MODELS | more keys | the zoo's models, this package's own (*-uq, c3*) and three that stock has but does not list work by name | enabled |
 | zoo.image, zoo.image_vbr: load_state_dict_from_url | wrapped | a failed download names the models that need none | enabled |
 | compressai: _available_entropy_coders | more names | constriction-ans, -range, -exact by name | enabled, once it exists |
 | entropy_models.entropy_models: _EntropyCoder.__init__ | wrapped | makes our coders; pickles keep the name | enabled |
