@@ -10,10 +10,10 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
     4     magic      CA 53 47 41
     1     version    1
     v     rest       number of bytes after this field, at most 2^30
-    v+n   model      name in the zoo, 1..64 characters of a-z A-Z 0-9 . _ -
+    v+n   model      name in the zoo, or C3 (`files.fitted`), 1..64 characters of a-z A-Z 0-9 . _ -
     v     quality    0..255
     1     metric     0 mse, 1 ms-ssim
-    8     weights    first bytes of the sha256 of the model's weight file
+    8     weights    first bytes of the sha256 of the model's weight file; zeros where it has none
     1     coder      1 constriction-ans, 2 constriction-range, 3 constriction-exact
     v v   width, height   of the image in pixels, 1..2^20 each
     1     mode       1 L (grey), 3 RGB; 8 bits a channel

@@ -2,6 +2,7 @@
 """From an image to a `.csga` file and back.
 
     compress_file("in.png", "out.csga", quality=3, refine="ssl", steps=200)
+    compress_file("in.png", "out.csga", model="c3-fast", lmbda=1e-3)      # fitted to the image: see `fitted`
     decompress_file("out.csga", "back.png")          # needs the file and the zoo, nothing else
     describe_file("out.csga").bpp
 
@@ -25,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,10 +44,29 @@ from ..coding.container import (
 )
 from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from ..errors import BitstreamError, SgaError
+from ..models.c3.weights import Nets
 from ..refine import PRESETS, RefineConfig, RefineResult
 from ..refine import refine as refine_latents
 from ..typing import StepCallback
-from .images import Picture, output_format, read_picture, replacing, write_picture
+from .fitted import (
+    FITTED,
+    FitResult,
+    checkpoint_of,
+    compress_fitted,
+    decompress_fitted,
+    nets_of,
+    remove_checkpoint,
+)
+from .images import (
+    Picture,
+    output_format,
+    pixels_of,
+    read_picture,
+    replacing,
+    require_writable,
+    tensor_of,
+    write_picture,
+)
 from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, refusal_of
 
 __all__ = [
@@ -71,13 +90,15 @@ class Description:
 
     Args:
         container: its fields.
-        part_bytes: bytes by part, in the order of the file: y, z, ..., profile, header.
-        weights_known: whether the zoo has the very weights that it was made with.
+        part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
+        weights_known: whether the zoo has the very weights that it was made with, or it needs none.
+        nets: of a C3 image, None of others.
     """
 
     container: Container
     part_bytes: dict[str, int]
     weights_known: bool
+    nets: Nets | None = None
 
     @property
     def file_bytes(self) -> int:
@@ -94,11 +115,14 @@ def compress_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     **options: Any,
-) -> tuple[Description, RefineResult | None]:
+) -> tuple[Description, RefineResult | FitResult | None]:
     """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
 
+    The fit of a C3 model is kept in a file beside the target, its name with ".fit" added, until that is
+    written: after an interrupt the same call goes on from there.
+
     Returns:
-        What the file holds, and the refinement's result where there was one.
+        What the file holds, and the refinement's or the fit's result where there was one.
 
     Raises:
         SgaError: the image cannot be read or kept, or the file cannot be written.
@@ -106,9 +130,15 @@ def compress_file(
     """
     if Path(target).suffix.lower() != ".csga":
         raise SgaError(f"{target} does not end in .csga; name the compressed file so")
+    fitted = options.get("model") in FITTED and options.get("checkpoint") is None
+    if fitted:
+        require_writable(target)  # known before the fit, not after it
+        options["checkpoint"] = checkpoint_of(target)
     data, result = compress_picture(read_picture(source), **options)
     with replacing(target) as file:
         file.write(data)
+    if fitted:
+        remove_checkpoint(target)
     return describe(data), result
 
 
@@ -160,13 +190,15 @@ def _read(source: str | os.PathLike[str]) -> bytes:
 def describe(data: bytes) -> Description:
     """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
     container = unpack(data)
+    fitted = container.model in FITTED
+    nets = nets_of(container) if fitted else None
     sizes = part_bytes(data)
-    parts = {}
+    parts, short = {}, ("nets", "latents") if fitted else ("y", "z")
     for i in range(len(container.strings)):
         name = f"string {i}"
-        parts["yz"[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
+        parts[short[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
     parts.update(sizes)
-    return Description(container, parts, record_of(container) is not None)
+    return Description(container, parts, fitted or record_of(container) is not None, nets)
 
 
 def compress_picture(
@@ -175,40 +207,51 @@ def compress_picture(
     model: str = zoo.DEFAULT_MODEL,
     quality: int | None = None,
     metric: str = "mse",
-    coder: str = DEFAULT_CODER,
+    coder: str | None = None,
     refine: str | None = None,
     steps: int | None = None,
     lmbda: float | None = None,
     seed: int = 0,
     on_step: StepCallback | None = None,
-) -> tuple[bytes, RefineResult | None]:
+    max_seconds: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> tuple[bytes, RefineResult | FitResult | None]:
     """The bytes of a `.csga` file for a picture.
 
     Args:
-        model, quality, metric: what `zoo.load` takes; quality None: 3, or what the model has.
-        coder: one of `coding.container.CODERS`.
-        refine: method or preset of `refine.refine`; None codes the encoder's own latents.
-        steps, lmbda, seed, on_step: of the refinement; the preset's and the model's by default.
+        model, quality, metric: what `zoo.load` takes; quality None: 3, or what the model has. Or a C3
+            model, one of `fitted.FITTED`, quality 1 to 8, 4 by default.
+        coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 has its own.
+        refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3.
+        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default.
+        on_step: of the refinement.
+        max_seconds: of C3's fit; no limit by default.
+        checkpoint: of C3's fit: a file from which a killed one goes on, and which stays.
 
     Returns:
-        The bytes, and the refinement's result where there was one.
+        The bytes, and the refinement's or the fit's result where there was one.
 
     Raises:
         SgaError: the profile is too large, or what was coded does not decode on this very machine.
-        ValueError: an unknown model, quality, coder or refinement, or one that lacks `refine`.
+        ValueError: an unknown model, quality, coder or refinement, an option that the model does not take,
+            a checkpoint of another fit.
     """
+    if model in FITTED:
+        _require_unset(model, coder=coder, refine=refine, metric=None if metric == "mse" else metric)
+        _require_short(picture.profile)
+        options = {"lmbda": lmbda, "steps": steps, "seed": seed, "max_seconds": max_seconds}
+        container, fit = compress_fitted(picture, model, quality, **options, checkpoint=checkpoint)
+        return pack(container), fit
+    _require_unset(model, max_seconds=max_seconds, checkpoint=checkpoint)
+    coder = DEFAULT_CODER if coder is None else coder
     if coder not in CODERS.values():
         raise ValueError(f"no coder of files is called {coder!r}; choose from {', '.join(CODERS.values())}")
-    if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:
-        raise SgaError(
-            f"the colour profile has {len(picture.profile)} bytes, at most {MAX_PROFILE_BYTES} can be "
-            "stored; convert the image to sRGB first"
-        )
+    _require_short(picture.profile)
     config = _refinement(refine, steps, lmbda, seed)
     record = choose(model, quality, metric)
     height, width = picture.pixels.shape[:2]
     pad = padding(width, height, STRIDE)
-    x = F.pad(_to_tensor(picture), pad, mode="replicate")
+    x = F.pad(tensor_of(picture), pad, mode="replicate")
     with borrowed(record, coder) as net:
         result = None
         if config is not None:
@@ -254,6 +297,8 @@ def decompress_picture(data: bytes) -> Picture:
         BitstreamError: the bytes are damaged, beyond a limit, or made with weights that the zoo lacks.
     """
     container = unpack(data)
+    if container.model in FITTED:
+        return Picture(pixels_of(decompress_fitted(container), container.mode), container.profile)
     record = record_of(container)
     if record is None:
         raise BitstreamError(refusal_of(container))
@@ -268,7 +313,7 @@ def decompress_picture(data: bytes) -> Picture:
         x_hat = _decode(net, container, expand_shape(container.shape, padded))
     left, _, top, _ = padding(container.width, container.height, container.stride)
     x_hat = x_hat[0, :, top : top + container.height, left : left + container.width]
-    return Picture(_to_pixels(x_hat, container.mode), container.profile)
+    return Picture(pixels_of(x_hat, container.mode), container.profile)
 
 
 def _decode(net: nn.Module, container: Container, shape: Any) -> Tensor:
@@ -323,6 +368,23 @@ def _check_symbols(net: nn.Module, strings: Sequence[bytes], shape: Any) -> tupl
     return symbols.symbols, symbols.crc32
 
 
+def _require_unset(model: str, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            whose = f"models that are not fitted to the image, {model} is"
+            if model not in FITTED:
+                whose = f"models that are fitted to the image ({', '.join(FITTED)}), {model} is not"
+            raise ValueError(f"{name} {value} is for {whose}; leave it out, or choose another model")
+
+
+def _require_short(profile: bytes | None) -> None:
+    if profile is not None and len(profile) > MAX_PROFILE_BYTES:
+        raise SgaError(
+            f"the colour profile has {len(profile)} bytes, at most {MAX_PROFILE_BYTES} can be stored; "
+            "convert the image to sRGB first"
+        )
+
+
 def _refinement(refine: str | None, steps: int | None, lmbda: float | None, seed: int) -> RefineConfig | None:
     if refine is None:
         for name, value in (("steps", steps), ("lmbda", lmbda)):
@@ -331,20 +393,3 @@ def _refinement(refine: str | None, steps: int | None, lmbda: float | None, seed
         return None
     name = {"preset": refine} if refine in PRESETS else {"method": refine}
     return RefineConfig.make(**name, steps=steps, lmbda=lmbda, seed=seed)
-
-
-def _to_tensor(picture: Picture) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels))
-    if picture.mode == "L":
-        pixels = pixels[..., None].expand(-1, -1, 3)
-    return pixels.permute(2, 0, 1)[None].to(torch.float32) / 255
-
-
-def _to_pixels(x_hat: Tensor, mode: str) -> np.ndarray:
-    """uint8 (H, W, 3), or (H, W) for the mean of the channels, from (3, H, W)."""
-    x_hat = x_hat.clamp(0, 1)
-    if mode == "L":
-        x_hat = x_hat.mean(0, keepdim=True)
-    pixels = (x_hat * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return pixels[..., 0] if mode == "L" else pixels

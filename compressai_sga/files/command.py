@@ -2,8 +2,8 @@
 """The commands `compress`, `decompress` and `info` of `python -m compressai_sga`.
 
 In:  the arguments after the command's name. Out: one file, and lines on stdout that say what it holds;
-a progress bar on stderr while latents are refined. An existing output is replaced, as `cp` does, once
-the new one is complete.
+a progress bar on stderr while latents are refined or, on a terminal, a C3 model is fitted. An existing
+output is replaced, as `cp` does, once the new one is complete; until then OUT.csga.fit keeps C3's fit.
 Exit codes: 0; 2 for wrong use; 130 when interrupted. Fails with ``SgaError`` of one sentence.
 """
 
@@ -19,37 +19,53 @@ from .. import zoo
 from ..coding.container import CODERS
 from ..errors import SgaError
 from ..hooks.progress import Progress
-from ..refine import PRESETS, RefineResult
-from .codec import DEFAULT_CODER, Description, compress_file, decompress_file, describe_file
+from ..refine import PRESETS
+from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file
+from .fitted import DEFAULT_FITTED_QUALITY, FITTED, FitResult, checkpoint_of
+from .report import fitted, line, refined, table
 
 __all__ = ["compress", "decompress", "info"]
 
 
 def compress(argv: list[str]) -> int:
     """`compress IN OUT.csga`."""
-    models = ", ".join(sorted({record.name for record in zoo.list_models()}))
+    models = ", ".join([*sorted({record.name for record in zoo.list_models()}), *FITTED])
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga compress",
         description="Compress an image to a .csga file, which replaces an existing one.",
-        epilog="The file keeps pixels (8 bits, grey or RGB) and colour profile, no other metadata.",
+        epilog="The file keeps pixels (8 bits, grey or RGB) and colour profile, no other metadata. "
+        f"{', '.join(FITTED)} are fitted to the image, which takes minutes; what is done is kept in "
+        "OUT.csga.fit, and after an interrupt the same command goes on from there.",
     )
     parser.add_argument("source", metavar="IN", help="PNG, JPEG, WebP or TIFF")
     parser.add_argument("target", metavar="OUT.csga")
     parser.add_argument("--model", metavar="NAME", default=zoo.DEFAULT_MODEL, help=f"{models} (%(default)s)")
-    parser.add_argument("--quality", metavar="Q", type=int, help="higher is better and larger (3)")
     parser.add_argument(
-        "--coder", metavar="NAME", default=DEFAULT_CODER, help=f"{', '.join(CODERS.values())} (%(default)s)"
+        "--quality",
+        metavar="Q",
+        type=int,
+        help=f"higher is better and larger (3; C3: {DEFAULT_FITTED_QUALITY})",
+    )
+    parser.add_argument(
+        "--coder", metavar="NAME", help=f"{', '.join(CODERS.values())} ({DEFAULT_CODER}; not for C3)"
     )
     parser.add_argument(
         "--refine", metavar="METHOD", help=f"refine the latents of the image: {', '.join(PRESETS)}"
     )
-    parser.add_argument("--steps", metavar="N", type=int, help="refinement steps (the method's)")
+    parser.add_argument("--steps", metavar="N", type=int, help="of refinement or fit (as many as are usual)")
     parser.add_argument(
-        "--lmbda", metavar="L", type=float, help="weight of the distortion in refinement (the model's)"
+        "--lmbda",
+        metavar="L",
+        type=float,
+        help="weight of the distortion in refinement (the model's); C3: of the rate, instead of a quality",
     )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the refinement's noise (0)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the noise (0)")
+    parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
     args = parser.parse_args(argv)
-    with _one_sentence():
+    checkpoint = checkpoint_of(args.target) if args.model in FITTED else None
+    with _one_sentence(checkpoint):
+        if checkpoint is not None and checkpoint.is_file():
+            print(f"going on from {checkpoint}", file=sys.stderr)
         with _Bar(args.model, Path(args.source).name) as on_step:
             description, result = compress_file(
                 args.source,
@@ -62,10 +78,13 @@ def compress(argv: list[str]) -> int:
                 lmbda=args.lmbda,
                 seed=args.seed,
                 on_step=on_step,
+                max_seconds=args.max_seconds,
             )
-        if result is not None:
-            print(_refined(result))
-        print(f"{args.target}: {_line(description)}")
+        if isinstance(result, FitResult):
+            print(fitted(result))
+        elif result is not None:
+            print(refined(result))
+        print(f"{args.target}: {line(description)}")
         return 0
     return 130
 
@@ -100,44 +119,6 @@ def info(argv: list[str]) -> int:
     return 130
 
 
-def table(description: Description) -> str:
-    """The lines that `info` prints."""
-    c, parts = description.container, description.part_bytes
-    pixels, total = c.width * c.height, description.file_bytes
-    whose = "the zoo's" if description.weights_known else "not in this zoo: it cannot be decoded here"
-    facts = [
-        ("model", f"{c.model}, quality {c.quality}, {c.metric}"),
-        ("weights", f"{c.weights.hex()} ({whose})"),
-        ("coder", c.coder),
-        ("image", f"{c.width}x{c.height} pixels, {c.mode}"),
-        ("profile", "none" if c.profile is None else f"ICC, {len(c.profile)} bytes"),
-        ("symbols", f"{c.symbols}, CRC-32 {c.checksum:08x}"),
-        ("file", f"{total} bytes, {description.bpp:.4f} bpp, CRC-32 correct"),
-    ]
-    lines = [f"{name:<8} {text}" for name, text in facts]
-    lines += ["", f"{'part':<8} {'bits':>10} {'bpp':>8} {'share':>7}"]
-    for name, count in [*parts.items(), ("total", total)]:
-        lines.append(f"{name:<8} {8 * count:>10} {8 * count / pixels:>8.4f} {count / total:>7.1%}")
-    return "\n".join(lines)
-
-
-def _line(description: Description) -> str:
-    c = description.container
-    return (
-        f"{description.file_bytes} bytes, {description.bpp:.4f} bpp, {c.width}x{c.height} pixels, {c.mode}, "
-        f"{c.model}, quality {c.quality}, {c.coder}"
-    )
-
-
-def _refined(result: RefineResult) -> str:
-    before, after = result.before, result.after
-    return (
-        f"refined by {result.config.method}, lmbda {result.lmbda:g}: "
-        f"{before.bpp.item():.4f} -> {after.bpp.item():.4f} bpp, "
-        f"{before.psnr_db.item():.2f} -> {after.psnr_db.item():.2f} dB"
-    )
-
-
 class _Bar:
     """The progress bar of one refinement; it appears with the first step."""
 
@@ -160,8 +141,12 @@ class _Bar:
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Wrong options and too little memory as ``SgaError``; an interrupt ends the block."""
+def _one_sentence(checkpoint: Path | None = None) -> Iterator[None]:
+    """Wrong options and too little memory as ``SgaError``; an interrupt ends the block.
+
+    Args:
+        checkpoint: what the same command goes on from, if it is there.
+    """
     try:
         yield
     except SgaError:
@@ -175,4 +160,7 @@ def _one_sentence() -> Iterator[None]:
     except FileNotFoundError as error:  # weights that are not installed
         raise SgaError(str(error)) from error
     except KeyboardInterrupt:
-        print("interrupted; the output is what it was before", file=sys.stderr)
+        how = ""
+        if checkpoint is not None and checkpoint.is_file():
+            how = f", the fit so far is in {checkpoint}: the same command goes on from there"
+        print(f"interrupted; the output is what it was before{how}", file=sys.stderr)

@@ -21,12 +21,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from ..coding.container import MAGIC, MAX_SIDE_PX
 from ..errors import SgaError
 
-__all__ = ["OUTPUT_FORMATS", "Picture", "read_picture", "replacing", "write_picture"]
+__all__ = [
+    "OUTPUT_FORMATS",
+    "Picture",
+    "pixels_of",
+    "read_picture",
+    "replacing",
+    "require_writable",
+    "tensor_of",
+    "write_picture",
+]
 
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 OUTPUT_FORMATS = {
@@ -121,6 +132,23 @@ def _picture(image: Image.Image, path: str | os.PathLike[str]) -> Picture:
     return Picture(pixels, image.info.get("icc_profile") or None)
 
 
+def tensor_of(picture: Picture) -> Tensor:
+    """What models see: (1, 3, H, W) in [0, 1]; grey as three equal channels."""
+    pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels))
+    if picture.mode == "L":
+        pixels = pixels[..., None].expand(-1, -1, 3)
+    return pixels.permute(2, 0, 1)[None].to(torch.float32) / 255
+
+
+def pixels_of(x_hat: Tensor, mode: str) -> np.ndarray:
+    """uint8 (H, W, 3), or (H, W) for the mean of the channels, from (3, H, W)."""
+    x_hat = x_hat.clamp(0, 1)
+    if mode == "L":
+        x_hat = x_hat.mean(0, keepdim=True)
+    pixels = (x_hat * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return pixels[..., 0] if mode == "L" else pixels
+
+
 def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
     """Write a picture as PNG or TIFF, whole or not at all.
 
@@ -157,10 +185,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         SgaError: the folder cannot be written to, the disk is full, or `path` is no ordinary file.
     """
-    target = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
-    if target.exists() and not target.is_file():
-        raise SgaError(f"{path} is no ordinary file; choose another output")
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+    target, part = _target_and_part(path)
     try:
         try:
             with open(part, "xb") as file:
@@ -176,6 +201,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _sync_folder(target.parent)
     except OSError as error:
         raise SgaError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Try now whether `replacing` could put a file there later; nothing is left of it.
+
+    Raises:
+        SgaError: it could not.
+    """
+    _, part = _target_and_part(path)
+    try:
+        part.touch(exist_ok=False)
+        part.unlink()
+    except OSError as error:
+        raise SgaError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _target_and_part(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    target = Path(os.path.realpath(path))  # a link stays, what it points to is replaced
+    if target.exists() and not target.is_file():
+        raise SgaError(f"{path} is no ordinary file; choose another output")
+    return target, target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,10 +14,11 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 | models.google: JointAutoregressiveHierarchicalPriors._compress_ar JointAutoregressiveHierarchicalPriors._decompress_ar | wrapped | front by front, where the coder is ours; stock ignores the coder | enabled |
 | models.vbr: JointAutoregressiveHierarchicalPriorsVbr._compress_ar JointAutoregressiveHierarchicalPriorsVbr._decompress_ar | wrapped | the same | enabled |
 | latent_codecs.rasterscan: RasterScanLatentCodec.compress RasterScanLatentCodec.decompress | wrapped | the same | enabled |
-| E.setup_args | wrapped | --refine..., --metrics in every parser and its --help | E loaded |
+| E.setup_args | wrapped | --refine..., --metrics, --lmbda and others of C3 in every parser and its --help | E loaded |
 | E.main | wrapped | refinement when one of our options is given; else stock's main runs as it is | E loaded |
 | E.eval_model | replaced | calls stock's image by image: journal, progress, broken images | in main |
-| E.inference, E.inference_entropy_estimation | replaced | call stock's twice: plain and refined | in main |
+| E.inference | wrapped; replaced | no padding for a model whose downsampling_factor is 1; calls stock's twice: plain and refined | E loaded; in main |
+| E.inference_entropy_estimation | replaced | calls stock's twice: plain and refined | in main |
 | E.compute_metrics | replaced | calls stock's and takes the further metrics of the same images | in main |
 | E.read_image, E.load_pretrained, E.load_checkpoint | replaced | call stock's; errors become one sentence; the published lmbda is noted | in main |
 | E.json | replaced | adds the keys `refine` and `failed` to the result | in main |
@@ -74,6 +75,7 @@ _CODING = (_ENTROPY, _ENTROPY_VBR, _GOOGLE, _VBR_MODELS, _RASTER_SCAN)  # all, o
 PATCHES = (
     Patch(_EVAL_MODEL, "setup_args", "command:wrap_setup_args"),
     Patch(_EVAL_MODEL, "main", "command:wrap_main"),
+    Patch(_EVAL_MODEL, "inference", "command:wrap_inference"),
     Patch("compressai.zoo.image", "load_state_dict_from_url", "command:wrap_download"),
     Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "command:wrap_download"),
     Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
@@ -102,6 +104,7 @@ _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
         "setup_args": (),
         "main": ("argv",),
         "collect_images": ("rootpath",),
+        "compute_padding": ("in_h", "in_w", "out_h", "out_w", "min_div"),
         "read_image": ("filepath",),
         "compute_metrics": ("org", "rec", "max_val"),
         "inference": ("model", "x", *_VBR),

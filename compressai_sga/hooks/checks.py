@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import SgaError
+from ..models import c3
 
-__all__ = ["ImageError", "check_arguments", "load_checkpoint", "load_pretrained", "read_image"]
+__all__ = ["ImageError", "check_arguments", "check_fit", "load_checkpoint", "load_pretrained", "read_image"]
 
 _MS_SSIM_MIN_PX = 161  # five scales with an 11-px window: pytorch_msssim refuses 160 and less
 _LOADING_ERRORS = (
@@ -71,6 +72,36 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
             raise SgaError("a vbr model takes one checkpoint only; evaluate them one by one")
     elif not all(quality.strip().isdigit() for quality in args.qualities.split(",") if quality):
         raise SgaError(f"-q takes whole numbers separated by commas, not {args.qualities!r}")
+
+
+def check_fit(args: argparse.Namespace, fit: dict[str, Any], refined: bool) -> None:
+    """Refuse options of the fit for other models, and refinement for those that are fitted.
+
+    Args:
+        args: the stock namespace.
+        fit: what was given of `options.FIT_OPTIONS`, by keyword.
+        refined: whether refinement is asked for.
+    """
+    known, name = ", ".join(c3.ARCHITECTURES), args.architecture
+    options = ", ".join("--" + keyword.replace("_", "-") for keyword in fit)
+    if name not in c3.ARCHITECTURES:
+        if fit:
+            raise SgaError(
+                f"{options}: {name} is not fitted to each image, {known} are; leave it out, or choose one of "
+                "them (options of refinement start with --refine)"
+            )
+        return
+    if refined:
+        raise SgaError(
+            f"--refine: {name} is fitted to each image as it is, which leaves nothing to refine; leave it "
+            "out, or give --steps"
+        )
+    if fit and args.source == "checkpoint":
+        raise SgaError(f"{options}: there are no checkpoints of {name}; use pretrained DATASET -a {name}")
+    if "lmbda" in fit and len({quality for quality in args.qualities.split(",") if quality}) > 1:
+        raise SgaError(
+            f"--lmbda replaces the quality, and -q {args.qualities} has several; give one of the two"
+        )
 
 
 def read_image(stock: Callable[[Path], Tensor], path: Path) -> Tensor:

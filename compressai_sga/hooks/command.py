@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from .. import zoo
 from ..errors import SgaError
 from .evaluate import Evaluation
 from .options import add_options, given, request_of
 
-__all__ = ["wrap_download", "wrap_main", "wrap_setup_args"]
+__all__ = ["wrap_download", "wrap_inference", "wrap_main", "wrap_setup_args"]
 
 
 def wrap_setup_args(module: ModuleType, stock: Callable[[], Any]) -> Callable[[], Any]:
@@ -54,6 +56,23 @@ def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., An
             raise SystemExit(2) from None
 
     return main
+
+
+def wrap_inference(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's `inference`, which pads to multiples of 64, without padding for models that need none."""
+
+    @functools.wraps(stock)
+    def inference(model: nn.Module, *args: Any, **keywords: Any) -> dict[str, Any]:
+        if getattr(model, "downsampling_factor", None) != 1:
+            return stock(model, *args, **keywords)
+        compute_padding = module.compute_padding
+        module.compute_padding = lambda *_, **__: ((0, 0, 0, 0), (0, 0, 0, 0))
+        try:
+            return stock(model, *args, **keywords)
+        finally:
+            module.compute_padding = compute_padding
+
+    return inference
 
 
 def wrap_download(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:

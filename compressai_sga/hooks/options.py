@@ -3,7 +3,8 @@
 
 They are added to the stock parser and to its subparsers, without a default, so that they may stand
 before or after `pretrained` / `checkpoint` and leave no trace in the namespace when not given.
-Abbreviations of stock options (`--met`) keep their meaning.
+Abbreviations of stock options (`--met`) keep their meaning. Those of the fit (`FIT_OPTIONS`) are for models
+that are fitted to each image, C3; which model it is, is checked later (`checks`).
 
 In:  the stock parser; a command line. Out: the same parser; a `Request`, or None where none of the
 options is given. Fails: a wrong value ends in argparse's usage message and exit code 2.
@@ -20,7 +21,7 @@ from typing import Any
 from ..metrics import METRICS, SET_METRICS
 from ..refine import METHODS, PRESETS, RefineConfig
 
-__all__ = ["Request", "add_options", "given", "request_of"]
+__all__ = ["FIT_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
 
 _METRIC_NAMES = (*METRICS, *SET_METRICS)
 
@@ -98,13 +99,41 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "write the loss of every step there, as JSON lines",
     },
+    "--lmbda": {
+        "metavar": "L",
+        "type": _positive,
+        "help": "C3: weight of the rate in mse + L * bpp, instead of a quality",
+    },
+    "--steps": {
+        "metavar": "N",
+        "type": _number(int, "a whole number of at least 1", lambda v: v >= 1),
+        "help": "C3: steps of the fit to an image (default: the model's)",
+    },
+    "--seed": {
+        "metavar": "S",
+        "type": _count,
+        "help": "C3: seed of the fit (default: 0)",
+    },
+    "--max-seconds": {
+        "metavar": "T",
+        "type": _positive,
+        "help": "C3: time for the fit to an image (default: no limit)",
+    },
     "--metrics": {
         "metavar": "NAMES",
         "type": _metric_names,
         "help": f"further metrics, separated by commas: {', '.join(_METRIC_NAMES)}",
     },
 }
-_DESTS = tuple(option[2:].replace("-", "_") for option in _OPTIONS)
+FIT_OPTIONS = ("--lmbda", "--steps", "--seed", "--max-seconds")
+
+
+def dest_of(option: str) -> str:
+    """Its name in the namespace, which for FIT_OPTIONS is the model's keyword."""
+    return option[2:].replace("-", "_")
+
+
+_DESTS = tuple(dest_of(option) for option in _OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -115,6 +144,7 @@ class Request:
         argv: the command line, with the source filled in where it had none.
         args: the stock namespace, our options included.
         refine: keywords of `RefineConfig.make`; None where no refinement is asked for.
+        fit: keywords of a model that is fitted to each image; empty where none is given.
         trace: path of the trace file.
         metrics: names of further metrics.
     """
@@ -122,6 +152,7 @@ class Request:
     argv: tuple[str, ...]
     args: argparse.Namespace
     refine: dict[str, Any] | None
+    fit: dict[str, Any]
     trace: str | None
     metrics: tuple[str, ...]
 
@@ -148,9 +179,16 @@ def _prefer_stock_abbreviations(parser: argparse.ArgumentParser, ours: list[Any]
     def get_option_tuples(option_string: str) -> list[Any]:
         found = stock(option_string)
         theirs = [match for match in found if not any(match[0] is action for action in ours)]
+        if not theirs and len(found) > 1 and _may_be_stocks(option_string.partition("=")[0]):
+            return []  # of a subparser, which the parser in front must not find ambiguous
         return theirs or found
 
     parser._get_option_tuples = get_option_tuples  # type: ignore[method-assign]
+
+
+def _may_be_stocks(name: str) -> bool:
+    """Whether an abbreviation of ours is one of stock's, of which only --metric starts like one of ours."""
+    return "--metric".startswith(name)
 
 
 def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
@@ -159,8 +197,8 @@ def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
     arguments = iter(argv)
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        # No stock option starts with --r, so that abbreviations of ours are ours.
-        short = name.startswith("--r") and any(option.startswith(name) for option in _OPTIONS)
+        short = len(name) > 2 and any(option.startswith(name) for option in _OPTIONS)
+        short = short and not _may_be_stocks(name)
         if name in _OPTIONS or short:
             found = True
             if not equals:
@@ -176,8 +214,9 @@ def request_of(argv: Sequence[str], args: argparse.Namespace) -> Request | None:
     if not ours:
         return None
     trace, metrics = ours.pop("refine_trace", None), ours.pop("metrics", ())
+    fit = {dest: ours.pop(dest) for dest in map(dest_of, FIT_OPTIONS) if dest in ours}
     refine = None
     if ours or trace is not None:
         refine = {dest.removeprefix("refine_"): value for dest, value in ours.items()}
         refine["method"] = refine.pop("refine", None)
-    return Request(tuple(argv), args, refine, trace, metrics)
+    return Request(tuple(argv), args, refine, fit, trace, metrics)

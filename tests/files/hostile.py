@@ -27,12 +27,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from c3_files import blank, container_of
 
 from compressai_sga.coding.container import CODERS, MAGIC, PIXELS_PER_BYTE, Container, pack, unpack
 from compressai_sga.coding.sizes import padded_size
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import Picture, compress_picture, decompress_picture
+from compressai_sga.files.fitted import FITTED
 from compressai_sga.files.models import borrowed, record_of
+from compressai_sga.models.c3.config import KNOWN, Architecture
 
 SOURCES = (  # model, quality, coder, height, width
     ("mbt2018-mean-small", 3, "constriction-exact", 40, 60),
@@ -40,6 +43,16 @@ SOURCES = (  # model, quality, coder, height, width
     ("bmshj2018-factorized-small", 1, "constriction-range", 5, 5),
     ("mbt2018-small", 3, "constriction-range", 16, 64),
     ("mbt2018-mean-uq-small", 1, "constriction-exact", 33, 50),
+    ("c3-fast", 4, None, 40, 44),
+    ("c3-paper", 2, None, 9, 70),
+)
+ARCHITECTURES = (  # of C3: a preset's, what is just allowed, what is not
+    *KNOWN,
+    Architecture(entropy_hidden=(44, 24), synthesis_hidden=(24, 24)),
+    Architecture(context=2, entropy_hidden=(8,), synthesis_hidden=(48, 48)),
+    Architecture(grids=16, first=3, context=3, entropy_hidden=(128,) * 7, synthesis_hidden=()),
+    Architecture(grids=16, first=15, upsampling="learned", entropy_hidden=(4,), synthesis_skip=True),
+    Architecture(entropy_hidden=(128,) * 7, synthesis_hidden=(128,) * 7, refinements=15),
 )
 
 
@@ -59,7 +72,9 @@ def sources() -> list[bytes]:
     files = []
     for model, quality, coder, height, width in SOURCES:
         pixels = np.kron(draw.integers(0, 256, (height, width, 1)), np.ones((1, 1, 3))).astype(np.uint8)
-        files.append(compress_picture(Picture(pixels), model=model, quality=quality, coder=coder)[0])
+        steps = 3 if model in FITTED else None
+        options = {"model": model, "quality": quality, "coder": coder, "steps": steps}
+        files.append(compress_picture(Picture(pixels), **options)[0])
     return files
 
 
@@ -156,6 +171,8 @@ def sealed_strings(draw: random.Random, file: bytes) -> bytes:
 def sealed_extreme(draw: random.Random, file: bytes) -> bytes:
     """z of any size, correctly coded: the network's scales and means become infinite or worse."""
     container = unpack(file)
+    if container.model in FITTED:
+        return b""
     top = 2 ** draw.randint(4, 31)
     rows, columns = padded_size(container.width, container.height, 6)
     with borrowed(record_of(container), container.coder) as net:
@@ -171,6 +188,8 @@ def sealed_extreme(draw: random.Random, file: bytes) -> bytes:
 def sealed_large(draw: random.Random, file: bytes) -> bytes:
     """The most that 2 KiB can ask for: a large image whose z is right, so that the networks run."""
     container = unpack(file)
+    if container.model in FITTED:
+        return b""
     total = draw.randrange(300, 2048)
     side = 1 << 6
     rows = draw.randint(1, PIXELS_PER_BYTE * total // side**2)
@@ -187,6 +206,16 @@ def sealed_large(draw: random.Random, file: bytes) -> bytes:
         y = b"\xe5" + y[: len(y) // 4 * 4 + 1] + b"\1"
     sizes = {"width": side * columns, "height": side * rows}
     return _repacked(container, coder=coder, strings=(y, *strings), **sizes)
+
+
+def sealed_work(draw: random.Random, file: bytes) -> bytes:
+    """A large C3 image, correctly coded but for the checksum; its nets are as wide as any, or allowed."""
+    architecture = draw.choice(ARCHITECTURES)
+    total, rows = draw.randrange(300, 2048), int(2 ** (5 + 6 * draw.random()))
+    columns = PIXELS_PER_BYTE * (total - 4) // rows
+    nets, grids = blank((rows, columns), architecture)
+    container = container_of(nets, grids)
+    return _repacked(container, checksum=container.checksum ^ 1)
 
 
 def sealed_identity(draw: random.Random, file: bytes) -> bytes:
@@ -219,7 +248,7 @@ def zeros_deflated() -> bytes:
 KINDS = {
     truncated: 200, flipped: 200, edited: 200, noise: 200, sealed_noise: 100, sealed_edit: 50,
     sealed_head: 40, sealed_sizes: 2, sealed_strings: 6, sealed_extreme: 1, sealed_identity: 2,
-    sealed_bomb: 0.3, sealed_large: 0.5,
+    sealed_bomb: 0.3, sealed_large: 0.5, sealed_work: 0.5,
 }  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def check(report: dict) -> None:
             "sealed_extreme",
             "sealed_bomb",
             "sealed_large",
+            "sealed_work",
         ):
             assert set(outcomes) == {"refused"}, name
     assert report["slowest_sec"] < LIMIT_SEC

@@ -62,7 +62,7 @@ def test_the_docstring_lists_every_patch():
 def test_the_signatures_that_replacements_rely_on_are_checked(stock):
     checked = hooks._PARAMETERS[stock.__name__]
     replaced = set(evaluate.Evaluation.REPLACED) - {"json"}
-    assert replaced | {"main", "setup_args", "collect_images"} == set(checked)
+    assert replaced | {"main", "setup_args", "collect_images", "compute_padding"} == set(checked)
 
 
 def test_disable_gives_stock_and_enable_is_idempotent(stock):
@@ -146,9 +146,12 @@ def test_abbreviations_of_stock_options_keep_their_meaning(stock):
 
     assert parse("--met", "ms-ssim").metric == "ms-ssim"
     assert parse("--metri=ms-ssim").metric == "ms-ssim"
+    assert parse("--m=ms-ssim").metric == parse("--m", "ms-ssim").metric == "ms-ssim"
     both = parse("--metric", "ms-ssim", "--metrics", "fid")
     assert (both.metric, both.metrics) == ("ms-ssim", ("fid",))
-    assert not {"refine", "metrics", "refine_steps"} & set(vars(parse()))
+    assert not {"refine", "metrics", "refine_steps", "lmbda", "steps", "seed"} & set(vars(parse()))
+    fit = parse("--lmbda", "1e-3", "--steps=5", "--seed", "1", "--max", "60", "--m", "mse")
+    assert (fit.lmbda, fit.steps, fit.seed, fit.max_seconds, fit.metric) == (1e-3, 5, 1, 60.0, "mse")
     before = stock.setup_args().parse_args(["--refine", "ssl", "pretrained", "folder", "-a", "mbt2018-mean"])
     assert before.refine == parse("--refine", "ssl").refine == "ssl"
 
@@ -161,6 +164,11 @@ def test_abbreviations_of_ours_are_not_ignored(stock, capsys):
     assert "-1" in capsys.readouterr().err
     found, rest = options.given(["--refine-st", "3", "--met", "mse", "--refine=ssl", "x"])
     assert found and rest == ["--met", "mse", "x"]
+    found, rest = options.given(
+        ["--max", "3", "--lm=1e-3", "--see", "1", "--st", "5", "--m", "mse", "--", "x"]
+    )
+    assert found and rest == ["--m", "mse", "--", "x"]
+    assert options.given(["-m", "mse", "--metr", "mse", "--per-image", "--cuda"])[0] is False
 
 
 def test_importing_under_the_switch_touches_nothing(stock, monkeypatch):
@@ -179,6 +187,8 @@ def test_every_parser_shows_the_options(stock, capsys):
         for option in ("", "-preset", "-steps", "-lmbda", "-lr", "-seed", "-trace"):
             assert f"--refine{option} " in text
         assert "--metrics NAMES" in text
+        for option in ("--lmbda L", "--steps N", "--seed S", "--max-seconds T"):
+            assert f" {option} " in text
 
 
 def test_startup_and_hooks_name_the_same_modules():

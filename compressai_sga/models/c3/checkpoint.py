@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a fit on disk, so that a killed one goes on where it was.
 
-    keeper = Checkpoint(path, fit, seed)     # loads what is there, if it is of this fit
-    fit.run(report=keeper)                   # saves every half a minute
+    keeper = Checkpoint(path, fit, seed)        # loads what is there, if it is of this fit
+    fit.run(report=keeper)                      # saves every half a minute
+    keeper.save()                               # the finished fit, before anything slow is done with it
 
 The file names the fit by everything that determines it (image, preset, lmbda, budget, seed); another
-one's file is refused, not overwritten. It is replaced at once, so that it is whole at any time.
+one's file is refused, not overwritten. It is replaced at once, so that it is whole at any time. A fit
+that goes on from it gives the bytes that it would have given, unless `max_seconds` cuts it. Where it
+cannot be written there is a warning, and the fit goes on.
 
-In:  a path, a `Fit`. Out: a callable for `Fit.run`.
+In:  a path, a `Fit`. Out: a callable that saves now and then.
 Fails with ``ValueError`` on a file of another fit, or one that is no checkpoint.
 """
 
@@ -15,15 +18,29 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import threading
 import time
+import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .fit import Fit, Progress
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "held_interrupt"]
+
+EVERY_SEC = 30.0
+"""Between two savings."""
+
+_LOADING_ERRORS = (
+    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError),
+    *(LookupError, TypeError, ValueError, AttributeError),
+)
 
 
 class Checkpoint:
@@ -33,42 +50,114 @@ class Checkpoint:
         path: of the file.
         fit: not yet run; it is put where the file says.
         seed: of the fit.
-        every_sec: between two savings.
+        every_sec: between two savings; EVERY_SEC by default.
     """
 
-    def __init__(self, path: str | Path, fit: Fit, seed: int, every_sec: float = 30.0) -> None:
-        self.path, self.fit, self.every_sec = Path(path), fit, every_sec
-        image = zlib.crc32(fit.x.cpu().contiguous().numpy().tobytes())
-        budget = (fit.steps, fit.max_seconds, seed)
-        self.key = repr((image, tuple(fit.x.shape), fit.preset, fit.lmbda.tolist(), budget))
+    def __init__(self, path: str | Path, fit: Fit, seed: int, every_sec: float | None = None) -> None:
+        self.path, self.fit = Path(path), fit
+        self.every_sec = EVERY_SEC if every_sec is None else every_sec
+        self.facts: dict[str, Any] = {
+            "image": f"{zlib.crc32(fit.x.cpu().contiguous().numpy().tobytes()):08x}",
+            "shape": str(tuple(fit.x.shape)),
+            "preset": fit.preset.name,
+            "lmbda": ", ".join(f"{value:g}" for value in fit.lmbda.tolist()),
+            "steps": fit.steps,
+            "max_seconds": fit.max_seconds,
+            "seed": seed,
+            "start": ", ".join("cold" if d is None else f"default nets {d.number}" for d in fit.starts),
+            "settings": repr(fit.preset),
+        }
         self._saved = time.monotonic()
         if self.path.exists():
             self._load()
 
     def __call__(self, progress: Progress | None = None) -> None:
+        """Save if it is time to."""
         if time.monotonic() - self._saved >= self.every_sec:
             self.save()
 
     def save(self) -> None:
         """Write the file now."""
-        temporary = self.path.with_name(self.path.name + ".part")
-        torch.save({"key": self.key, "state": self.fit.state_dict()}, temporary)
-        os.replace(temporary, self.path)
+        temporary = _temporary(self.path)
+        try:
+            torch.save({"facts": self.facts, "state": self.fit.state_dict()}, temporary)
+            os.replace(temporary, self.path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            temporary.unlink(missing_ok=True)
+            warnings.warn(
+                f"{self.path} cannot be written ({_brief(error)}): the fit goes on, but could not be resumed "
+                "from here; make room, or choose another folder",
+                stacklevel=2,
+            )
         self._saved = time.monotonic()
 
-    def remove(self) -> None:
-        """Delete the file, when the fit is coded."""
-        self.path.unlink(missing_ok=True)
+    @staticmethod
+    def remove(path: str | Path) -> None:
+        """Delete the file, and what a process that was killed while saving left beside it."""
+        for each in (Path(path), _temporary(Path(path))):
+            each.unlink(missing_ok=True)
 
     def _load(self) -> None:
         try:
             found = torch.load(self.path, map_location=self.fit.x.device, weights_only=True)
-            key, state = found["key"], found["state"]
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no checkpoint of a fit ({error}): delete or move it") from None
-        if key != self.key:
+            facts, state = dict(found["facts"]), found["state"]
+        except _LOADING_ERRORS as error:
             raise ValueError(
-                f"{self.path} is of another fit: {key[:200]}, this one is {self.key[:200]}; delete it, or "
-                "fit with the arguments that it had"
+                f"{self.path} is no checkpoint of a fit ({_brief(error)}): delete or move it"
+            ) from None
+        if facts != self.facts:
+            raise ValueError(
+                f"{self.path} is of another fit: {self._difference(facts)}; give the arguments that it had, "
+                "or delete it to start again"
             )
-        self.fit.load_state_dict(state)
+        try:
+            self.fit.load_state_dict(state)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.path} was written by another version ({_brief(error)}): delete it to start again, or "
+                "go on with that version"
+            ) from None
+
+    def _difference(self, facts: dict[str, Any]) -> str:
+        """What the file's fit has otherwise."""
+        other = [name for name in self.facts if facts.get(name) != self.facts[name]]
+        if "image" in other or "shape" in other:
+            return "its image is not this one"
+        told = [name for name in other if name != "settings"]
+        if not told:
+            return f"preset {self.facts['preset']} has other settings now"
+        return ", ".join(f"{name} {facts.get(name)} there, {self.facts[name]} here" for name in told)
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+@contextmanager
+def held_interrupt() -> Iterator[Callable[[], bool]]:
+    """Within it Ctrl-C only sets what the yielded function returns, so that no step is cut in two.
+
+    A second one interrupts at once. Where Ctrl-C is not Python's own affair, and in other threads than the
+    main one, nothing is changed.
+    """
+    held = False
+
+    def handler(*_: object) -> None:
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: held
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

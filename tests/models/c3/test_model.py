@@ -5,8 +5,10 @@ what the encoder saw; the strings are everything; the estimate is their length; 
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -266,18 +268,29 @@ def test_max_seconds_holds_for_all_of_it():
     assert time.monotonic() - start < 9.0
 
 
-def test_interrupted_fit_goes_on(tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, which is not there where the tests run as a shell's job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("at", [25, 38, 39])
+def test_interrupted_fit_goes_on(at, tmp_path, monkeypatch, ctrl_c):
+    """The step that was being made is finished, the very last too: half of one is no state of a fit."""
     x, path = natural(24, 24), tmp_path / "c3.pt"
     expected = C3Fast(lmbda=LMBDA, steps=40).compress(x)
     step, killed = Fit.step, []
 
-    def step_or_stop(self):
-        if self.step_count == 25 and not killed:
+    def step_with_signal(self):
+        if self.step_count == at and not killed:
             killed.append(True)
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         step(self)
 
-    monkeypatch.setattr(Fit, "step", step_or_stop)
+    monkeypatch.setattr(Fit, "step", step_with_signal)
     model = C3Fast(lmbda=LMBDA, steps=40, checkpoint=path)
     with pytest.raises(KeyboardInterrupt):
         model.compress(x)
@@ -285,7 +298,56 @@ def test_interrupted_fit_goes_on(tmp_path, monkeypatch):
     counts = []
     monkeypatch.setattr(Fit, "step", lambda self: (counts.append(self.step_count), step(self)))
     assert model.compress(x)["strings"] == expected["strings"]
-    assert counts[0] == 25 and not path.exists()
+    assert counts == list(range(at + 1, 40)) and not path.exists()
+
+
+def test_interrupt_without_a_checkpoint_is_pythons_own(monkeypatch, ctrl_c):
+    def step_with_signal(self):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the step went on")
+
+    monkeypatch.setattr(Fit, "step", step_with_signal)
+    with pytest.raises(KeyboardInterrupt):
+        C3Fast(steps=3).compress(natural(8, 8))
+
+
+def test_checkpoint_may_stay(tmp_path, monkeypatch):
+    """With the finished fit in it, from which the same call goes on without a step."""
+    x, path = natural(16, 16), tmp_path / "c3.pt"
+    model = C3Fast(lmbda=LMBDA, steps=12, checkpoint=path, keep_checkpoint=True)
+    expected = model.compress(x)["strings"]
+    assert path.exists()
+    monkeypatch.setattr(Fit, "step", None)
+    assert model.compress(x)["strings"] == expected and path.exists()
+    model.keep_checkpoint = False
+    model.compress(x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_of_limited_time_goes_on_with_what_is_left_of_it(tmp_path, monkeypatch, ctrl_c):
+    x, path = natural(16, 16), tmp_path / "c3.pt"
+    step = Fit.step
+
+    def step_with_signal(self):
+        step(self)
+        self.seconds += 1.0
+        if self.step_count == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Fit, "step", step_with_signal)
+    model = C3Fast(lmbda=LMBDA, steps=10**6, max_seconds=5.0, checkpoint=path)
+    with pytest.raises(KeyboardInterrupt):
+        model.compress(x)
+    model.compress(x)  # of 5 seconds 0.6 are the fit's: it was over
+
+
+def test_settings_tell_fits_apart():
+    base = {"lmbda": 1e-3, "steps": 5, "seed": 1, "max_seconds": 60}
+    assert {k: C3(quality=4, **base).settings[k] for k in base} == base
+    assert C3().settings["steps"] == PRESETS["c3"].steps and C3().settings["lmbda"] == 2e-3
+    others = [C3(**base), C3Fast(**base), *(C3(**{**base, name: 7}) for name in base)]
+    assert len({repr(model.settings) for model in others}) == len(others)
+    json.dumps(C3().settings)
 
 
 def test_progress_bar_says_where_it_is(capsys):
