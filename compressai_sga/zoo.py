@@ -43,6 +43,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_QUALITY",
     "ModelRecord",
+    "c3_nets_file",
     "list_models",
     "load",
     "load_weights",
@@ -135,6 +136,33 @@ def list_models() -> list[ModelRecord]:
     return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
 
 
+def c3_nets_file() -> Path | None:
+    """The default nets of C3, checked against the manifest; None where the manifest has none.
+
+    Raises:
+        ValueError: the file is not the one that the manifest names.
+        FileNotFoundError: the manifest names a file that is not installed.
+    """
+    record = json.loads((_folder() / "manifest.json").read_text(encoding="utf-8")).get("c3_nets")
+    return None if record is None else _checked(record["file"], record["sha256"])
+
+
+def _checked(file: str, sha256: str) -> Path:
+    path = _folder() / file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not installed; take {path.name} from the zoo/ folder of the compressai-sga "
+            "repository, or another quality"
+        )
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} is damaged or another file: its sha256 is {found}, the manifest says {sha256}; "
+            "install compressai-sga again"
+        )
+    return path
+
+
 def sample_images() -> list[Path]:
     """The PNG images that ship with the zoo, sorted by name; SOURCE.md there has the terms."""
     return sorted((_folder() / "samples").glob("*.png"))
@@ -174,18 +202,7 @@ def load(name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str 
         FileNotFoundError: the manifest names a file that is not installed.
     """
     record = _find(name, quality, metric)
-    path = _folder() / record.file
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not installed; take {Path(record.file).name} from the zoo/ folder of the "
-            "compressai-sga repository, or another quality"
-        )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 != record.sha256:
-        raise ValueError(
-            f"{path} is damaged or another file: its sha256 is {sha256}, the manifest says "
-            f"{record.sha256}; install compressai-sga again"
-        )
+    path = _checked(record.file, record.sha256)
     net = load_weights(path, record.architecture)
     tables = tables_checksum(net)
     if tables != record.gaussian_tables_crc32:

@@ -29,6 +29,11 @@ class Adam:
         self.parameters, self.betas, self.count = parameters, betas, 0
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
 
+    @property
+    def state(self) -> list[Tensor]:
+        """All tensors that change beside the parameters."""
+        return [moment for pair in self.moments for moment in pair]
+
     @torch.no_grad()
     def step(self, rate: Tensor | float) -> None:
         """One update; `rate` is a number or (B,)."""

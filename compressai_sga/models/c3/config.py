@@ -13,8 +13,9 @@ with a number of steps:
                      scales within [2^-5, 2^7.5] (tables); weight steps are powers of two, and weights are
                      coded, not estimated; no cap of 16 bits on a latent.
     c3-paper-clic  the same with widths 24 and the next finer grid as further context.
-    c3             ours: 14 nearest taps and 4 of the next coarser grid, nets 18-16-16-2 (ReLU, residual,
-                   with a linear skip) and 7-40-3 (GELU), Gaussian noise, 10 000 steps.
+    c3             ours: 14 nearest taps and 4 of the next coarser grid, nets 18-16-16-2 (ReLU, residual)
+                   and 7-40-3 (GELU), both with a linear skip, learned upsampling, Gaussian noise, SOAP
+                   (`soap`), 10 000 steps.
     c3-fast        the same in 2 000 steps.
 `adaptive()` lists the 12 (CLIC: 6) candidates of which the paper's "C3 (Adaptive)" takes the best.
 
@@ -58,6 +59,9 @@ CONTEXTS: tuple[Context, ...] = (
 QUALITIES: dict[int, float] = {1: 2e-2, 2: 8e-3, 3: 4e-3, 4: 2e-3, 5: 1e-3, 6: 4e-4, 7: 2e-4, 8: 1e-4}
 
 
+Upsampling = Literal["bilinear", "learned"]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What the decoder must know besides size and weights.
@@ -70,8 +74,11 @@ class Architecture:
         entropy_activation: of its hidden layers.
         entropy_residual: whether hidden layers whose input is as wide add it before the activation.
         entropy_skip: whether inputs enter the outputs linearly, too.
+        upsampling: of the grids to the image's size: `bilinear` in one go as in the paper, or `learned`,
+            by a factor of two again and again, each with four taps of its own; see `network.upsample`.
         synthesis_hidden: widths of the pointwise layers before the one with three outputs, at most 7.
         synthesis_activation: of these hidden layers.
+        synthesis_skip: whether the upsampled latents enter the last pointwise layer's sum linearly, too.
         refinements: residual 3x3 layers after them, 0 to 15.
         refinement_activation: of all of these but the last.
     """
@@ -83,8 +90,10 @@ class Architecture:
     entropy_activation: Activation = "gelu"
     entropy_residual: bool = False
     entropy_skip: bool = False
+    upsampling: Upsampling = "bilinear"
     synthesis_hidden: tuple[int, ...] = (18, 18)
     synthesis_activation: Activation = "gelu"
+    synthesis_skip: bool = False
     refinements: int = 2
     refinement_activation: Activation = "gelu"
 
@@ -101,16 +110,26 @@ class Architecture:
             widths = getattr(self, name)
             if not fewest <= len(widths) <= 7 or not all(1 <= w <= MAX_WIDTH for w in widths):
                 raise ValueError(f"{name} is {widths}; choose {fewest} to 7 widths from 1 to {MAX_WIDTH}")
-        for name in ("entropy_activation", "synthesis_activation", "refinement_activation"):
-            if getattr(self, name) not in get_args(Activation):
+        for name, kind in (
+            ("entropy_activation", Activation),
+            ("synthesis_activation", Activation),
+            ("refinement_activation", Activation),
+            ("upsampling", Upsampling),
+        ):
+            if getattr(self, name) not in get_args(kind):
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(Activation))}"
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}"
                 )
 
     @property
     def taps(self) -> Context:
         """The context itself."""
         return CONTEXTS[self.context]
+
+    @property
+    def doublings(self) -> int:
+        """How many times the coarsest grid is upsampled by two."""
+        return self.first + self.grids - 1
 
     @property
     def residual(self) -> tuple[bool, ...]:
@@ -130,7 +149,7 @@ class ArraySpec(NamedTuple):
 
     @property
     def part(self) -> str:
-        """`entropy`, `synthesis` or `refinement`."""
+        """`entropy`, `upsampling`, `synthesis` or `refinement`."""
         return self.name.split(".")[0]
 
     @property
@@ -153,12 +172,16 @@ def layout(architecture: Architecture) -> tuple[ArraySpec, ...]:
         ]
     if a.entropy_skip:
         found.append(ArraySpec("entropy.skip", (2, a.taps.width)))
+    if a.upsampling == "learned" and a.doublings:
+        found.append(ArraySpec("upsampling.weight", (a.doublings, 4)))
     widths = (a.grids, *a.synthesis_hidden, 3)
     for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
         found += [
             ArraySpec(f"synthesis.{i}.weight", (outputs, inputs)),
             ArraySpec(f"synthesis.{i}.bias", (outputs,)),
         ]
+    if a.synthesis_skip:
+        found.append(ArraySpec("synthesis.skip", (3, a.grids)))
     for i in range(a.refinements):
         found += [
             ArraySpec(f"refinement.{i}.weight", (3, 3, 3, 3)),
@@ -180,9 +203,12 @@ class FitSettings:
         temperature: of soft rounding.
         after_noise: what follows the noise: soft rounding again, or its conditional mean.
         learning_rate: at the start; falls to 0 by half a cosine.
-        betas: Adam's.
+        betas: Adam's, of the latents.
+        net_optimiser: of the nets.
+        net_betas: its.
         clip_norm: of the gradient of one image's loss.
         clip_latents: whether the latents' gradient belongs to that norm.
+        weight_bits: whether the loss has the nets' bits, too.
         last_scale: of the initial weights of the entropy net's last layer.
         log2_scale: the entropy net's second output at the start.
         finish: what follows with rounded latents: `nets` only, or latents too with the gradient of soft
@@ -205,8 +231,11 @@ class FitSettings:
     after_noise: Literal["soft_round", "conditional_mean"] = "soft_round"
     learning_rate: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.99)
+    net_optimiser: Literal["adam", "soap"] = "soap"
+    net_betas: tuple[float, float] = (0.95, 0.95)
     clip_norm: float = 0.1
     clip_latents: bool = False
+    weight_bits: bool = True
     last_scale: float = 0.3
     log2_scale: float = -1.5
     finish: Literal["nets", "ste"] = "nets"
@@ -229,7 +258,10 @@ _PAPER_FIT = FitSettings(
     temperature=(0.3, 0.1),
     after_noise="conditional_mean",
     betas=(0.9, 0.999),
+    net_optimiser="adam",
+    net_betas=(0.9, 0.999),
     clip_latents=True,
+    weight_bits=False,
     last_scale=1.0,
     log2_scale=-4.0 / math.log(2) - math.log2(_PAPER_STEP),
     finish="ste",
@@ -256,7 +288,9 @@ _OURS = Architecture(
     entropy_activation="relu",
     entropy_residual=True,
     entropy_skip=True,
+    upsampling="learned",
     synthesis_hidden=(40,),
+    synthesis_skip=True,
     synthesis_activation="gelu",  # 4 % less loss than relu after 300 steps (three crops of training photos)
 )
 _CLIC = Architecture(context=2, synthesis_hidden=(24, 24), entropy_hidden=(24, 24))

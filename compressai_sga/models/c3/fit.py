@@ -7,9 +7,10 @@
 
 Most steps see latents that are softly rounded, disturbed and softly rounded again, both less and less
 towards rounding (paper, section 3.1); the rest, "finish", sees rounded latents and keeps, for each image,
-the best. The loss is what is coded but for the weights' own bits; nothing in it is clamped (see
-`config`). Everything is per image: clipping, learning rate, best; noise and first weights are the same
-for all images of a batch, so that an image's fit does not depend on its company but by rounding.
+the best. The loss is what is coded, the nets' own bits included where `weight_bits` says so; nothing in
+it is clamped (see `config`). Everything is per image: clipping, learning rate, best; noise and random first
+weights are the same for all images of a batch, so that an image's fit does not depend on its company but
+by rounding.
 
 Schedules run over the share of the budget that is spent, the greater of step / steps and seconds /
 max_seconds: a fit that is short of time anneals faster and ends in time. (It is then not reproducible;
@@ -25,6 +26,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +35,20 @@ from torch import Tensor
 
 from ...channels.universal import conditional_mean
 from ...relaxations import gaussian_noise, kumaraswamy_noise, soft_round
+from . import memory
 from .adam import Adam
 from .canvas import Canvas
 from .config import Preset, layout
+from .defaults import nearest
 from .network import context_of, entropy_net, latent_bits, synthesise, upsample
+from .soap import Soap
+from .start import first_parameters, origin_of, parameter_scale, warm_parameters
 from .tables import MAX_LATENT
 
 __all__ = ["Fit", "Progress"]
 
 _STE_TEMPERATURE = 1e-4
+_FINEST_STEP = 2.0**-9  # of a weight that matters: smaller differences cost nothing
 _SMALLEST_RATE = 1e-8
 _RESERVED_STEPS = 60  # what the search for the weights' steps and the coding may take, in steps
 
@@ -76,6 +83,7 @@ class Fit:
         steps: the preset's by default.
         seed: of the first weights and of the noise.
         max_seconds: of wall time, for all of it; unlimited by default.
+        warm: whether to start from the default nets of the zoo, where they fit the architecture.
 
     Raises:
         ValueError: an argument out of range.
@@ -90,6 +98,7 @@ class Fit:
         steps: int | None = None,
         seed: int = 0,
         max_seconds: float | None = None,
+        warm: bool = True,
     ) -> None:
         steps = preset.steps if steps is None else steps
         _check(x, lmbda, steps, max_seconds, preset)
@@ -104,16 +113,22 @@ class Fit:
         self._inside = self.canvas.spread([1.0] * a.grids, device)
         self._specs = layout(a)
         self._lengths = [math.prod(spec.shape) for spec in self._specs]
-        self._scale = self._parameter_scale().to(device)
+        self._scale = parameter_scale(preset).to(device)
         self.plane = torch.zeros(batch, self.canvas.height, self.canvas.width, device=device)
-        self.nets = self._first_nets(seed).to(device)
+        self.starts = [nearest(a, value) if warm else None for value in self.lmbda.tolist()]
+        if None in self.starts:
+            self.nets = first_parameters(preset, x, seed).to(device)
+            self._origin = torch.zeros_like(self.nets)
+        else:
+            self.nets = warm_parameters(preset, x, self.starts).to(device)
+            self._origin = origin_of(preset, self.starts).to(device)
         for parameter in (self.plane, self.nets):
             parameter.requires_grad_()
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._adam = Adam([self.plane, self.nets], self.settings.betas)
+        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
         self._finish: dict[str, Any] | None = None
-        self._cache: tuple[Any, Tensor, Tensor] | None = None
+        self._cache: tuple[Any, Tensor] | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
     # --- What is fitted ------------------------------------------------------------------------------
@@ -130,44 +145,6 @@ class Fit:
     def plane_hat(self) -> Tensor:
         """The rounded latents, a plane of the canvas."""
         return (self.plane * self._gain).round().clamp(-MAX_LATENT, MAX_LATENT)
-
-    def _parameter_scale(self) -> Tensor:
-        """Arrays are parameters times this, (parameters,)."""
-        settings, last = self.settings, len(self.architecture.entropy_hidden)
-        out = torch.tensor(settings.output_scale)
-        scales = []
-        for spec in self._specs:
-            scale = torch.ones(spec.shape)
-            if spec.name in ("entropy.0.weight", "entropy.skip"):
-                scale *= settings.entropy_scale
-            if spec.name in (f"entropy.{last}.weight", "entropy.skip"):
-                scale *= out[:, None]
-            if spec.name == f"entropy.{last}.bias":
-                scale *= out
-            if spec.name == "synthesis.0.weight":
-                scale *= settings.synthesis_scale
-            scales.append(scale.flatten())
-        return torch.cat(scales)
-
-    def _first_nets(self, seed: int) -> Tensor:
-        """Weights truncated normal with variance 1 / inputs, as in the paper's code; (B, parameters)."""
-        generator = torch.Generator().manual_seed(seed)
-        a, last = self.architecture, len(self.architecture.entropy_hidden)
-        final = f"refinement.{a.refinements - 1}" if a.refinements else f"synthesis.{len(a.synthesis_hidden)}"
-        found = []
-        for spec in self._specs:
-            value = torch.zeros(len(self.x), *spec.shape)
-            if spec.name == f"entropy.{last}.bias":
-                value[:, 1] = self.settings.log2_scale / self.settings.output_scale[1]
-            elif spec.name == f"{final}.bias":
-                value[:] = self.x.mean((2, 3)).cpu()
-            elif not spec.is_bias and spec.part != "refinement" and spec.name != "entropy.skip":
-                draw = torch.empty(spec.shape)
-                torch.nn.init.trunc_normal_(draw, 0.0, 1.0, -2.0, 2.0, generator=generator)
-                scale = self.settings.last_scale if spec.name == f"entropy.{last}.weight" else 1.0
-                value[:] = draw * (scale / math.sqrt(spec.fan_in))
-            found.append(value.flatten(1))
-        return torch.cat(found, 1)
 
     # --- Steps ---------------------------------------------------------------------------------------
 
@@ -191,7 +168,8 @@ class Fit:
 
         An interrupt leaves the state of the last complete step or of the one that was being made.
         """
-        with torch.enable_grad():
+        keep = nullcontext() if self.x.is_cuda else memory.kept()
+        with torch.enable_grad(), keep:
             while not self.done:
                 self.step()
                 if report is not None and (self.step_count % every == 0 or self.done):
@@ -221,8 +199,7 @@ class Fit:
     def _main_step(self, part: float) -> None:
         self._loss(self._soft(part)).sum().backward()
         self._clip()
-        self._adam.step(self.settings.learning_rate * _half_cosine(part))
-        self._drop_gradients()
+        self._update(self.settings.learning_rate * _half_cosine(part))
 
     def _soft(self, part: float) -> Tensor:
         """Latents that are softly rounded around noise."""
@@ -240,16 +217,29 @@ class Fit:
         """mse + lmbda * bpp of each image, (B,)."""
         arrays = self.arrays()
         if cached:
-            inputs, channels, latents = self._cache
+            inputs, latents = self._cache
         else:
-            inputs = context_of(plane, self.canvas)
-            channels = upsample(self.canvas.grids(plane), self.size)
-            latents = self.canvas.latents(plane)
+            inputs, latents = context_of(plane, self.canvas), self.canvas.latents(plane)
+        channels = upsample(arrays, self.canvas.grids(plane), self.size, self.architecture)
         bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.canvas.mask
         mse = (synthesise(arrays, channels, self.architecture) - self.x).square().mean((1, 2, 3))
         bpp = bits / (self.size[0] * self.size[1])
         self._last = (mse.detach(), bpp.detach())
-        return mse + self.lmbda * bpp
+        loss = mse + self.lmbda * bpp
+        return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
+
+    def _weight_bpp(self) -> Tensor:
+        """What the nets cost, but for a constant, (B,): N log2 of the mean size for an array of N weights.
+
+        That is the code length of a Laplace law whose scale is fitted to the array, or to its differences
+        from the default nets.
+        """
+        size = ((self.nets - self._origin) * self._scale).abs()
+        bits = [
+            count * torch.log2(part.mean(1) + _FINEST_STEP)
+            for count, part in zip(self._lengths, size.split(self._lengths, 1))
+        ]
+        return torch.stack(bits).sum(0) / (self.size[0] * self.size[1])
 
     def _clip(self) -> None:
         """Bound the norm of each image's gradient."""
@@ -262,6 +252,18 @@ class Fit:
         for parameter in clipped:
             parameter.grad.mul_(factor.reshape(-1, *[1] * (parameter.ndim - 1)))
 
+    def _of_nets(self) -> Adam | Soap:
+        """A new optimiser of the nets."""
+        betas = self.settings.net_betas
+        if self.settings.net_optimiser == "adam":
+            return Adam([self.nets], betas)
+        return Soap(self.nets, self._specs, betas)
+
+    def _update(self, rate: Tensor | float) -> None:
+        for optimiser in self._optimisers:
+            optimiser.step(rate)
+        self._drop_gradients()
+
     def _drop_gradients(self) -> None:
         self.plane.grad = self.nets.grad = None
 
@@ -273,11 +275,10 @@ class Fit:
         state, settings = self._finish, self.settings
         nets_only = settings.finish == "nets"
         if nets_only:
+            plane = self.plane_hat()
             if self._cache is None:
-                plane = self.plane_hat()
-                channels = upsample(self.canvas.grids(plane), self.size)
-                self._cache = (context_of(plane, self.canvas), channels, self.canvas.latents(plane))
-            loss = self._loss(self.plane, cached=True)
+                self._cache = (context_of(plane, self.canvas), self.canvas.latents(plane))
+            loss = self._loss(plane, cached=True)
         else:
             soft = soft_round(self.plane * self._gain, _STE_TEMPERATURE)
             loss = self._loss(soft + (self.plane_hat() - soft).detach())
@@ -289,14 +290,14 @@ class Fit:
             self._decay()
             rate = state["rate"]
         self._clip()
-        self._adam.step(rate)
-        self._drop_gradients()
+        self._update(rate)
 
     def _start_finish(self) -> None:
         """Rounded latents, a new optimiser, nothing better known yet."""
-        moving = [self.nets] if self.settings.finish == "nets" else [self.plane, self.nets]
-        self.plane.requires_grad_(self.settings.finish != "nets")
-        self._adam = Adam(moving, self.settings.betas)
+        nets_only = self.settings.finish == "nets"
+        self.plane.requires_grad_(not nets_only)
+        of_latents = [] if nets_only else [Adam([self.plane], self.settings.betas)]
+        self._optimisers = [*of_latents, self._of_nets()]
         batch, device = len(self.x), self.x.device
         self._finish = {
             "rate": torch.full((batch,), self.settings.finish_rate, device=device),
@@ -306,8 +307,8 @@ class Fit:
         }
 
     def _moving_state(self) -> list[Tensor]:
-        moments = [moment for pair in self._adam.moments for moment in pair]
-        return [*(p.detach() for p in self._adam.parameters), *moments]
+        parameters = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
+        return parameters + [tensor for optimiser in self._optimisers for tensor in optimiser.state]
 
     def _keep_best(self, loss: Tensor) -> None:
         """Called before the update: parameters are those of the loss."""
@@ -345,8 +346,10 @@ class Fit:
             "plane": self.plane.detach().clone(),
             "nets": self.nets.detach().clone(),
             "generator": self._generator.get_state(),
-            "adam_count": self._adam.count,
-            "moments": [tuple(m.clone() for m in pair) for pair in self._adam.moments],
+            "optimisers": [
+                (optimiser.count, [tensor.clone() for tensor in optimiser.state])
+                for optimiser in self._optimisers
+            ],
             "finish": None
             if self._finish is None
             else {k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in self._finish.items()},
@@ -371,10 +374,10 @@ class Fit:
             self._finish = {
                 k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in state["finish"].items()
             }
-        self._adam.count = state["adam_count"]
-        for pair, saved in zip(self._adam.moments, state["moments"]):
-            for moment, value in zip(pair, saved):
-                moment.copy_(value)
+        for optimiser, (count, tensors) in zip(self._optimisers, state["optimisers"]):
+            optimiser.count = count
+            for tensor, saved in zip(optimiser.state, tensors):
+                tensor.copy_(saved)
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 """Multiplications that a C3 decoder does for a pixel, counted from the configuration.
 
 Counted as in the paper (Kim et al. 2024, appendix): every weight of a net once for every position, the
-entropy net at every latent, 8 for bilinear upsampling of a grid to a pixel, and 8 for a latent of the CLIC
+entropy net at every latent, 8 for bilinear upsampling of a grid to a pixel, 4 for every value of a learned
+upsampling (rows are half as many as what the columns make of them), and 8 for a latent of the CLIC
 variant, where the finer grid is reduced. Activations, biases and the entropy coder are not.
 
 In:  an `Architecture`; sizes if not the limit of large images is wanted.
@@ -20,6 +21,7 @@ from .contexts import grid_sizes
 __all__ = ["Macs", "macs_per_pixel"]
 
 _BILINEAR = 8
+_TAPS = 4
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,29 @@ def macs_per_pixel(architecture: Architecture, size: tuple[int, int] | None = No
     else:
         sizes = grid_sizes(*size, architecture.grids, architecture.first)
         latents = sum(h * w for h, w in sizes) / (size[0] * size[1])
-    weights = {"entropy": 0, "synthesis": 0, "refinement": 0}
+    weights = {"entropy": 0, "upsampling": 0, "synthesis": 0, "refinement": 0}
     for spec in layout(architecture):
         weights[spec.part] += 0 if spec.is_bias else math.prod(spec.shape)
     reduction = _BILINEAR if architecture.taps.source == "finer" else 0
     return Macs(
         entropy=(weights["entropy"] + reduction) * latents,
-        upsampling=float(_BILINEAR * sum(i > 0 for i in exponents)),
+        upsampling=_upsampling(architecture, size),
         synthesis=float(weights["synthesis"] + weights["refinement"]),
     )
+
+
+def _upsampling(architecture: Architecture, size: tuple[int, int] | None) -> float:
+    exponents = range(architecture.first, architecture.first + architecture.grids)
+    if architecture.upsampling == "bilinear":
+        return float(_BILINEAR * sum(i > 0 for i in exponents))
+    total = 0.0
+    for made in range(architecture.doublings):
+        planes = sum(i > made for i in exponents)
+        if size is None:
+            rows, values = 2.0 * 4.0 ** -(made + 1), 4.0**-made
+        else:
+            px = size[0] * size[1]
+            (height, width), (_, half) = (tuple(-(-side >> e) for side in size) for e in (made, made + 1))
+            rows, values = height * half / px, height * width / px
+        total += planes * _TAPS * (rows + values)
+    return total

@@ -16,7 +16,7 @@ Fails with ``ValueError`` on images or budgets out of range, ``BitstreamError`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import BitstreamError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, held_interrupt
 from .config import PRESETS, Preset, lmbda_of
 from .fit import Fit, Progress
 from .image_codec import decode_image, encode_image, latent_likelihoods, reconstruct
@@ -57,7 +57,9 @@ class C3(CompressionModel):
         seed: of the fit.
         max_seconds: wall time of the fit and coding of a batch; unlimited by default.
         preset: a name in `config.PRESETS` or a `Preset`; the class's by default.
+        warm: whether a fit starts from the default nets of the zoo, where they fit the preset.
         checkpoint: a file from which a killed fit goes on; see `checkpoint`.
+        keep_checkpoint: whether it stays when the images are coded, for a caller who still has to write them.
         progress: whether to show a bar; by default where a terminal sees it.
 
     Raises:
@@ -75,7 +77,9 @@ class C3(CompressionModel):
         seed: int = 0,
         max_seconds: float | None = None,
         preset: str | Preset | None = None,
+        warm: bool = True,
         checkpoint: str | Path | None = None,
+        keep_checkpoint: bool = False,
         progress: bool | None = None,
     ) -> None:
         super().__init__()
@@ -87,7 +91,8 @@ class C3(CompressionModel):
         self.preset: Preset = preset
         self.lmbda = lmbda_of(quality) if lmbda is None else lmbda
         self.steps, self.seed, self.max_seconds = steps, seed, max_seconds
-        self.checkpoint, self.show_progress = checkpoint, progress
+        self.warm, self.checkpoint, self.keep_checkpoint = warm, checkpoint, keep_checkpoint
+        self.show_progress = progress
         self.register_buffer("_where", torch.empty(0), persistent=False)
 
     @classmethod
@@ -109,11 +114,26 @@ class C3(CompressionModel):
         """Multiplications a pixel of the decoder."""
         return macs_per_pixel(self.preset.architecture)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result for an image, but for the machine: JSON."""
+        return {
+            "preset": repr(self.preset),
+            "lmbda": self.lmbda,
+            "steps": self.preset.steps if self.steps is None else self.steps,
+            "seed": self.seed,
+            "max_seconds": self.max_seconds,
+            "warm": self.warm,
+        }
+
     def fit(self, x: Tensor) -> list[Fitted]:
         """Fit and code every image.
 
         Args:
             x: (B, 3, H, W) in [0, 1].
+
+        Raises:
+            KeyboardInterrupt: with a checkpoint it holds all complete steps, of which there may be one more.
         """
         # Callers are within no_grad or inference_mode.
         with torch.inference_mode(False), torch.enable_grad():
@@ -125,35 +145,52 @@ class C3(CompressionModel):
                 steps=self.steps,
                 seed=self.seed,
                 max_seconds=self.max_seconds,
+                warm=self.warm,
             )
             self._run(fit)
             fit.take_best()
         with torch.inference_mode(False), torch.no_grad():
             found = _coded(fit)
-        if self.checkpoint is not None:
-            Path(self.checkpoint).unlink(missing_ok=True)
+        if self.checkpoint is not None and not self.keep_checkpoint:
+            Checkpoint.remove(self.checkpoint)
         return found
 
     def _run(self, fit: Fit) -> None:
-        keeper = None if self.checkpoint is None else Checkpoint(self.checkpoint, fit, self.seed)
+        if self.checkpoint is None:
+            return self._run_with_bar(fit, lambda: None)
+        keeper = Checkpoint(self.checkpoint, fit, self.seed)
+        if fit.done:  # killed while its weights were rounded
+            return None
+        with held_interrupt() as held:
+
+            def keep() -> None:
+                if held():
+                    keeper.save()
+                    raise KeyboardInterrupt
+                keeper()
+
+            self._run_with_bar(fit, keep)
+            keeper.save()
+            if held():
+                raise KeyboardInterrupt
+
+    def _run_with_bar(self, fit: Fit, keep: Callable[[], None]) -> None:
         hidden = None if self.show_progress is None else not self.show_progress
-        with tqdm(total=fit.steps, disable=hidden, desc=self.preset.name, leave=False) as bar:
+        start = min(fit.step_count, fit.steps)
+        with tqdm(total=fit.steps, initial=start, disable=hidden, desc=self.preset.name, leave=False) as bar:
 
             def report(progress: Progress) -> None:
-                bar.update(progress.step - bar.n)
                 bar.set_postfix_str(
                     f"loss {progress.loss:.3e}, {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
-                    f"{progress.seconds_left:.0f} s left"
+                    f"{progress.seconds_left:.0f} s left",
+                    refresh=False,
                 )
-                if keeper is not None:
-                    keeper()
+                bar.update(progress.step - bar.n)
+                if fit.done:
+                    bar.refresh()
+                keep()
 
-            try:
-                fit.run(report)
-            except KeyboardInterrupt:
-                if keeper is not None:
-                    keeper.save()
-                raise
+            fit.run(report, every=1 if fit.x.device.type == "cpu" else 20)
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Strings and shape of images (B, 3, H, W) in [0, 1]; every byte that a decoder needs."""
@@ -173,7 +210,7 @@ class C3(CompressionModel):
                 "nets and one of latents for each image, and (H, W)"
             )
         images = [decode_image(pair, tuple(shape)) for pair in zip(*strings)]
-        return {"x_hat": torch.stack(images)}
+        return {"x_hat": torch.stack(images).to(self._where.device)}
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         """Fit, and give the reconstruction and likelihoods whose bits are those of the strings.

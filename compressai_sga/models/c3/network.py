@@ -33,6 +33,7 @@ from .tables import SCALE_ZERO, SCALES, SCALES_PER_OCTAVE
 __all__ = [
     "Inputs",
     "context_of",
+    "double_size",
     "entropy_net",
     "laplace_bits",
     "latent_bits",
@@ -132,8 +133,59 @@ def laplace_bits(distance: Tensor, log2_scale: Tensor) -> Tensor:
     return log_p * (-1 / math.log(2))
 
 
-def upsample(grids: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """The grids (B, h, w) at the image's size by bilinear interpolation, (B, grids, H, W)."""
+def upsample(
+    arrays: Arrays, grids: list[Tensor], size: tuple[int, int], architecture: Architecture
+) -> Tensor:
+    """The grids at the image's size, (B, grids, H, W).
+
+    Learned, grids go to twice the size again and again, rows first, columns then; with taps
+    p_-2 ... p_1 of `upsampling.weight` (the row of the size that comes out) and the border repeated,
+        y_2i = sum_j p_j x_(i+j),  y_(2i+1) = sum_j p_j x_(i-j),
+    of which (0, 1/4, 3/4, 0) is bilinear interpolation.
+
+    Args:
+        arrays: the nets'.
+        grids: (B, h, w) each, the finest first.
+        size: (height, width), pixels.
+        architecture: which upsampling.
+    """
+    if architecture.upsampling == "bilinear":
+        return _bilinear(grids, size)
+    stack: Tensor | None = None
+    for exponent in range(architecture.doublings, -1, -1):
+        if stack is not None:
+            height, width = (-(-side >> exponent) for side in size)
+            stack = double_size(stack, arrays["upsampling.weight"][:, exponent], height, width)
+        if exponent >= architecture.first:
+            grid = grids[exponent - architecture.first][:, None]
+            stack = grid if stack is None else torch.cat([grid, stack], 1)
+    return stack
+
+
+def double_size(planes: Tensor, taps: Tensor, height: int, width: int) -> Tensor:
+    """Planes (B, C, h, w) at twice the size, cut to (height, width); taps (B, 4); see `upsample`."""
+
+    def grow(planes: Tensor) -> Tensor:
+        rows = _double_rows(planes, taps)[:, :, :height]
+        return _double_rows(rows.mT, taps)[:, :, :width].mT
+
+    if planes.numel() <= _CHUNK or not torch.is_grad_enabled():
+        return grow(planes)
+    return checkpoint(grow, planes, use_reentrant=False)
+
+
+def _double_rows(planes: Tensor, taps: Tensor) -> Tensor:
+    batch, channels, height, width = planes.shape
+    none = torch.zeros_like(taps[:, :1])
+    phases = torch.stack([torch.cat([taps, none], 1), torch.cat([none, taps.flip(1)], 1)], 1)
+    # In planes with a border of two rows the taps are runs, as in `canvas`; the last rows are no result.
+    flat = F.pad(planes, (0, 0, 2, 2), mode="replicate").reshape(batch, -1)
+    runs = shifted(flat, tuple(tap * width for tap in range(5)), 0, flat.shape[1] - 4 * width)
+    made = F.pad(phases @ runs, (0, 4 * width)).unflatten(2, (channels, height + 4, width))[:, :, :, :height]
+    return made.permute(0, 2, 3, 1, 4).reshape(batch, channels, 2 * height, width)
+
+
+def _bilinear(grids: list[Tensor], size: tuple[int, int]) -> Tensor:
     found = []
     for grid in grids:
         if grid.shape[1:] == tuple(size):
@@ -175,13 +227,16 @@ def synthesise(arrays: Arrays, channels: Tensor, architecture: Architecture) -> 
     return refine(arrays, made.unflatten(2, channels.shape[2:]), architecture)
 
 
-def _pointwise(arrays: Arrays, hidden: Tensor, architecture: Architecture) -> Tensor:
+def _pointwise(arrays: Arrays, channels: Tensor, architecture: Architecture) -> Tensor:
+    hidden = channels
     last = len(architecture.synthesis_hidden)
     for i in range(last + 1):
         bias = arrays[f"synthesis.{i}.bias"][..., None]
         hidden = torch.baddbmm(bias, arrays[f"synthesis.{i}.weight"], hidden)
         if i < last:
             hidden = _activate(hidden, architecture.synthesis_activation)
+    if architecture.synthesis_skip:
+        hidden = torch.baddbmm(hidden, arrays["synthesis.skip"], channels)
     return hidden
 
 

@@ -2,10 +2,11 @@
 """Steps to which the nets' weights are rounded: a search on mse + lmbda * (latent + weight bits) / px.
 
 C3 (Kim et al. 2024, section 3.3) tries 7 x 7 steps, one for all weights and one for all biases, with 49
-runs of the whole codec (`shared`; here powers of two). Better and not slower: every array has its own
-(`each`), found by coordinate descent, two octaves a move, then one, then nothing but zeros, where an array
-of the entropy net changes only the rate and one of the synthesis only the mse. The latents are what they
-are, so what the nets see is computed once.
+runs of the whole codec (`shared`; here powers of two). Better and not slower: every array has its own step
+(`each`), found by coordinate descent, two octaves a move, then one; then a dead zone, within which weights
+are rounded towards what costs least (0, or the default nets' value); then nothing but those values. An
+array of the entropy net changes only the rate and any other only the mse. The latents are what they are,
+so what the nets see is computed once.
 
 In:  a `Fit` that is done. Out: for each image, `Nets` whose entropy net is known to stay in 32 bits.
 Fails with RuntimeError if there is no step with which it does, which takes weights beyond 2^15.
@@ -30,8 +31,11 @@ from .weights import MAX_SHIFT, Nets, array_bits
 __all__ = ["round_nets"]
 
 _SHARED = (14, 13, 11, 10, 8, 7, 6)  # the paper's 5e-5 ... 1e-2
-_FIRST_SHIFT = {"entropy": 8, "synthesis": 8, "refinement": 9}
+_FIRST_SHIFT = {"entropy": 8, "upsampling": 8, "synthesis": 8, "refinement": 9}
 _BIAS_OVER_WEIGHT = 8  # how much finer a bias's step may be, see `integer`
+_SWEEPS = 3
+_ZONE = 0.1  # by how much of a step the dead zone grows
+_LARGEST_ZONE = 0.4
 
 
 @torch.no_grad()
@@ -60,10 +64,14 @@ class _Search:
         plane = fit.plane_hat()
         self.inputs = context_of(plane, fit.canvas)
         self.latents = fit.canvas.latents(plane)
-        self.channels = upsample(fit.canvas.grids(plane), fit.size)
-        self.shifts = {spec.name: torch.full((len(fit.x),), _FIRST_SHIFT[spec.part]) for spec in self.specs}
-        self.rounded = {spec.name: self._round(spec, self.shifts[spec.name]) for spec in self.specs}
-        self._unrefined: Tensor | None = None
+        self.grids = fit.canvas.grids(plane)
+        batch = len(fit.x)
+        self.shifts = {spec.name: torch.full((batch,), _FIRST_SHIFT[spec.part]) for spec in self.specs}
+        self.zones = {spec.name: torch.zeros(batch) for spec in self.specs}
+        self.rounded = {
+            spec.name: self._round(i, self.shifts[spec.name], self.zones[spec.name])
+            for i, spec in enumerate(self.specs)
+        }
 
     # --- Costs: each (B,), in the loss's unit -------------------------------------------------------
 
@@ -73,66 +81,99 @@ class _Search:
         bits = latent_bits(self.latents, outputs) @ self.fit.canvas.mask
         return self.fit.lmbda * bits / self.px
 
-    def error(self, arrays: dict[str, Tensor], unrefined: Tensor | None = None) -> Tensor:
-        """mse of the image that a user sees, within [0, 1]."""
-        if unrefined is None:
-            image = synthesise(arrays, self.channels, self.fit.architecture)
-        else:
-            image = refine(arrays, unrefined, self.fit.architecture)
+    def error(self, arrays: dict[str, Tensor], channels: Tensor | None = None) -> Tensor:
+        """mse of the image that a user sees, within [0, 1]; from the upsampled grids if they are known."""
+        if channels is None:
+            channels = upsample(arrays, self.grids, self.fit.size, self.fit.architecture)
+        return self._distance(synthesise(arrays, channels, self.fit.architecture))
+
+    def _distance(self, image: Tensor) -> Tensor:
         return (image.clamp(0, 1) - self.fit.x).square().mean((1, 2, 3))
 
-    def weight_cost(self, rounded: Tensor, shifts: Tensor) -> Tensor:
-        """lmbda * bits of an array / px."""
+    def weight_cost(self, index: int, rounded: Tensor, shifts: Tensor) -> Tensor:
+        """lmbda * bits of an array of the layout / px."""
         scale = torch.exp2(shifts.double()).reshape(-1, *[1] * (rounded.ndim - 1))
         integers = (rounded.cpu().double() * scale).round().long().numpy()
-        bits = torch.tensor([array_bits(k) for k in integers], device=self.fit.x.device)
-        return self.fit.lmbda * bits.float() / self.px
+        bits = [array_bits(k, self._base(index, i, shifts)) for i, k in enumerate(integers)]
+        return self.fit.lmbda * torch.tensor(bits, device=self.fit.x.device).float() / self.px
 
-    def _round(self, spec: ArraySpec, shifts: Tensor) -> Tensor:
+    def _base(self, index: int, image: int, shifts: Tensor) -> np.ndarray | None:
+        """An array of an image's default nets, in its steps."""
+        start = self.fit.starts[image]
+        return None if start is None else start.at(index, int(shifts[image]))
+
+    def _round(self, index: int, shifts: Tensor, zones: Tensor, bare: bool = False) -> Tensor:
+        """An array of all images in multiples of their steps; `bare`: what its zone would leave at last."""
+        spec = self.specs[index]
         exact = self.exact[spec.name]
-        step = torch.exp2(-shifts.float()).to(exact.device).reshape(-1, *[1] * len(spec.shape))
-        return (exact / step).round() * step
+        column = (-1, *[1] * len(spec.shape))
+        bases = [self._base(index, i, shifts) for i in range(len(shifts))]
+        base = torch.from_numpy(np.stack([np.zeros(spec.shape) if k is None else k for k in bases])).to(exact)
+        step = torch.exp2(-shifts.float()).to(exact.device).reshape(column)
+        if bare:
+            return base * step
+        distance = exact / step - base
+        inside = 0.5 - zones.to(exact).reshape(column)
+        return (base + distance.sign() * (distance.abs() + inside).floor()) * step
 
     def _part_cost(self, part: str) -> Callable[[dict[str, Tensor]], Tensor]:
         if part == "entropy":
             return self.rate
-        if part == "synthesis":
+        if part == "upsampling":
             return self.error
+        channels = upsample(self.rounded, self.grids, self.fit.size, self.fit.architecture)
+        if part == "synthesis":
+            return lambda arrays: self.error(arrays, channels)
         bare = replace(self.fit.architecture, refinements=0)
-        unrefined = synthesise(self.rounded, self.channels, bare)
-        return lambda arrays: self.error(arrays, unrefined)
+        unrefined = synthesise(self.rounded, channels, bare)
+        return lambda arrays: self._distance(refine(arrays, unrefined, self.fit.architecture))
 
     # --- Searches -----------------------------------------------------------------------------------
 
     def each(self) -> None:
         """Coordinate descent: for every array from coarser or finer, for every image by itself."""
-        cost, part = None, ""
-        for spec in self.specs:
-            if spec.part != part:
-                part, cost = spec.part, self._part_cost(spec.part)
-            best = cost(self.rounded) + self.weight_cost(self.rounded[spec.name], self.shifts[spec.name])
-            for move in (2, -2, 1, -1, None):
-                moving = torch.ones(len(best), dtype=torch.bool)
-                while moving.any():
-                    moving, best = self._try(spec, move, moving, best, cost)
-                    if move is None or abs(move) == 1:
-                        break
+        for _ in range(_SWEEPS):
+            cost, part = None, ""
+            for index, spec in enumerate(self.specs):
+                if spec.part != part:
+                    part, cost = spec.part, self._part_cost(spec.part)
+                self._descend(index, cost)
+
+    def _descend(self, index: int, cost: Callable[[dict], Tensor]) -> None:
+        name = self.specs[index].name
+        best = cost(self.rounded) + self.weight_cost(index, self.rounded[name], self.shifts[name])
+        for octaves, zone in ((2, 0.0), (-2, 0.0), (1, 0.0), (-1, 0.0), (0, _ZONE)):
+            moving = torch.ones(len(best), dtype=torch.bool)
+            while moving.any():
+                moving, best = self._try(index, octaves, zone, moving, best, cost)
+                if abs(octaves) == 1:
+                    break
+        _, best = self._try(index, 0, 0.0, torch.ones(len(best), dtype=torch.bool), best, cost, bare=True)
 
     def _try(
-        self, spec: ArraySpec, move: int | None, moving: Tensor, best: Tensor, cost: Callable[[dict], Tensor]
+        self,
+        index: int,
+        octaves: int,
+        zone: float,
+        moving: Tensor,
+        best: Tensor,
+        cost: Callable[[dict], Tensor],
+        bare: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Move the shift of some images, or (None) take nothing but zeros; which it served, costs after."""
-        old = self.shifts[spec.name]
-        shifts = torch.where(moving, old + (move or 0), old)
-        allowed = moving & self._allowed(spec, shifts)
+        """Move the shifts and zones of some images; which images it served, and costs after."""
+        spec = self.specs[index]
+        old, old_zones = self.shifts[spec.name], self.zones[spec.name]
+        allowed = moving & self._allowed(spec, old + octaves) & (old_zones + zone <= _LARGEST_ZONE)
         if not allowed.any():
             return allowed, best
-        shifts = torch.where(allowed, shifts, old)
-        rounded = self._round(spec, shifts) * (move is not None)
-        now = cost({**self.rounded, spec.name: rounded}) + self.weight_cost(rounded, shifts)
+        shifts = torch.where(allowed, old + octaves, old)
+        zones = torch.where(allowed, old_zones + zone, old_zones)
+        rounded = self._round(index, shifts, zones, bare)
+        now = cost({**self.rounded, spec.name: rounded}) + self.weight_cost(index, rounded, shifts)
         better = allowed & (now < best).cpu()
         on_device = better.to(best.device)
         self.shifts[spec.name] = torch.where(better, shifts, old)
+        self.zones[spec.name] = torch.where(better, zones, old_zones)
         keep = on_device.reshape(-1, *[1] * len(spec.shape))
         self.rounded[spec.name] = torch.where(keep, rounded, self.rounded[spec.name])
         return better, torch.where(on_device, now, best)
@@ -159,9 +200,13 @@ class _Search:
                     s.name: torch.full((len(best),), min(bias, weight + 8) if s.is_bias else weight)
                     for s in self.specs
                 }
-                rounded = {spec.name: self._round(spec, shifts[spec.name]) for spec in self.specs}
+                rounded = {
+                    spec.name: self._round(i, shifts[spec.name], self.zones[spec.name])
+                    for i, spec in enumerate(self.specs)
+                }
                 now = self.rate(rounded) + self.error(rounded)
-                now = now + sum(self.weight_cost(rounded[s.name], shifts[s.name]) for s in self.specs)
+                for index, s in enumerate(self.specs):
+                    now = now + self.weight_cost(index, rounded[s.name], shifts[s.name])
                 better = now < best
                 best = torch.where(better, now, best)
                 for spec in self.specs:
@@ -180,7 +225,7 @@ class _Search:
             for spec, shift in zip(self.specs, shifts)
         )
         clamp = int(max(1, min(MAX_CLAMP, float(plane[image].abs().max()))))
-        return Nets(self.fit.architecture, self.fit.size, clamp, integers, shifts)
+        return Nets(self.fit.architecture, self.fit.size, clamp, integers, shifts, self.fit.starts[image])
 
 
 def _that_fits(nets: Nets) -> Nets:

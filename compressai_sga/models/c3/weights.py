@@ -4,16 +4,20 @@
     bytes 1       version, 1
     varint x 2    height, width in pixels (LEB128: 7 bits a byte, low first)
     bytes 1       clamp of the entropy net's inputs, 1 to 127
-    bytes 1       place in `config.KNOWN`, or 255 and then
+    bytes 1       place in `config.KNOWN`, and then
+        bytes 1   number of the default nets (`defaults`), 0 for none
+                  or 255, and then
         bytes 5   grids - 1 | first << 4;  context;
                   activations (0 none, 1 relu, 2 gelu): entropy | synthesis << 2 | refinement << 4,
-                  | residual << 6 | skip << 7;  hidden layers: entropy | synthesis << 4;  refinements
+                  | residual << 6 | skip << 7;  hidden layers: entropy | learned upsampling << 3
+                  | synthesis << 4 | skip of the synthesis << 7;  refinements
         bytes n   widths of the hidden layers, entropy first
     the rest      constriction's ANS code as in `latent_codec`: words without the zero bytes at their
                   end, started from a guard, 1 + CRC-32(bytes above, int32 integers) mod 65535
 
 An array is integers k times 2^-shift. For each array in the order of `config.layout`:
     5 coins       shift, high bit first
+    1 coin        only with default nets: whether k below is the difference from theirs at this shift
     7 coins       c: the scale is 2^(c/4 - 5); r = ceil((c - 50) / 4) if c > 50, else 0
     values        k >> r, in the row of `tables` with location 0 and scale 2^(c/4 - 5 - r)
     n r coins     the low r bits of each k, high first
@@ -27,6 +31,7 @@ Fails with ``BitstreamError`` on bytes that no encoder wrote.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +43,7 @@ from ...coding.coders import guard_of
 from ...errors import BitstreamError
 from .config import CONTEXTS, KNOWN, Architecture, layout
 from .contexts import MAX_SIDE_PX
+from .defaults import DefaultNets, defaults
 from .integer import Activation, IntegerNet
 from .tables import rows
 
@@ -66,6 +72,7 @@ class Nets:
         clamp: on the latents that the entropy net sees, 1 to 127.
         integers: for each array of `config.layout`, int64 of its shape, within +-(2^31 - 1).
         shifts: for each, its step is 2^-shift.
+        start: default nets from which arrays may be coded as differences.
     """
 
     architecture: Architecture
@@ -73,6 +80,7 @@ class Nets:
     clamp: int
     integers: tuple[np.ndarray, ...]
     shifts: tuple[int, ...]
+    start: DefaultNets | None = None
 
     def entropy(self) -> IntegerNet:
         """The entropy net in integers.
@@ -110,9 +118,15 @@ class Nets:
 # --- Integers ------------------------------------------------------------------------------------
 
 
-def array_bits(integers: np.ndarray) -> float:
-    """Code length of an array, bits, its step and scale included."""
-    return _best_scale(integers.ravel())[1] + _SHIFT_COINS + _SCALE_COINS
+def array_bits(integers: np.ndarray, base: np.ndarray | None = None) -> float:
+    """Code length of an array, bits, its step and scale included; see `_forms` for `base`."""
+    costs = [_best_scale(form)[1] for form in _forms(integers, base)]
+    return min(costs) + _SHIFT_COINS + _SCALE_COINS + (base is not None)
+
+
+def _forms(integers: np.ndarray, base: np.ndarray | None) -> list[np.ndarray]:
+    """What may be coded: the integers or, second, their differences from default ones."""
+    return [integers.ravel()] + ([] if base is None else [(integers - base).ravel()])
 
 
 def _low_bits(scale: int) -> int:
@@ -152,19 +166,22 @@ def _escape(value: int, last: int) -> tuple[int, int]:
     return (1, value - last + 1) if value >= last else (0, -value)
 
 
-def _events(integers: np.ndarray, shift: int) -> list[tuple[int, int]]:
+def _events(integers: np.ndarray, shift: int, base: np.ndarray | None) -> list[tuple[int, int]]:
     """Rows and values of an array as they are decoded."""
-    table = rows()
+    table, forms = rows(), _forms(integers, base)
+    costs = [_best_scale(form)[1] for form in forms]
+    chosen = costs.index(min(costs))
 
     def coins(number: int, count: int) -> list[tuple[int, int]]:
         return [(table.coin_row, number >> i & 1) for i in range(count - 1, -1, -1)]
 
-    flat = integers.ravel()
+    flat = forms[chosen]
     scale, _ = _best_scale(flat)
     row, low = _row_of(scale)
     last = int(table.counts[row]) - 1
     values = ((flat >> low) - table.first[row]).tolist()
-    found = coins(shift, _SHIFT_COINS) + coins(scale, _SCALE_COINS)
+    found = coins(shift, _SHIFT_COINS) + ([] if base is None else coins(chosen, 1))
+    found += coins(scale, _SCALE_COINS)
     found += [(row, v if 0 <= v < last else last) for v in values]
     for k in (flat & ((1 << low) - 1)).tolist() if low else []:
         found += coins(k, low)
@@ -191,12 +208,14 @@ def encode_nets(nets: Nets) -> bytes:
     """
     header = _header(nets)
     events: list[tuple[int, int]] = []
-    for spec, integers, shift in zip(layout(nets.architecture), nets.integers, nets.shifts, strict=True):
+    for i, spec in enumerate(layout(nets.architecture)):
+        integers, shift = nets.integers[i], nets.shifts[i]
         if integers.shape != spec.shape or not 0 <= shift <= MAX_SHIFT:
             raise ValueError(f"{spec.name} has shape {integers.shape}, shift {shift}: the layout says {spec}")
         if np.abs(integers).max() >= 2**31:
             raise ValueError(f"{spec.name} has integers beyond 2^31: take a coarser step than 2^-{shift}")
-        events += _events(integers.astype(np.int64), shift)
+        base = None if nets.start is None else nets.start.at(i, shift)
+        events += _events(integers.astype(np.int64), shift, base)
     coder, models = _AnsCoder(np.array([_guard(header, nets.integers)], np.uint32)), rows().models
     for row, value in reversed(events):
         coder.encode_reverse(value, models[row])
@@ -216,26 +235,30 @@ def decode_nets(data: bytes) -> Nets:
     """
     if not isinstance(data, bytes):
         raise ValueError(f"the nets are {type(data).__name__}; they must be bytes")
-    size, clamp, architecture, length = _read_header(data)
+    size, clamp, architecture, start, length = _read_header(data)
     body = data[length:]
     if not body or body[-1] == 0:
         raise _damaged("the code of the weights is empty or ends in a zero byte")
     coder = _AnsCoder(np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32))
     integers, shifts = [], []
-    for spec in layout(architecture):
+    for i, spec in enumerate(layout(architecture)):
         if coder.is_empty():
             raise _damaged("the code of the weights ends too early")
-        array, shift = _read_array(coder, math.prod(spec.shape))
-        integers.append(array.reshape(spec.shape))
+        array, shift = _read_array(
+            coder, spec.shape, None if start is None else functools.partial(start.at, i)
+        )
+        integers.append(array)
         shifts.append(shift)
     state = coder.get_compressed()
     if len(state) != 1 or int(state[0]) != _guard(data[:length], integers):
         raise _damaged("the weights do not have the checksum that they came with")
-    return Nets(architecture, size, clamp, tuple(integers), tuple(shifts))
+    return Nets(architecture, size, clamp, tuple(integers), tuple(shifts), start)
 
 
-def _read_array(coder: object, count: int) -> tuple[np.ndarray, int]:
-    table, models = rows(), rows().models
+def _read_array(
+    coder: object, shape: tuple[int, ...], base: Callable[[int], np.ndarray] | None
+) -> tuple[np.ndarray, int]:
+    table, models, count = rows(), rows().models, math.prod(shape)
 
     def coins(number_of: int) -> int:
         number = 0
@@ -243,7 +266,7 @@ def _read_array(coder: object, count: int) -> tuple[np.ndarray, int]:
             number = 2 * number + coder.decode(models[table.coin_row])
         return number
 
-    shift, scale = coins(_SHIFT_COINS), coins(_SCALE_COINS)
+    shift, differs, scale = coins(_SHIFT_COINS), base is not None and coins(1), coins(_SCALE_COINS)
     if shift > MAX_SHIFT or scale >= _SCALES:
         raise _damaged(f"a step of 2^-{shift} with scale {scale}")
     row, low = _row_of(scale)
@@ -255,7 +278,9 @@ def _read_array(coder: object, count: int) -> tuple[np.ndarray, int]:
         classes = coder.decode(models[table.escape_row])
         number = (1 << classes) + coins(classes)
         values[i] = last + number - 1 if above else -number
-    found = ((values + table.first[row]) << low) + below
+    found = (((values + table.first[row]) << low) + below).reshape(shape)
+    if differs:
+        found = found + base(shift)
     if np.abs(found).max() >= 2**31:
         raise _damaged("a weight beyond 2^31 steps")
     return found, shift
@@ -277,17 +302,20 @@ def _header(nets: Nets) -> bytes:
         )
     found = bytes([VERSION]) + _varint(nets.size[0]) + _varint(nets.size[1]) + bytes([nets.clamp])
     if a in KNOWN:
-        return found + bytes([KNOWN.index(a)])
+        return found + bytes([KNOWN.index(a), 0 if nets.start is None else nets.start.number])
+    if nets.start is not None:
+        raise ValueError("default nets fit a known architecture only; code these without a start")
     kinds = (a.entropy_activation, a.synthesis_activation, a.refinement_activation)
     flags = sum(_ACTIVATIONS.index(kind) << 2 * i for i, kind in enumerate(kinds))
     flags |= a.entropy_residual << 6 | a.entropy_skip << 7
     layers = len(a.entropy_hidden) | len(a.synthesis_hidden) << 4
+    layers |= (a.upsampling == "learned") << 3 | a.synthesis_skip << 7
     fields = [_EXPLICIT, (a.grids - 1) | a.first << 4, a.context, flags, layers, a.refinements]
     return found + bytes(fields) + bytes(a.entropy_hidden) + bytes(a.synthesis_hidden)
 
 
-def _read_header(data: bytes) -> tuple[tuple[int, int], int, Architecture, int]:
-    """Size, clamp, architecture, and the number of bytes read."""
+def _read_header(data: bytes) -> tuple[tuple[int, int], int, Architecture, DefaultNets | None, int]:
+    """Size, clamp, architecture, default nets, and the number of bytes read."""
     position = 0
 
     def byte() -> int:
@@ -305,25 +333,32 @@ def _read_header(data: bytes) -> tuple[tuple[int, int], int, Architecture, int]:
     if not all(1 <= side <= MAX_SIDE_PX for side in size) or not 1 <= clamp <= 127:
         raise _damaged(f"size {size[0]} x {size[1]}, clamp {clamp}")
     if known < len(KNOWN):
-        return size, clamp, KNOWN[known], position
+        number = byte()
+        start = next((d for d in defaults() if d.number == number), None)
+        if number and (start is None or start.architecture != KNOWN[known]):
+            raise _damaged(f"default nets {number}, which this program does not have for this architecture")
+        return size, clamp, KNOWN[known], start, position
     if known != _EXPLICIT:
         raise _damaged(f"architecture {known}, of which this program has {len(KNOWN)}")
     grids, context, flags, layers, refinements = (byte() for _ in range(5))
     kinds = [flags >> 2 * i & 3 for i in range(3)]
     if max(kinds) >= len(_ACTIVATIONS) or context >= len(CONTEXTS):
         raise _damaged("an activation or a context that does not exist")
-    widths = [byte() for _ in range((layers & 15) + (layers >> 4))]
+    of_entropy, of_synthesis = layers & 7, layers >> 4 & 7
+    widths = [byte() for _ in range(of_entropy + of_synthesis)]
     try:
         architecture = Architecture(
             grids=(grids & 15) + 1,
             first=grids >> 4,
             context=context,
-            entropy_hidden=tuple(widths[: layers & 15]),
+            entropy_hidden=tuple(widths[:of_entropy]),
             entropy_activation=_ACTIVATIONS[kinds[0]],
             entropy_residual=bool(flags >> 6 & 1),
             entropy_skip=bool(flags >> 7),
-            synthesis_hidden=tuple(widths[layers & 15 :]),
+            upsampling="learned" if layers >> 3 & 1 else "bilinear",
+            synthesis_hidden=tuple(widths[of_entropy:]),
             synthesis_activation=_ACTIVATIONS[kinds[1]],
+            synthesis_skip=bool(layers >> 7),
             refinements=refinements,
             refinement_activation=_ACTIVATIONS[kinds[2]],
         )
@@ -331,7 +366,7 @@ def _read_header(data: bytes) -> tuple[tuple[int, int], int, Architecture, int]:
         raise _damaged(str(error)) from None
     if architecture in KNOWN:
         raise _damaged("a known architecture that is spelt out, as no encoder does")
-    return size, clamp, architecture, position
+    return size, clamp, architecture, None, position
 
 
 def _varint(number: int) -> bytes:

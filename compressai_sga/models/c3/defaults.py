@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Default nets: what photographs have in common, so that a file need not say it again.
+
+They were fitted to many photographs at once (`zoo/train/c3_nets.py`), one set for each of a few trade-offs,
+and ship in the zoo as integers in units of 2^-12. A fit may start from the set nearest to its lmbda, and
+an array may be coded as the difference from it (`weights`). A bitstream names its set by a number, so that
+a set, once shipped, stays as it is; the checksum of the nets finds a set that has changed.
+
+In:  a number from 1, or an architecture and lmbda. Out: integers or floats of `config.layout`.
+Fails with ``ValueError`` for numbers that there are not, and for a file that is not the zoo's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from .config import KNOWN, Architecture, layout
+
+__all__ = ["DefaultNets", "SHIFT", "defaults", "nearest", "save_defaults"]
+
+SHIFT = 12
+"""Default weights are integers times 2^-12."""
+
+
+@dataclass(frozen=True)
+class DefaultNets:
+    """One set.
+
+    Args:
+        number: what a bitstream calls it, from 1.
+        architecture: that it fits.
+        lmbda: that it was fitted for.
+        integers: for each array of `config.layout`, int64, in units of 2^-12.
+    """
+
+    number: int
+    architecture: Architecture
+    lmbda: float
+    integers: tuple[np.ndarray, ...]
+
+    def at(self, index: int, shift: int) -> np.ndarray:
+        """An array of the layout in units of 2^-shift, rounded half up."""
+        if shift >= SHIFT:
+            return self.integers[index] << (shift - SHIFT)
+        return (self.integers[index] + (1 << (SHIFT - shift) >> 1)) >> (SHIFT - shift)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays as float32."""
+        return {
+            spec.name: np.ldexp(k.astype(np.float64), -SHIFT).astype(np.float32)
+            for spec, k in zip(layout(self.architecture), self.integers)
+        }
+
+
+@functools.cache
+def defaults() -> tuple[DefaultNets, ...]:
+    """All sets that ship, in the order of their numbers; empty without the zoo's file."""
+    from ...zoo import c3_nets_file  # late: the zoo imports the models
+
+    path = c3_nets_file()
+    if path is None:
+        return ()
+    return read_defaults(path)
+
+
+def read_defaults(path: Path) -> tuple[DefaultNets, ...]:
+    """The sets of a file of `save_defaults`."""
+    found = []
+    with safe_open(path, framework="np") as file:
+        sets = json.loads(file.metadata()["sets"])
+        for number, (known, lmbda) in enumerate(sets, 1):
+            architecture = KNOWN[known]
+            arrays = tuple(
+                file.get_tensor(f"{number}.{spec.name}").astype(np.int64) for spec in layout(architecture)
+            )
+            found.append(DefaultNets(number, architecture, lmbda, arrays))
+    return tuple(found)
+
+
+def nearest(architecture: Architecture, lmbda: float) -> DefaultNets | None:
+    """The set of an architecture whose trade-off is nearest, by its logarithm; None if there is none."""
+    fitting = [d for d in defaults() if d.architecture == architecture]
+    return min(fitting, key=lambda d: abs(math.log(d.lmbda / lmbda)), default=None)
+
+
+def save_defaults(
+    path: Path, architecture: Architecture, found: Mapping[float, Mapping[str, Tensor]]
+) -> None:
+    """Write sets by lmbda, float arrays by name, numbered as they come."""
+    tensors = {
+        f"{number}.{name}": np.rint(array.detach().cpu().double().numpy() * 2.0**SHIFT).astype(np.int32)
+        for number, arrays in enumerate(found.values(), 1)
+        for name, array in arrays.items()
+    }
+    sets = [(KNOWN.index(architecture), lmbda) for lmbda in found]
+    save_file(tensors, path, metadata={"sets": json.dumps(sets)})

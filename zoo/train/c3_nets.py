@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Default nets of C3: the nets with which many photographs at once are coded best.
+
+    python zoo/train/c3_nets.py --data PHOTOS --out runs/c3-nets
+
+Every crop has latents of its own, all share one pair of nets: the mean over crops of what the fit of a
+single image minimises (Kim et al. 2024), with the same noise, annealing and optimiser. A fit that starts
+there need not learn from one image what holds for all, and a file holds only the differences.
+
+In:  a folder of photographs; trade-offs lmbda, the first with --steps, each further one from the nets of
+     its neighbour with --more-steps.
+Out: OUT/LMBDA.pt for each trade-off (to resume: run the same command again; a killed one loses at most a
+     minute), OUT/nets.safetensors once all are there: int32 in units of 2^-12, which
+     `publish.py --c3-nets OUT` takes into the zoo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from compressai_sga.models.c3.config import PRESETS  # noqa: E402
+from compressai_sga.models.c3.defaults import save_defaults  # noqa: E402
+from compressai_sga.models.c3.fit import Fit  # noqa: E402
+
+SAVE_SEC = 60.0
+
+
+class SharedFit(Fit):
+    """The fit of many images that share their nets: the gradient is the mean over images."""
+
+    def _clip(self) -> None:
+        self.nets.grad.copy_(self.nets.grad.mean(0, keepdim=True).expand_as(self.nets))
+        super()._clip()
+
+    def _keep_best(self, loss: Tensor) -> None:
+        super()._keep_best(loss.mean().expand_as(loss))  # of all images, or they would part
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of photographs, searched recursively"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/c3-nets"))
+    parser.add_argument("--lmbdas", type=float, nargs="+", default=[1e-3, 4e-3, 1.6e-2, 2.5e-4])
+    parser.add_argument("--steps", type=int, default=1500, help="for the first trade-off")
+    parser.add_argument("--more-steps", type=int, default=500, help="for each further one")
+    parser.add_argument("--crops", type=int, default=48)
+    parser.add_argument("--size", type=int, default=128, help="of a crop, pixels")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="names of photographs not to take")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+def load_crops(folder: Path, count: int, size: int, leave_out: list[str]) -> Tensor:
+    """Crops (count, 3, size, size) in turn from all photographs, which are halved if larger than 1 MP."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    paths = [p for p in paths if p.name not in leave_out]
+    if not paths:
+        raise SystemExit(f"{folder} holds no PNG or JPEG; give --data a folder of photographs")
+    places = np.random.default_rng(0)
+    found = []
+    for i in range(count):
+        image = Image.open(paths[i % len(paths)]).convert("RGB")
+        if image.width * image.height > 1_000_000:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+        left, top = (int(places.integers(0, side - size + 1)) for side in image.size)
+        found.append(np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+
+
+def fit_shared(
+    x: Tensor, lmbda: float, steps: int, start: Tensor | None, path: Path
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Parameters and arrays of the nets after the whole schedule; goes on from `path`."""
+    preset = PRESETS["c3"]  # the nets themselves cost nothing here: no file holds them
+    preset = replace(preset, fit=replace(preset.fit, weight_bits=False))
+    fit = SharedFit(x, preset, lmbda, steps=steps, warm=False)
+    with torch.no_grad():
+        fit.nets.copy_(fit.nets.mean(0) if start is None else start)  # one mean colour for all
+    saved = time.monotonic()
+    if path.exists():
+        fit.load_state_dict(torch.load(path, weights_only=True))
+    with tqdm(total=steps, initial=fit.step_count, desc=f"lmbda {lmbda:g}") as bar:
+
+        def report(progress: object) -> None:
+            nonlocal saved
+            bar.update(progress.step - bar.n)
+            bar.set_postfix_str(
+                f"loss {progress.loss:.3e}, {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB"
+            )
+            if time.monotonic() - saved > SAVE_SEC or fit.done:
+                partial = path.with_suffix(".part")
+                torch.save(fit.state_dict(), partial)
+                partial.replace(path)
+                saved = time.monotonic()
+
+        fit.run(report)
+    fit.take_best()
+    return fit.nets[0].detach(), {name: array[0] for name, array in fit.arrays().items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(sys.argv[1:] if argv is None else argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    x = load_crops(args.data, args.crops, args.size, args.leave_out).to(args.device)
+    found: dict[float, dict[str, Tensor]] = {}
+    nets: dict[float, Tensor] = {}
+    for lmbda in args.lmbdas:
+        near = min(nets, key=lambda other: abs(np.log(other / lmbda))) if nets else None
+        start, steps = (None, args.steps) if near is None else (nets[near], args.more_steps)
+        nets[lmbda], found[lmbda] = fit_shared(x, lmbda, steps, start, args.out / f"{lmbda:g}.pt")
+    save_defaults(args.out / "nets.safetensors", PRESETS["c3"].architecture, found)
+
+
+if __name__ == "__main__":
+    main()
