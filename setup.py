@@ -37,8 +37,9 @@ class BuildPy(build_py):
     def _zoo_files(self) -> list[Path]:
         zoo = ROOT / "zoo"
         manifest = zoo / "manifest.json"
-        records = json.loads(manifest.read_text(encoding="utf-8"))["weights"]
-        weights = [zoo / record["file"] for record in records if record["wheel"]]
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        weights = [zoo / record["file"] for record in content["weights"] if record["wheel"]]
+        weights += [zoo / content["c3_nets"]["file"]]
         for weight in weights:
             if not weight.is_file():
                 raise FileNotFoundError(

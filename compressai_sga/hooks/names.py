@@ -75,6 +75,8 @@ class _C3EntryPoint(_EntryPoint):
     ) -> nn.Module:
         if metric != "mse":
             raise SgaError(f"{self.name} is fitted for the metric 'mse', not {metric!r}; leave it out")
+        if not progress:  # CompressAI's default, True, means its download's: here the terminal decides
+            kwargs["progress"] = False
         return c3.ARCHITECTURES[self.name](quality, **kwargs)
 
 

@@ -10,13 +10,16 @@ there need not learn from one image what holds for all, and a file holds only th
 In:  a folder of photographs; trade-offs lmbda, the first with --steps, each further one from the nets of
      its neighbour with --more-steps.
 Out: OUT/LMBDA.pt for each trade-off (to resume: run the same command again; a killed one loses at most a
-     minute), OUT/nets.safetensors once all are there: int32 in units of 2^-12, which
-     `publish.py --c3-nets OUT` takes into the zoo.
+     minute), OUT/nets.safetensors once all are there: int32 in units of 2^-12. With --publish it
+     becomes zoo/weights/c3-nets.safetensors, with a record in zoo/manifest.json. Files of C3 need the very
+     nets that they were coded against: sets that have shipped must stay, further ones come after them.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import time
 from dataclasses import replace
@@ -28,10 +31,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ZOO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ZOO.parent), str(ZOO / "train")]
+
+from publish import LICENCE, TRAINING_DATA, write_text  # noqa: E402
 
 from compressai_sga.models.c3.config import PRESETS  # noqa: E402
-from compressai_sga.models.c3.defaults import save_defaults  # noqa: E402
+from compressai_sga.models.c3.defaults import read_defaults, save_defaults  # noqa: E402
 from compressai_sga.models.c3.fit import Fit  # noqa: E402
 
 SAVE_SEC = 60.0
@@ -44,8 +50,9 @@ class SharedFit(Fit):
         self.nets.grad.copy_(self.nets.grad.mean(0, keepdim=True).expand_as(self.nets))
         super()._clip()
 
-    def _keep_best(self, loss: Tensor) -> None:
-        super()._keep_best(loss.mean().expand_as(loss))  # of all images, or they would part
+    def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
+        loss = super()._loss(plane, cached)
+        return loss.mean().expand_as(loss)  # or images would part, each with its own best
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -61,6 +68,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="of a crop, pixels")
     parser.add_argument("--leave-out", nargs="*", default=[], help="names of photographs not to take")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--publish", action="store_true", help="put the result into the zoo")
     return parser.parse_args(argv)
 
 
@@ -123,6 +131,38 @@ def main(argv: list[str] | None = None) -> None:
         start, steps = (None, args.steps) if near is None else (nets[near], args.more_steps)
         nets[lmbda], found[lmbda] = fit_shared(x, lmbda, steps, start, args.out / f"{lmbda:g}.pt")
     save_defaults(args.out / "nets.safetensors", PRESETS["c3"].architecture, found)
+    if args.publish:
+        publish(args)
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Copy the nets into the zoo and write their record; refuses to change sets that are there."""
+    target, data = ZOO / "weights/c3-nets.safetensors", (args.out / "nets.safetensors").read_bytes()
+    old, new = (read_defaults(p) if p.exists() else () for p in (target, args.out / "nets.safetensors"))
+    same = [
+        a.lmbda == b.lmbda and all((j == k).all() for j, k in zip(a.integers, b.integers))
+        for a, b in zip(old, new)
+    ]
+    if len(new) < len(old) or not all(same):
+        raise SystemExit(
+            f"{target} has {len(old)} sets, which files may need; new ones must begin with the same"
+        )
+    target.write_bytes(data)
+    path = ZOO / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    out = [f"--steps {args.steps} --more-steps {args.more_steps} --crops {args.crops} --size {args.size}"]
+    out += ["--lmbdas", *(f"{lmbda:g}" for lmbda in args.lmbdas)]
+    out += ["--leave-out", *args.leave_out] if args.leave_out else []
+    manifest["c3_nets"] = {
+        "file": "weights/c3-nets.safetensors",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "lmbdas": args.lmbdas,
+        "licence": LICENCE,
+        "training_data": TRAINING_DATA,
+        "command": f"python zoo/train/c3_nets.py --data PHOTOS {' '.join(out)} --publish",
+    }
+    write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "_decoder.hpp"
 #include "_synthesis.hpp"
 
@@ -102,9 +104,32 @@ py::tuple encode(const std::vector<Array<int32_t>>& grids, const std::vector<con
     return py::make_tuple(py::array_t<uint32_t>(static_cast<py::ssize_t>(words.size()), words.data()), bits);
 }
 
-py::array_t<float> synthesise(const std::vector<Array<float>>& channels,
-                              const std::vector<std::tuple<Array<float>, Array<float>, int, bool>>& layers,
-                              std::pair<int, int> size) {
+c3::FloatLayer make_layer(const Array<float>& weight, const Array<float>& bias, int activation, bool residual,
+                          const std::optional<Array<float>>& skip, std::size_t channels) {
+    if (weight.ndim() != 4 || weight.shape(2) != weight.shape(3) || weight.shape(0) > c3::kMaxChannels ||
+        weight.shape(1) > c3::kMaxChannels || weight.shape(2) > 3 || activation < 0 || activation > 2)
+        throw std::invalid_argument("synthesis: a weight is (out, in, k, k), its activation 0, 1 or 2");
+    c3::FloatLayer layer;
+    layer.outputs = static_cast<int>(weight.shape(0));
+    layer.inputs = static_cast<int>(weight.shape(1));
+    layer.kernel = static_cast<int>(weight.shape(2));
+    layer.activation = static_cast<c3::Activation>(activation);
+    layer.residual = residual;
+    layer.weight = values(weight);
+    layer.bias = values(bias);
+    if (skip) {
+        if (skip->ndim() != 2 || skip->shape(0) != weight.shape(0) ||
+            static_cast<std::size_t>(skip->shape(1)) != channels)
+            throw std::invalid_argument("synthesis: a skip is (outputs of its layer, channels)");
+        layer.skip = values(*skip);
+    }
+    return layer;
+}
+
+py::array_t<float> synthesise(
+    const std::vector<Array<float>>& channels, const std::optional<Array<float>>& doublings, int first,
+    const std::vector<std::tuple<Array<float>, Array<float>, int, bool, std::optional<Array<float>>>>& layers,
+    std::pair<int, int> size, bool portable) {
     std::vector<c3::Channel> inputs;
     for (const auto& channel : channels) {
         if (channel.ndim() != 2 || channel.size() < 1 || channel.shape(0) > c3::kMaxSide ||
@@ -113,22 +138,20 @@ py::array_t<float> synthesise(const std::vector<Array<float>>& channels,
         const c3::Size shape{static_cast<int>(channel.shape(0)), static_cast<int>(channel.shape(1))};
         inputs.push_back({channel.data(), shape});
     }
-    std::vector<c3::FloatLayer> made;
-    for (const auto& [weight, bias, activation, residual] : layers) {
-        if (weight.ndim() != 4 || weight.shape(2) != weight.shape(3) || weight.shape(0) > c3::kMaxChannels ||
-            weight.shape(1) > c3::kMaxChannels || weight.shape(2) > 3 || activation < 0 || activation > 2)
-            throw std::invalid_argument("synthesis: a weight is (out, in, k, k), its activation 0, 1 or 2");
-        c3::FloatLayer layer;
-        layer.outputs = static_cast<int>(weight.shape(0));
-        layer.inputs = static_cast<int>(weight.shape(1));
-        layer.kernel = static_cast<int>(weight.shape(2));
-        layer.activation = static_cast<c3::Activation>(activation);
-        layer.residual = residual;
-        layer.weight = values(weight);
-        layer.bias = values(bias);
-        made.push_back(std::move(layer));
+    c3::Synthesis made;
+    made.first = first;
+    if (doublings) {
+        if (doublings->ndim() != 2 || doublings->shape(0) < 1 || doublings->shape(0) > c3::kMaxDoublings ||
+            doublings->shape(1) != 4)
+            throw std::invalid_argument("synthesis: taps are (doublings, 4), at most 30 doublings");
+        for (py::ssize_t i = 0; i < doublings->shape(0); ++i) {
+            const float* taps = doublings->data(i, 0);
+            made.doublings.push_back({taps[0], taps[1], taps[2], taps[3]});
+        }
     }
-    const int outputs = c3::check_layers(made, inputs.size());
+    for (const auto& [weight, bias, activation, residual, skip] : layers)
+        made.layers.push_back(make_layer(weight, bias, activation, residual, skip, inputs.size()));
+    const int outputs = c3::check_layers(made.layers, inputs.size());
     const auto [height, width] = size;
     if (height < 1 || width < 1 || height > c3::kMaxSide || width > c3::kMaxSide)
         throw std::invalid_argument("synthesis: sides must lie in 1 ... 32768");
@@ -136,7 +159,7 @@ py::array_t<float> synthesise(const std::vector<Array<float>>& channels,
     float* pixels = image.mutable_data();
     {
         py::gil_scoped_release release;
-        c3::synthesise(inputs, made, {height, width}, pixels);
+        c3::synthesise(inputs, made, {height, width}, portable, pixels);
     }
     return image;
 }
@@ -165,5 +188,5 @@ PYBIND11_MODULE(_native, m) {
     m.def("decode", &decode);
     m.def("encode", &encode);
     m.def("synthesise", &synthesise);
-    m.attr("VERSION") = 1;  // of this interface; see native.py
+    m.attr("VERSION") = 2;  // of this interface; see native.py
 }

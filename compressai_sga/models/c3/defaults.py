@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .config import KNOWN, Architecture, layout
 
-__all__ = ["DefaultNets", "SHIFT", "defaults", "nearest", "save_defaults"]
+__all__ = ["SHIFT", "DefaultNets", "defaults", "nearest", "read_defaults", "save_defaults"]
 
 SHIFT = 12
 """Default weights are integers times 2^-12."""

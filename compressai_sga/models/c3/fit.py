@@ -40,6 +40,7 @@ from .adam import Adam
 from .canvas import Canvas
 from .config import Preset, layout
 from .defaults import nearest
+from .finish import Finish
 from .network import context_of, entropy_net, latent_bits, synthesise, upsample
 from .soap import Soap
 from .start import first_parameters, origin_of, parameter_scale, warm_parameters
@@ -127,7 +128,7 @@ class Fit:
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
-        self._finish: dict[str, Any] | None = None
+        self._finish: Finish | None = None
         self._cache: tuple[Any, Tensor] | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -160,7 +161,7 @@ class Fit:
 
     @property
     def done(self) -> bool:
-        finished = self._finish is not None and bool((self._finish["rate"] < _SMALLEST_RATE).all())
+        finished = self._finish is not None and bool((self._finish.rate < _SMALLEST_RATE).all())
         return finished or (self.step_count > 0 and self.share >= 1.0)
 
     def run(self, report: Callable[[Progress], None] | None = None, every: int = 20) -> None:
@@ -272,7 +273,7 @@ class Fit:
     def _finish_step(self, part: float) -> None:
         if self._finish is None:
             self._start_finish()
-        state, settings = self._finish, self.settings
+        finish, settings = self._finish, self.settings
         nets_only = settings.finish == "nets"
         if nets_only:
             plane = self.plane_hat()
@@ -283,12 +284,12 @@ class Fit:
             soft = soft_round(self.plane * self._gain, _STE_TEMPERATURE)
             loss = self._loss(soft + (self.plane_hat() - soft).detach())
         loss.sum().backward()
-        self._keep_best(loss.detach())
+        finish.keep_best(loss.detach())
         if settings.finish_decay is None:
-            rate = state["rate"] * _half_cosine(part)
+            rate = finish.rate * _half_cosine(part)
         else:
-            self._decay()
-            rate = state["rate"]
+            finish.decay(settings.finish_decay, settings.finish_patience)
+            rate = finish.rate
         self._clip()
         self._update(rate)
 
@@ -298,33 +299,9 @@ class Fit:
         self.plane.requires_grad_(not nets_only)
         of_latents = [] if nets_only else [Adam([self.plane], self.settings.betas)]
         self._optimisers = [*of_latents, self._of_nets()]
-        batch, device = len(self.x), self.x.device
-        self._finish = {
-            "rate": torch.full((batch,), self.settings.finish_rate, device=device),
-            "loss": torch.full((batch,), math.inf, device=device),
-            "waited": torch.zeros(batch, device=device),
-            "best": [t.clone() for t in self._moving_state()],
-        }
-
-    def _moving_state(self) -> list[Tensor]:
-        parameters = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
-        return parameters + [tensor for optimiser in self._optimisers for tensor in optimiser.state]
-
-    def _keep_best(self, loss: Tensor) -> None:
-        """Called before the update: parameters are those of the loss."""
-        state = self._finish
-        better = loss < state["loss"]
-        state["loss"] = torch.where(better, loss, state["loss"])
-        state["waited"] = torch.where(better, 0.0, state["waited"] + 1)
-        _copy_where(better, self._moving_state(), state["best"])
-
-    def _decay(self) -> None:
-        """Images that have waited long enough go back to their best at a smaller rate."""
-        state = self._finish
-        tired = state["waited"] >= self.settings.finish_patience
-        state["rate"] = torch.where(tired, state["rate"] * self.settings.finish_decay, state["rate"])
-        state["waited"] = torch.where(tired, 0.0, state["waited"])
-        _copy_where(tired, state["best"], self._moving_state())
+        moving = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
+        moving += [tensor for optimiser in self._optimisers for tensor in optimiser.state]
+        self._finish = Finish(moving, len(self.x), self.settings.finish_rate)
 
     @torch.no_grad()
     def take_best(self) -> None:
@@ -333,8 +310,8 @@ class Fit:
             return
         with torch.enable_grad():
             loss = self._loss(self.plane_hat())
-        self._keep_best(loss.detach())
-        _copy_where(torch.ones_like(loss, dtype=torch.bool), self._finish["best"], self._moving_state())
+        self._finish.keep_best(loss.detach())
+        self._finish.take_best()
 
     # --- State ---------------------------------------------------------------------------------------
 
@@ -350,9 +327,7 @@ class Fit:
                 (optimiser.count, [tensor.clone() for tensor in optimiser.state])
                 for optimiser in self._optimisers
             ],
-            "finish": None
-            if self._finish is None
-            else {k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in self._finish.items()},
+            "finish": None if self._finish is None else self._finish.state_dict(),
         }
 
     @torch.no_grad()
@@ -371,20 +346,11 @@ class Fit:
         self._finish, self._cache = None, None
         if state["finish"] is not None:
             self._start_finish()
-            self._finish = {
-                k: [t.clone() for t in v] if k == "best" else v.clone() for k, v in state["finish"].items()
-            }
+            self._finish.load_state_dict(state["finish"])
         for optimiser, (count, tensors) in zip(self._optimisers, state["optimisers"]):
             optimiser.count = count
             for tensor, saved in zip(optimiser.state, tensors):
                 tensor.copy_(saved)
-
-
-@torch.no_grad()
-def _copy_where(chosen: Tensor, source: list[Tensor], target: list[Tensor]) -> None:
-    """Copy the chosen images' tensors."""
-    for a, b in zip(source, target):
-        b.copy_(torch.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b))
 
 
 def _half_cosine(part: float) -> float:

@@ -91,27 +91,33 @@ def reconstruct(nets: Nets, grids: Sequence[np.ndarray], *, backend: Backend = "
                 [grid.astype(np.float32) for grid in grids],
                 _layers(arrays, nets.architecture),
                 nets.size,
+                doublings=arrays.get("upsampling.weight"),
+                first=nets.architecture.first,
+                portable=backend == "portable",
             )
         )
     else:
         planes = [torch.from_numpy(grid.astype(np.float32))[None] for grid in grids]
         tensors = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
         with torch.no_grad():
-            image = synthesise(tensors, upsample(planes, nets.size), nets.architecture)[0]
+            channels = upsample(tensors, planes, nets.size, nets.architecture)
+            image = synthesise(tensors, channels, nets.architecture)[0]
     # Wild weights of a hostile file may give NaN.
-    return torch.nan_to_num(image, nan=0.0).clamp(0, 1)
+    return image.nan_to_num_(nan=0.0).clamp_(0, 1)
 
 
-def _layers(arrays: dict[str, np.ndarray], a: Architecture) -> list[tuple]:
+def _layers(arrays: dict[str, np.ndarray], a: Architecture) -> list[native.FloatLayer]:
     """The synthesis as `native.synthesise` takes it."""
-    found = []
-    for i in range(len(a.synthesis_hidden) + 1):
-        kind = a.synthesis_activation if i < len(a.synthesis_hidden) else "none"
+    found, last = [], len(a.synthesis_hidden)
+    for i in range(last + 1):
+        kind = a.synthesis_activation if i < last else "none"
+        skip = arrays["synthesis.skip"] if a.synthesis_skip and i == last else None
         weight = arrays[f"synthesis.{i}.weight"][:, :, None, None]
-        found.append((weight, arrays[f"synthesis.{i}.bias"], kind, False))
+        found.append(native.FloatLayer(weight, arrays[f"synthesis.{i}.bias"], kind, skip=skip))
     for i in range(a.refinements):
         kind = a.refinement_activation if i < a.refinements - 1 else "none"
-        found.append((arrays[f"refinement.{i}.weight"], arrays[f"refinement.{i}.bias"], kind, True))
+        weight, bias = arrays[f"refinement.{i}.weight"], arrays[f"refinement.{i}.bias"]
+        found.append(native.FloatLayer(weight, bias, kind, residual=True))
     return found
 
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,11 +27,29 @@ from .contexts import Context
 from .integer import Activation, IntegerNet, gelu_rest
 from .tables import rows
 
-__all__ = ["AVAILABLE", "Damaged", "decode_grids", "encode_grids", "synthesise"]
+__all__ = ["AVAILABLE", "Damaged", "FloatLayer", "decode_grids", "encode_grids", "synthesise"]
 
-_VERSION = 1
+_VERSION = 2
 _ACTIVATIONS = ("none", "relu", "gelu")
 _SOURCES = ("none", "coarser", "finer")
+
+
+class FloatLayer(NamedTuple):
+    """y = act(W * x + b [+ x] [+ S c]), c being the upsampled channels; float32.
+
+    Args:
+        weight: W, (outputs, inputs, k, k) with k = 1, or 3 with the border repeated outwards.
+        bias: b, (outputs,).
+        activation: of the sum.
+        residual: whether x is added.
+        skip: S, (outputs, channels), for k = 1.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    activation: Activation
+    residual: bool = False
+    skip: np.ndarray | None = None
 
 
 def _load() -> ModuleType | None:
@@ -108,22 +127,29 @@ def encode_grids(
 
 def synthesise(
     channels: Sequence[np.ndarray],
-    layers: Sequence[tuple[np.ndarray, np.ndarray, Activation, bool]],
+    layers: Sequence[FloatLayer],
     size: tuple[int, int],
+    *,
+    doublings: np.ndarray | None = None,
+    first: int = 0,
+    portable: bool = False,
 ) -> np.ndarray:
     """The image, float32 (outputs, height, width), not clipped.
 
-    Each channel is upsampled to the image's size as by torch's interpolate(mode="bilinear",
-    align_corners=False); then y = act(W * x + b [+ x]) layer by layer.
+    The channels are upsampled to the image's size, then go through layer after layer.
 
     Args:
         channels: float32 (h, w) each.
-        layers: (weight (outputs, inputs, k, k), bias (outputs,), activation, residual) each, float32;
-            k = 1, then k = 3 with the border repeated outwards.
+        layers: those with k = 1, then those with k = 3.
         size: (height, width) of the image.
+        doublings: taps (n, 4) of the learned upsampling (`network.upsample`), row 0 for the last step; the
+            channels are then grids, the finest first, n = first + grids - 1. None: each channel is
+            interpolated as by torch's interpolate(mode="bilinear", align_corners=False).
+        first: exponent of the finest grid, for learned upsampling.
+        portable: without the instructions that not every processor has.
     """
-    made = [(w, b, _ACTIVATIONS.index(activation), residual) for w, b, activation, residual in layers]
-    return _native.synthesise(list(channels), made, (int(size[0]), int(size[1])))
+    made = [(w, b, _ACTIVATIONS.index(kind), residual, skip) for w, b, kind, residual, skip in layers]
+    return _native.synthesise(list(channels), doublings, first, made, (int(size[0]), int(size[1])), portable)
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from compressai_sga.models.c3.config import Architecture, layout
 from compressai_sga.models.c3.contexts import grid_sizes
 from compressai_sga.models.c3.weights import Nets
 
-__all__ = ["SMALL", "random_grids", "random_nets", "tensors"]
+__all__ = ["LEARNED", "SMALL", "random_grids", "random_nets", "tensors"]
 
 SMALL = Architecture(
     grids=4,
@@ -22,6 +22,17 @@ SMALL = Architecture(
     synthesis_hidden=(9,),
     refinements=1,
 )
+
+LEARNED = Architecture(
+    grids=3,
+    first=2,
+    context=1,
+    upsampling="learned",
+    synthesis_hidden=(),
+    synthesis_skip=True,
+    synthesis_activation="relu",
+)
+"""Grids none of which has the image's size."""
 
 
 def random_nets(architecture: Architecture, size: tuple[int, int], seed: int = 0) -> Nets:
@@ -36,6 +47,8 @@ def random_nets(architecture: Architecture, size: tuple[int, int], seed: int = 0
             values[1] = 2.5  # wide laws: no latent is so surprising that the tables' floor matters
         if spec.name in (f"entropy.{len(architecture.entropy_hidden)}.weight", "entropy.skip"):
             values *= 0.1
+        if spec.part == "upsampling":
+            values = 0.2 * values + (0, 0.25, 0.75, 0)  # or coarse grids fade
         integers.append(np.rint(values * 2**shift).astype(np.int64))
         shifts.append(shift)
     return Nets(architecture, size, 30, tuple(integers), tuple(shifts))
