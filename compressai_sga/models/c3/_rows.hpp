@@ -96,6 +96,10 @@ C3_INLINE void add_input(const float* weight, std::size_t step, const float* x, 
     }
 }
 
+C3_INLINE void add_row(const float* x, float* sum) {
+    for (int i = 0; i < kBlock; ++i) sum[i] += x[i];
+}
+
 template <int kOutputs>
 C3_INLINE void start_sums(const FloatLayer& layer, std::size_t o, float (*sum)[kBlock]) {
     for (int k = 0; k < kOutputs; ++k)
@@ -118,9 +122,7 @@ C3_INLINE void pointwise_outputs(const FloatLayer& layer, std::size_t o, Plane i
             add_input<kOutputs>(weight + j, count, channels.values + channels.stride * j, sum);
     }
     for (std::size_t k = 0; k < kOutputs; ++k) {
-        const float* x = in.values + in.stride * (o + k);
-        if (layer.residual)
-            for (int i = 0; i < kBlock; ++i) sum[k][i] += x[i];
+        if (layer.residual) add_row(in.values + in.stride * (o + k), sum[k]);
         activate(layer.activation, sum[k]);
         std::memcpy(out + stride * (o + k), sum[k], sizeof sum[k]);
     }
@@ -149,9 +151,7 @@ C3_INLINE void around_outputs(const FloatLayer& layer, std::size_t o, const floa
         for (int dx = 0; dx < 3; ++dx)
             add_input<kOutputs>(weight + dx, 9 * inputs, rows[j] + start + dx - 1, sum);
     for (std::size_t k = 0; k < kOutputs; ++k) {
-        const float* x = rows[3 * (o + k) + 1] + start;
-        if (layer.residual)
-            for (int i = 0; i < kBlock; ++i) sum[k][i] += x[i];
+        if (layer.residual) add_row(rows[3 * (o + k) + 1] + start, sum[k]);
         activate(layer.activation, sum[k]);
         std::memcpy(out + stride * (o + k) + start, sum[k], sizeof sum[k]);
     }

@@ -313,9 +313,17 @@ def adaptive(preset: Preset) -> tuple[Preset, ...]:
     """The candidates of the paper's adaptive choice: contexts, exponents and widths of `preset`.
 
     The next finer grid as context goes with the (3, 3) mask only, so that CLIC has half as many.
+
+    Raises:
+        ValueError: a preset that is not the paper's.
     """
+    papers = {0: (0, 1), 2: (2,)}
+    if preset.architecture.context not in papers:
+        raise ValueError(
+            f"{preset.name} has no adaptive choice; c3-paper and c3-paper-clic have, as in the paper"
+        )
     found = []
-    for context in (0, 1) if preset.architecture.context == 0 else (preset.architecture.context,):
+    for context in papers[preset.architecture.context]:
         for first in (0, 1):
             for width in (12, 18, 24):
                 architecture = replace(

@@ -359,6 +359,25 @@ def test_progress_bar_says_where_it_is(capsys):
     assert not capsys.readouterr().err  # no terminal
 
 
+def test_adaptive_choice_is_the_best_of_its_candidates_for_each_image():
+    x = torch.cat([natural(16, 16), noise(16, 16)])
+    model = C3(preset="c3-paper", adaptive=True, steps=6, lmbda=LMBDA, progress=False)
+    assert len(model.candidates) == 12
+    model.candidates = model.candidates[::7]  # the others cost only time
+    found = model.fit(x)
+    alone = [C3(preset=p, steps=6, lmbda=LMBDA, progress=False).fit(x) for p in model.candidates]
+    for i, image in enumerate(x):
+        costs = [model._cost(fitted[i], image) for fitted in alone]
+        assert model._cost(found[i], image) == pytest.approx(min(costs), rel=1e-6) and min(costs) < max(costs)
+        decoded = model.decompress([[part] for part in found[i].strings], (16, 16))["x_hat"][0]
+        torch.testing.assert_close(decoded, found[i].x_hat)
+
+
+def test_adaptive_choice_is_for_the_papers_presets():
+    with pytest.raises(ValueError, match="c3-fast has no adaptive choice; c3-paper"):
+        C3Fast(adaptive=True)
+
+
 def test_encoder_uses_the_search_of_the_preset(monkeypatch):
     called = []
     monkeypatch.setattr(_Search, "shared", lambda self: called.append("shared"))

@@ -135,6 +135,9 @@ def test_other_widths_and_no_layers():
         layers = random_layers(2, "gelu", channels=2, width=width, colours=colours)
         image = native.synthesise(channels, layers, (9, 17))
         assert np.abs(image - by_torch(channels, layers, (9, 17))).max() < 1e-5
+        wider = (np.ones((7, colours, 3, 3), np.float32) / 9, np.ones(7, np.float32), "relu", False, None)
+        image = native.synthesise(channels, [*layers, wider], (9, 17))
+        assert np.abs(image - by_torch(channels, [*layers, wider], (9, 17))).max() < 1e-5
     assert np.abs(native.synthesise(channels, [], (9, 17)) - by_torch(channels, [], (9, 17))).max() < 1e-6
 
 
