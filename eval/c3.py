@@ -62,7 +62,8 @@ SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared
 PARTS = ("crops", "budget", "warm", "whole", "step", "figure")
 SEED, LMBDA = 0, 1e-3
 BUDGETS = (500, 1000, 2000, 5000, 10_000)
-WARM_BUDGETS = (300, 500, 1000, 2000)
+WHOLE_STEPS = 300  # of 2 000, for time
+WARM_BUDGETS = (300, 1000)
 # Label: arguments of `C3`.
 STARTS: dict[str, dict[str, Any]] = {
     "cold": {"preset": "c3-fast", "warm": False},
@@ -81,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="another codec's results on the crops, JSON lines")
     numbers = {"type": int, "nargs": "+", "metavar": "N"}
     parser.add_argument("--crops", default=[1, 5, 8, 13, 17, 20, 22, 23], **numbers, help="of part crops")
-    parser.add_argument("--images", default=[5, 13, 20, 23], **numbers, help="of parts budget and warm")
+    parser.add_argument("--images", default=[13, 20], **numbers, help="of parts budget and warm")
     parser.add_argument("--whole", default=[5, 23], **numbers, help="of part whole")
     parser.add_argument("--lmbdas", type=float, nargs="+", default=[1e-3, 4e-3], help="of part whole")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
@@ -274,7 +275,8 @@ def whole(x: Tensor, steps: int, lmbda: float) -> dict[str, Any]:
 def measure_whole(record: Record, args: argparse.Namespace) -> None:
     for number in args.whole:
         for lmbda in args.lmbdas:
-            of = settings_of("c3-fast", args.steps and args.steps[-1], lmbda, native=native.AVAILABLE)
+            steps = WHOLE_STEPS if args.steps is None else args.steps[-1]
+            of = settings_of("c3-fast", steps, lmbda, native=native.AVAILABLE)
             record.cell(
                 f"whole kodim{number:02} {lmbda:g}",
                 of,

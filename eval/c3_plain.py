@@ -6,8 +6,9 @@ convolution for every grid.
     PlainFit(fit).step()                                      # what Fit.step does in its main phase
 
 Written from the formulas, sharing only soft rounding with the package: entropy net and synthesis as
-2-d convolutions, P(v) = F(v + 1/2) - F(v - 1/2) with the Laplace distribution function F, bilinear
-upsampling, gradients by autograd, Adam and clipping as torch has them. It is not made slow: the linear
+2-d convolutions, P(v) = F(v + 1/2) - F(v - 1/2) with the Laplace distribution function F, upsampling by
+transposed convolutions, gradients by autograd, Adam and clipping as torch has them. (Ours has SOAP for the
+nets and their bits in its loss, which cost it time.) It is not made slow: the linear
 skip shares the convolution of the first layer, and the taps of the coarser grid are slices.
 
 In:  latents in quantisation steps; arrays as `Fit.arrays` names them. Out: a loss; steps.
@@ -52,15 +53,40 @@ def plain_loss(
         p = laplace_cdf(distance + 0.5, scale) - laplace_cdf(distance - 0.5, scale)
         bits = bits - torch.log2(p.clamp_min(torch.finfo(x.dtype).tiny)).sum()
     size = x.shape[2:]
-    image = torch.cat([F.interpolate(g, size, mode="bilinear", align_corners=False) for g in grids], 1)
-    last = len(a.synthesis_hidden)
+    channels = plain_upsampling(grids, arrays, size, a)
+    image, last = channels, len(a.synthesis_hidden)
     for i in range(last + 1):
         image = plain_layer(image, arrays, f"synthesis.{i}", a.synthesis_activation if i < last else "none")
+    if a.synthesis_skip:
+        image = image + F.conv2d(channels, arrays["synthesis.skip"][:, :, None, None])
     for i in range(a.refinements):
         padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
         image = image + F.conv2d(padded, arrays[f"refinement.{i}.weight"], arrays[f"refinement.{i}.bias"])
         image = activate(image, a.refinement_activation if i < a.refinements - 1 else "none")
     return (image - x).square().mean() + lmbda * bits / (size[0] * size[1])
+
+
+def plain_upsampling(
+    grids: list[Tensor], arrays: dict[str, Tensor], size: torch.Size, a: Architecture
+) -> Tensor:
+    """The grids at the image's size, (1, grids, H, W); learned: transposed convolutions, rows first."""
+    if a.upsampling == "bilinear":
+        return torch.cat([F.interpolate(g, size, mode="bilinear", align_corners=False) for g in grids], 1)
+    stack = grids[-1]
+    for exponent in range(a.doublings - 1, -1, -1):
+        far, near, own, next_ = arrays["upsampling.weight"][exponent]
+        kernel = torch.stack([far, next_, near, own, own, near, next_, far])
+        height, width = (-(-side >> exponent) for side in size)
+        channels = stack.shape[1]
+        weight = kernel.expand(channels, 1, 1, 8)
+        rows = F.pad(stack, (0, 0, 2, 2), mode="replicate")
+        rows = F.conv_transpose2d(rows, weight.mT, stride=(2, 1), groups=channels)[:, :, 7 : 7 + height]
+        columns = F.pad(rows, (2, 2, 0, 0), mode="replicate")
+        columns = F.conv_transpose2d(columns, weight, stride=(1, 2), groups=channels)
+        stack = columns[:, :, :, 7 : 7 + width]
+        if exponent >= a.first:
+            stack = torch.cat([grids[exponent - a.first], stack], 1)
+    return stack
 
 
 def plain_entropy_net(

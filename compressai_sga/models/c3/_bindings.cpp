@@ -188,5 +188,6 @@ PYBIND11_MODULE(_native, m) {
     m.def("decode", &decode);
     m.def("encode", &encode);
     m.def("synthesise", &synthesise);
+    m.attr("FAST") = c3::has_fast_kernels();
     m.attr("VERSION") = 2;  // of this interface; see native.py
 }

@@ -280,6 +280,8 @@ void add_doublings(const Kernels& kernels, const std::vector<Channel>& channels,
 
 }  // namespace
 
+bool has_fast_kernels() { return choose_kernels(false).pointwise != choose_kernels(true).pointwise; }
+
 int check_layers(const std::vector<FloatLayer>& layers, std::size_t channels) {
     if (channels < 1 || channels > kMaxChannels) reject("too few or too many channels");
     int width = static_cast<int>(channels), kernel = 1;

@@ -53,6 +53,9 @@ struct Synthesis {
 void synthesise(const std::vector<Channel>& channels, const Synthesis& synthesis, Size size, bool portable,
                 float* image);
 
+// Whether this processor runs faster kernels than the portable ones.
+bool has_fast_kernels();
+
 // Channels of the image; throws for layers that do not fit.
 int check_layers(const std::vector<FloatLayer>& layers, std::size_t channels);
 

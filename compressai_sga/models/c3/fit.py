@@ -51,7 +51,7 @@ __all__ = ["Fit", "Progress"]
 _STE_TEMPERATURE = 1e-4
 _FINEST_STEP = 2.0**-9  # of a weight that matters: smaller differences cost nothing
 _SMALLEST_RATE = 1e-8
-_RESERVED_STEPS = 60  # what the search for the weights' steps and the coding may take, in steps
+_RESERVED_STEPS = 100  # what the search for the weights' steps and the coding may take, in steps
 
 
 @dataclass(frozen=True)
