@@ -82,7 +82,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="another codec's results on the crops, JSON lines")
     numbers = {"type": int, "nargs": "+", "metavar": "N"}
     parser.add_argument("--crops", default=[1, 5, 8, 13, 17, 20, 22, 23], **numbers, help="of part crops")
-    parser.add_argument("--images", default=[13, 20], **numbers, help="of parts budget and warm")
+    parser.add_argument("--budget", default=[20], **numbers, help="of part budget: an hour of one core each")
+    parser.add_argument("--warm", default=[13, 20], **numbers, help="of part warm")
     parser.add_argument("--whole", default=[5, 23], **numbers, help="of part whole")
     parser.add_argument("--lmbdas", type=float, nargs="+", default=[1e-3, 4e-3], help="of part whole")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
@@ -210,10 +211,10 @@ def read_reference(path: Path, size: int) -> list[dict[str, Any]]:
 def measure_fits(
     record: Record, args: argparse.Namespace, part: str, label: str, options: dict[str, Any], steps: int
 ) -> None:
-    """One budget of one entry on the chosen crops."""
+    """One budget of one entry on the part's crops."""
     others = {name: value for name, value in options.items() if name != "preset"}
     of = settings_of(options["preset"], steps, size=args.size, **others)
-    for number in args.images:
+    for number in getattr(args, part):
         cell = " ".join(filter(None, (part, label, str(steps), f"kodim{number:02}")))
         record.cell(
             cell,
@@ -310,7 +311,7 @@ def measure_step(record: Record, args: argparse.Namespace) -> None:
     steps = ROUND_STEPS if args.steps is None else 1
     rounds = ROUNDS if args.steps is None else 3
     of = {"fingerprint": fingerprint("c3-fast"), "size": args.size, "rounds": rounds, "round_steps": steps}
-    x = functools.partial(read, args.kodak, args.images[0], args.size)
+    x = functools.partial(read, args.kodak, args.crops[0], args.size)
     record.cell("step c3-fast", of, lambda: step_times(x(), rounds, steps))
 
 
@@ -341,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
         raise FileNotFoundError(f"no file {out}; measure first, or name the results with --out")
     record = Record(out)
     if not args.tables:
-        for number in {*args.crops, *args.images, *args.whole}:  # now, not after an hour
+        for number in {*args.crops, *args.budget, *args.warm, *args.whole}:  # now, not after an hour
             image_path(args.kodak, number)
         if "figure" in args.parts and not args.anchors.is_file():
             raise FileNotFoundError(f"no file {args.anchors}; name published points with --anchors")

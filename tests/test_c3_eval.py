@@ -79,7 +79,7 @@ def folder(tmp_path) -> Path:
 def arguments(folder: Path, *more: str) -> list[str]:
     return [
         *("--kodak", str(folder / "kodak"), "--anchors", str(folder / "anchors.json")),
-        *("--crops", "5", "20", "--images", "5", "--whole", "20", "--lmbdas", "1e-3"),
+        *("--crops", "5", "20", "--budget", "5", "--warm", "5", "--whole", "20", "--lmbdas", "1e-3"),
         *("--size", str(SIZE), "--steps", "3", "5", "--out", str(folder / "results" / "c3.json")),
         *more,
     ]
