@@ -26,13 +26,15 @@ from compressai_sga.files import (
 )
 
 HERE = Path(__file__).resolve().parent
-CASES = {  # model, quality, coder, (top, left, height, width), mode, with a profile
+CASES = {  # model, quality, coder (C3 has its own), (top, left, height, width), mode, with a profile
     "mean-exact": ("mbt2018-mean-small", 3, "constriction-exact", (30, 60, 96, 130), "RGB", True),
     "mean-ans-1x1": ("mbt2018-mean-small", 5, "constriction-ans", (0, 0, 1, 1), "RGB", False),
     "factorized-range-grey":
         ("bmshj2018-factorized-small", 3, "constriction-range", (9, 9, 65, 33), "L", False),
     "universal-exact": ("mbt2018-mean-uq-small", 3, "constriction-exact", (10, 20, 64, 100), "RGB", False),
     "context-ans": ("mbt2018-small", 3, "constriction-ans", (100, 100, 64, 70), "RGB", False),
+    "c3-fast": ("c3-fast", 5, None, (100, 60, 61, 83), "RGB", False),
+    "c3-paper-grey": ("c3-paper", 3, None, (40, 20, 32, 48), "L", False),
 }  # fmt: skip
 
 
@@ -48,13 +50,14 @@ def main() -> None:
         if mode == "L":
             pixels = pixels.mean(2).round().astype(np.uint8)
         picture = Picture(pixels.copy(), profile if with_profile else None)
-        data, _ = compress_picture(picture, model=model, quality=quality, coder=coder)
+        steps = 200 if coder is None else None  # of C3's fit
+        data, _ = compress_picture(picture, model=model, quality=quality, coder=coder, steps=steps)
         (HERE / f"{name}.csga").write_bytes(data)
         write_picture(HERE / f"{name}.png", decompress_picture(data))
         description = describe(data)
         golden[f"{name}.csga"] = {
             "bytes": description.file_bytes,
-            "coder": coder,
+            "coder": description.container.coder,
             "symbols_crc32": f"{description.container.checksum:08x}",
         }
     path.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n")
