@@ -255,26 +255,24 @@ def _draw_steps(axes: Any, cells: Cells) -> None:
     lines = {"c3": (budgets, "C3o-")}
     for label, style in zip(starts(warm), ("C1v--", "C2^--"), strict=False):
         lines[f"c3-fast, {label} start"] = (by_steps(warm, label), style)
-    images: set[str] = set()
-    ticks: set[int] = set()
+    fast, reference, ticks = part(cells, "crops"), part(cells, "reference"), set()
     for label, (found, style) in lines.items():
-        losses = [1e3 * mean(v.values(), "loss") for v in found.values()]
+        # Of the very crops that the line is of, or lines of different crops could not be compared.
+        found = {steps: v for steps, v in found.items() if set(v) <= set(fast)}
+        losses = [100 * mean(v.values(), "loss") / mean([fast[i] for i in v], "loss") for v in found.values()]
         if losses:
-            axes.plot(list(found), losses, style, label=label)
-            images = set(next(iter(found.values())))
+            images = next(iter(found.values()))
+            crops = "1 crop" if len(images) == 1 else f"{len(images)} crops"
+            axes.plot(list(found), losses, style, label=f"{label}, {crops}")
             ticks |= set(found)
-    for name, label, color, style in (
-        ("reference", f"{REFERENCE_NAME}, 2,000 iterations", "black", ":"),
-        ("crops", "c3-fast", "C0", "-."),
-    ):
-        values = part(cells, name)
-        if images and images <= set(values):
-            steps = f", {_steps_of(values, images)} steps" if name == "crops" else ""
-            level = 1e3 * mean([values[i] for i in images], "loss")
-            axes.axhline(level, ls=style, lw=1, color=color, label=label + steps)
-    crops = f"{len(images)} crops" if images else "not measured"
-    axes.set(xscale="log", xlabel="steps", ylabel="10³ (mse + λ bpp)")
-    axes.set_title(f"Loss against steps, mean of {crops}")
+    if fast:
+        axes.axhline(100, ls="-.", lw=1, color="C0", label=f"c3-fast, {_steps_of(fast, set(fast))} steps")
+    if fast and set(fast) <= set(reference):
+        level = 100 * mean([reference[i] for i in fast], "loss") / mean(fast.values(), "loss")
+        label = f"{REFERENCE_NAME}, 2,000 iterations, {len(fast)} crops"
+        axes.axhline(level, ls=":", lw=1, color="black", label=label)
+    axes.set(xscale="log", xlabel="steps", ylabel="mse + λ bpp, % of c3-fast's on the same crops")
+    axes.set_title("Loss against steps")
     if ticks:
         axes.set_xticks(sorted(ticks), [f"{steps:,}" for steps in sorted(ticks)])
         axes.minorticks_off()

@@ -118,7 +118,7 @@ def test_all_parts_are_measured_once(script, folder, capsys, monkeypatch):
 
 
 def test_values_are_those_of_the_strings(script, folder):
-    script.main(arguments(folder, "--parts", "crops", "whole"))
+    script.main(arguments(folder, "--parts", "crops", "whole", "--steps", "60"))
     cells = cells_of(folder)
     for number in (5, 20):
         values = cells[f"crops kodim{number:02}"]["values"]
@@ -134,7 +134,7 @@ def test_values_are_those_of_the_strings(script, folder):
     whole = cells["whole kodim20 0.001"]["values"]
     latents = 8 * whole["bytes_latents"]
     assert -1 < latents - whole["exact_bits"] <= 64  # the coder's guard and its last word
-    assert whole["float_bits"] == pytest.approx(latents, rel=0.1)
+    assert whole["exact_bits"] > 100 and whole["float_bits"] == pytest.approx(whole["exact_bits"], rel=0.1)
     assert whole["bytes"] - whole["bytes_nets"] == whole["bytes_latents"]
     assert whole["macs_per_pixel"] < 3000
     if native.AVAILABLE:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of _synthesis.cpp, on rows of pixels; nothing is checked here. Loops over kBlock pixels with
-// a constant count are what compilers turn into vectors. All of it is compiled twice on x86-64, once for
+// The inner loops of _synthesis.cpp, on rows of pixels; nothing is checked here. Loops over kBlock pixels,
+// a constant count, are what compilers turn into vectors. All of it is compiled twice on x86-64, once for
 // processors with AVX2 and FMA; `choose_kernels` asks the processor.
 #pragma once
 
@@ -157,8 +157,8 @@ C3_INLINE void around_outputs(const FloatLayer& layer, std::size_t o, const floa
     }
 }
 
-// A 3x3 layer on n pixels, a multiple of kBlock: rows[3 * channel + dy] points to pixel 0, with one more pixel
-// at either end.
+// A 3x3 layer on n pixels, a multiple of kBlock: rows[3 * channel + dy] points to pixel 0, with one more
+// pixel at either end.
 C3_INLINE void around(const FloatLayer& layer, const float* const* rows, int n, float* out,
                       std::size_t stride) {
     const std::size_t outputs = static_cast<std::size_t>(layer.outputs);

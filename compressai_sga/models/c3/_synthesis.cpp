@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// See _synthesis.hpp. A chain of stages, each of which gives its rows from top to bottom and pulls those of the
-// stage before as it needs them; the loops over pixels are in _rows.hpp.
+// See _synthesis.hpp. A chain of stages, each of which gives its rows from top to bottom and pulls those of
+// the stage before as it needs them; the loops over pixels are in _rows.hpp.
 #include "_synthesis.hpp"
 
 #include <algorithm>

@@ -40,8 +40,8 @@ struct FloatLayer {
 using Taps = std::array<float, 4>;
 
 struct Synthesis {
-    // Either empty: each channel, of any size, is interpolated: sample y lies at (y + 1/2) h / height - 1/2 of
-    // the grid, within it (torch: interpolate, bilinear, align_corners=False). Or learned: channel i has
+    // Either empty: each channel, of any size, is interpolated: sample y lies at (y + 1/2) h / height - 1/2
+    // of the grid, within it (torch: interpolate, bilinear, align_corners=False). Or learned: channel i has
     // ceil(height / 2^(first + i)) rows and goes to twice its size first + i times, the last time with
     // doublings[0]; borders are repeated, results cut to the size that the grid there would have.
     std::vector<Taps> doublings;
