@@ -77,7 +77,9 @@ def extensions() -> list[Extension]:
         Extension(
             f"{PACKAGE}.models.c3._native",
             sources=[f"{folder}/{name}.cpp" for name in ("_bindings", "_decoder", "_entropy", "_synthesis")],
-            depends=[f"{folder}/{name}.hpp" for name in ("_ans", "_decoder", "_entropy", "_rows", "_synthesis")],
+            depends=[
+                f"{folder}/{name}.hpp" for name in ("_ans", "_decoder", "_entropy", "_rows", "_synthesis")
+            ],
             include_dirs=[pybind11.get_include()],
             language="c++",
             extra_compile_args=["/std:c++17", "/O2", "/EHsc"]
@@ -125,7 +127,9 @@ setup(
             "bjontegaard",
             "lpips",
             "torchmetrics",
+            "diffusers",
         ],
+        "diffusion": ["diffusers"],
         "metrics": ["lpips", "torchmetrics[image]"],
         "eval": ["matplotlib", "bjontegaard"],
     },

@@ -8,10 +8,10 @@ In:  a name and a quality of `manifest.json`, which gives every weight its file,
      training data and command, and the bits and PSNR that it must reach on the sample images.
 Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready.
 
-The data lie in the repository's `zoo/` folder, or in `compressai_sga/_zoo/` once installed. Files
-are safetensors, checked against their sha256 before use: transforms in fp16; the entropy bottleneck
-and its integer tables exactly as trained, so that streams decode alike everywhere. The Gaussian
-tables, equal for all models, are built by `update()` and compared with the manifest's checksum.
+The data lie where `zoo_files` finds them. Files are safetensors, checked against their sha256 before
+use: transforms in fp16; the entropy bottleneck and its integer tables exactly as trained, so that
+streams decode alike everywhere. The Gaussian tables, equal for all models, are built by `update()` and
+compared with the manifest's checksum.
 
 Fails with ``ValueError`` (unknown name, quality or metric: the message lists what there is; a file
 that is not what the manifest says) and ``FileNotFoundError`` (a weight that was not installed).
@@ -20,7 +20,6 @@ that is not what the manifest says) and ``FileNotFoundError`` (a weight that was
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import warnings
 import zlib
@@ -38,12 +37,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .models.universal import ARCHITECTURES
+from .zoo_files import checked
+from .zoo_files import folder as _folder
 
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_QUALITY",
     "ModelRecord",
-    "c3_nets_file",
     "list_models",
     "load",
     "load_weights",
@@ -103,18 +103,6 @@ class ModelRecord:
     kodak: dict[str, Any] | None = None
 
 
-def _folder() -> Path:
-    """The installed copy of the zoo, else the repository's."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "_zoo", package.parent / "zoo"):
-        if (folder / "manifest.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"no zoo: neither {package / '_zoo'} nor {package.parent / 'zoo'} holds a manifest.json; "
-        "install compressai-sga again, or use its whole repository"
-    )
-
-
 def list_models() -> list[ModelRecord]:
     """Every weight of the manifest, sorted by name and quality.
 
@@ -134,33 +122,6 @@ def list_models() -> list[ModelRecord]:
                 f"{sorted(record.keys() - known)}; publish it again with zoo/train/publish.py"
             )
     return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
-
-
-def c3_nets_file() -> Path | None:
-    """The default nets of C3, checked against the manifest; None where the manifest has none.
-
-    Raises:
-        ValueError: the file is not the one that the manifest names.
-        FileNotFoundError: the manifest names a file that is not installed.
-    """
-    record = json.loads((_folder() / "manifest.json").read_text(encoding="utf-8")).get("c3_nets")
-    return None if record is None else _checked(record["file"], record["sha256"])
-
-
-def _checked(file: str, sha256: str) -> Path:
-    path = _folder() / file
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not installed; take {path.name} from the zoo/ folder of the compressai-sga "
-            "repository, or another quality"
-        )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(
-            f"{path} is damaged or another file: its sha256 is {found}, the manifest says {sha256}; "
-            "install compressai-sga again"
-        )
-    return path
 
 
 def sample_images() -> list[Path]:
@@ -202,7 +163,7 @@ def load(name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str 
         FileNotFoundError: the manifest names a file that is not installed.
     """
     record = _find(name, quality, metric)
-    path = _checked(record.file, record.sha256)
+    path = checked(_folder() / record.file, record.sha256)
     net = load_weights(path, record.architecture)
     tables = tables_checksum(net)
     if tables != record.gaussian_tables_crc32:

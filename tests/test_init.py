@@ -16,7 +16,7 @@ LEVELS = (  # a file may import from its own level and from those after it
     {"models", "refine"},
     {"diffusion", "channels", "coding"},
     {"relaxations", "schedules"},
-    {"typing", "errors"},
+    {"typing", "errors", "zoo_files"},
 )
 
 

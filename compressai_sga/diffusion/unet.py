@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small U-Net for denoisers whose weights are shipped: nothing but torch, from 1 to 10 M parameters.
 
-Ho, Jain & Abbeel, "Denoising diffusion probabilistic models", 2020 (residual blocks of GroupNorm, SiLU and
-3x3 convolutions), with scale and shift from the log-SNR as in Dhariwal & Nichol 2021. Two things make it fast
-on a CPU: pixels go in and out as `patch` x `patch` blocks, so that nothing runs at full resolution, and the
-channels stay few where the image is large. Without attention it is convolutional: any size, and what it says
-of a pixel depends on its surroundings only (GroupNorm's statistics apart).
+Ho, Jain & Abbeel, "Denoising diffusion probabilistic models", 2020 (residual blocks of GroupNorm and 3x3
+convolutions), with scale and shift from the log-SNR as in Dhariwal & Nichol 2021. Pixels go in and out as
+`patch` x `patch` blocks, so that nothing runs at full resolution. The activation is x relu6(x + 3) / 6, not
+SiLU: additions and products round the same wherever a thread's share ends, torch's exp does not. With one
+log-SNR and one label for the batch, the layers that make features of them see one row, whatever the batch:
+under `exact.exact_cpu()` the result of an image then depends on neither threads nor batch.
 
 The network is `network(z, log_snr, condition=None, label=None) -> out`; what `out` means (x, eps, v or flow)
 is the business of `parametrisations.Denoiser`. Pretrained models of `diffusers` come through `pretrained.py`
 and do not need this file; models that this package ships do not need `diffusers`.
 
-In:  z (B, C, H, W) of variance about 1; log_snr () or (B,); condition (B, C', H, W), joined to z; label (B,)
-     integers, a quality for example.
+In:  z (B, C, H, W) of variance about 1; log_snr () or (B,); condition (B, C', H, W), joined to z; label ()
+     or (B,), integers, a quality for example.
 Out: (B, out_channels, H, W), 0 everywhere before training, as the last convolution starts at 0.
 Fails with ``ShapeError`` where H or W is no multiple of `config.multiple` or a channel count is wrong.
 """
@@ -30,7 +31,7 @@ from ..errors import ShapeError
 
 __all__ = ["UNet", "UNetConfig"]
 
-_SLOWEST, _FASTEST = 2 * math.pi / 60, 8.0  # radians a unit of log-SNR: one turn in [-30, 30], up to 0.8 units
+_SLOWEST, _FASTEST = 2 * math.pi / 60, 8.0  # radians a unit of log-SNR: a turn in 60 units and in 0.8
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class UNet(nn.Module):
         self.config = config
         widths, area = config.widths, config.patch**2
         features = 4 * widths[0]
-        self.embed = nn.Sequential(nn.Linear(64, features), nn.SiLU(), nn.Linear(features, features))
+        self.embed = nn.Sequential(nn.Linear(64, features), nn.Hardswish(), nn.Linear(features, features))
         self.label = nn.Embedding(config.labels, features) if config.labels else None
         self.entrance = nn.Conv2d(config.in_channels * area, widths[0], 3, padding=1)
 
@@ -101,10 +102,10 @@ class UNet(nn.Module):
         self, z: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         self._check(z, condition, label)
-        features = self.embed(_fourier(log_snr, len(z)).to(z))
+        features = self.embed(_fourier(log_snr).to(z))
         if self.label is not None:
-            features = features + self.label(label)
-        features = functional.silu(features)
+            features = features + self.label(label.reshape(-1).to(z.device))
+        features = functional.hardswish(features)
 
         joined = z if condition is None else torch.cat([z, condition], dim=1)
         h = self.entrance(functional.pixel_unshuffle(joined, self.config.patch))
@@ -124,20 +125,21 @@ class UNet(nn.Module):
                 h = self.finer[level - 1](functional.interpolate(h, scale_factor=2.0, mode="nearest"))
             for block in blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), features)
-        h = self.exit(functional.silu(self.exit_norm(h)))
+        h = self.exit(functional.hardswish(self.exit_norm(h)))
         return functional.pixel_shuffle(h, self.config.patch)
 
     def _check(self, z: Tensor, condition: Tensor | None, label: Tensor | None) -> None:
         multiple = self.config.multiple
         if z.dim() != 4 or z.shape[-2] % multiple or z.shape[-1] % multiple:
             raise ShapeError(
-                f"z has the shape {tuple(z.shape)}; it must be (B, C, H, W) with H and W multiples of {multiple}: "
-                "pad the image or cut it into tiles"
+                f"z has the shape {tuple(z.shape)}; it must be (B, C, H, W) with H and W multiples of "
+                f"{multiple}: pad the image or cut it into tiles"
             )
         channels = z.shape[1] + (0 if condition is None else condition.shape[1])
         if channels != self.config.in_channels:
             raise ShapeError(
-                f"z and condition have {channels} channels together; this network takes {self.config.in_channels}"
+                f"z and condition have {channels} channels together; this network takes "
+                f"{self.config.in_channels}"
             )
         if (label is None) != (self.label is None):
             raise ValueError(
@@ -147,7 +149,7 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + conv(silu(scale * norm(conv(silu(norm(x)))) + shift)), scale and shift from the features."""
+    """x + conv(act(scale * norm(conv(act(norm(x)))) + shift)), scale and shift from the features."""
 
     def __init__(self, inputs: int, outputs: int, features: int, groups: int) -> None:
         super().__init__()
@@ -158,9 +160,9 @@ class _Block(nn.Module):
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        h = self.norm2(self.conv1(functional.silu(self.norm1(x))))
+        h = self.norm2(self.conv1(functional.hardswish(self.norm1(x))))
         scale, shift = self.modulation(features)[:, :, None, None].chunk(2, dim=1)
-        return self.skip(x) + self.conv2(functional.silu(torch.addcmul(shift, h, 1 + scale)))
+        return self.skip(x) + self.conv2(functional.hardswish(torch.addcmul(shift, h, 1 + scale)))
 
 
 class _Attention(nn.Module):
@@ -183,12 +185,12 @@ def _blocks(inputs: list[int], width: int, features: int, groups: int) -> nn.Mod
     return nn.ModuleList(_Block(channels, width, features, groups) for channels in inputs)
 
 
-def _fourier(log_snr: Tensor, batch: int) -> Tensor:
-    """(B, 64) sines and cosines of the log-SNR, worked out in float64."""
+def _fourier(log_snr: Tensor) -> Tensor:
+    """(1, 64) or (B, 64) sines and cosines of the log-SNR, worked out in float64."""
     steps = torch.arange(32, dtype=torch.float64, device=log_snr.device) / 31
     frequencies = _SLOWEST * (_FASTEST / _SLOWEST) ** steps
     angles = log_snr.double().clamp(-30, 30).reshape(-1, 1) * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).expand(batch, -1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

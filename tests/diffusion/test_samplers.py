@@ -115,7 +115,7 @@ def test_ancestral_sampling_draws_the_source():
 
 
 def test_ancestral_law_tends_to_the_source_as_one_over_the_steps():
-    """Exact, no draws: the steps take the posterior at x_hat, whose variance is too small by a share of 1/n."""
+    """Exact, no draws: the steps take the posterior at x_hat, too small a variance by a share of 1/n."""
     source = FullGaussian(MEAN, COVARIANCE)
     noise = torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
     laws = [law_at_the_end(source, *noise, grid(Cosine(), steps)) for steps in (100, 200, 400)]
@@ -136,7 +136,7 @@ def test_ancestral_sampling_is_gaussian():
 
 
 def test_ancestral_from_a_known_z_is_the_posterior():
-    """From one z, E[x | z] and Var[x | z], which is what DiffC-A reconstructs: 20 000 draws against the steps'
+    """From one z, E[x | z] and Var[x | z], what DiffC-A reconstructs: 20 000 draws against the steps'
     exact law, false alarm 1e-4 each, and that against the posterior."""
     source, n, level = DiagonalGaussian(0.0, 1.0), 20_000, -0.5
     z = torch.full((n, 1), 0.9, dtype=torch.float64)

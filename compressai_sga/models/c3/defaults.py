@@ -7,7 +7,7 @@ an array may be coded as the difference from it (`weights`). A bitstream names i
 a set, once shipped, stays as it is; the checksum of the nets finds a set that has changed.
 
 In:  a number from 1, or an architecture and lmbda. Out: integers or floats of `config.layout`.
-Fails with ``ValueError`` for numbers that there are not, and for a file that is not the zoo's.
+Fails with ``FileNotFoundError`` without the zoo's file, ``ValueError`` where it is another one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from ...zoo_files import c3_nets
 from .config import KNOWN, Architecture, layout
 
 __all__ = ["SHIFT", "DefaultNets", "defaults", "nearest", "read_defaults", "save_defaults"]
@@ -64,13 +65,8 @@ class DefaultNets:
 
 @functools.cache
 def defaults() -> tuple[DefaultNets, ...]:
-    """All sets that ship, in the order of their numbers; empty without the zoo's file."""
-    from ...zoo import c3_nets_file  # late: the zoo imports the models
-
-    path = c3_nets_file()
-    if path is None:
-        return ()
-    return read_defaults(path)
+    """All sets that ship, in the order of their numbers."""
+    return read_defaults(c3_nets())
 
 
 def read_defaults(path: Path) -> tuple[DefaultNets, ...]:
