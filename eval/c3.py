@@ -82,7 +82,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="another codec's results on the crops, JSON lines")
     numbers = {"type": int, "nargs": "+", "metavar": "N"}
     parser.add_argument("--crops", default=[1, 5, 8, 13, 17, 20, 22, 23], **numbers, help="of part crops")
-    parser.add_argument("--budget", default=[20], **numbers, help="of part budget: an hour of one core each")
+    parser.add_argument(
+        "--budget", default=[13, 20], **numbers, help="of part budget: half an hour of one core each"
+    )
     parser.add_argument("--warm", default=[13, 20], **numbers, help="of part warm")
     parser.add_argument("--whole", default=[5, 23], **numbers, help="of part whole")
     parser.add_argument("--lmbdas", type=float, nargs="+", default=[1e-3, 4e-3], help="of part whole")

@@ -76,28 +76,31 @@ def _name(device: str) -> str:
 
 def table(cells: dict[str, Any]) -> str:
     """A row for each preset and trade-off."""
-    rows: dict[tuple[str, int, float, str], list[dict[str, Any]]] = {}
+    rows: dict[tuple[str, int, float, str, int], list[dict[str, Any]]] = {}
     for cell in cells.values():
         of, values = cell["of"], cell["values"]
-        rows.setdefault((of["preset"], of["steps"], of["lmbda"], values["device"]), []).append(values)
+        rows.setdefault((of["preset"], of["steps"], of["lmbda"], values["device"], of["batch"]), []).append(
+            values
+        )
     lines = [
-        "| preset | steps | λ | images | bpp | PSNR, dB | of mean MSE | s an image | on |",
-        "|---" * 9 + "|",
+        "| preset | steps | λ | images | bpp | PSNR, dB | of mean MSE | s an image | batch | on |",
+        "|---" * 10 + "|",
     ]
-    for (preset, steps, lmbda, device), found in sorted(rows.items()):
-        images = [v for batch in found for v in batch["images"].values()]
+    for (preset, steps, lmbda, device, batch), found in sorted(rows.items()):
+        images = [v for part in found for v in part["images"].values()]
         mse = np.array([v["mse"] for v in images])
         psnr_db, bpp = float(np.mean(-10 * np.log10(mse))), float(np.mean([v["bpp"] for v in images]))
-        seconds = sum(batch["seconds"] for batch in found) / len(images)
+        seconds = sum(part["seconds"] for part in found) / len(images)
         lines.append(
             f"| `{preset}` | {steps} | {lmbda:g} | {len(images)} | {bpp:.4f} | {psnr_db:.2f} "
-            f"| {-10 * math.log10(mse.mean()):.2f} | {seconds:.1f} | {device} |"
+            f"| {-10 * math.log10(mse.mean()):.2f} | {seconds:.1f} | {batch} | {device} |"
         )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    torch.set_num_threads(1)
     for number in args.images:  # now, not after an hour
         image_path(args.kodak, number)
     record = Record(args.out)
@@ -105,7 +108,15 @@ def main(argv: list[str] | None = None) -> None:
         for lmbda in args.lmbdas:
             of = settings_of(preset, args.steps, lmbda, device=args.device, batch=args.batch)
             for numbers in batches(args.kodak, args.images, args.batch):
-                name = " ".join([preset, f"{lmbda:g}", str(of["steps"]), *(f"kodim{n:02}" for n in numbers)])
+                name = " ".join(
+                    [
+                        preset,
+                        f"{lmbda:g}",
+                        f"batch {args.batch}",
+                        str(of["steps"]),
+                        *(f"kodim{n:02}" for n in numbers),
+                    ]
+                )
                 record.cell(name, of, lambda n=numbers, p=preset, la=lmbda: measure(args, n, p, la))
     print(table(record.cells))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results file of an experiment that is measured piece by piece and goes on where it stopped.
 
-Used by eval/samples.py, eval/rdp_gaussian.py and eval/stochastic_encoders.py. A file is
+Used by the scripts here that measure for long. A file is
 
     {"machine": {...}, "cells": {"NAME": {"of": {settings}, "seconds": s, "values": {...}}, ...}}
 

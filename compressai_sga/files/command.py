@@ -34,7 +34,7 @@ def compress(argv: list[str]) -> int:
         prog="python -m compressai_sga compress",
         description="Compress an image to a .csga file, which replaces an existing one.",
         epilog="The file keeps pixels (8 bits, grey or RGB) and colour profile, no other metadata. "
-        f"{', '.join(FITTED)} are fitted to the image, which takes minutes; what is done is kept in "
+        f"{', '.join(FITTED)} are fitted to the image, which takes minutes to hours; what is done is kept in "
         "OUT.csga.fit, and after an interrupt the same command goes on from there.",
     )
     parser.add_argument("source", metavar="IN", help="PNG, JPEG, WebP or TIFF")

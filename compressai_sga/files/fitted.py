@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3 in `.csga` files: a codec that is fitted to the image, so that no weights are needed to decode it.
+"""C3 in `.csga` files: a codec that is fitted to the image, so that no weights are needed to decode it, or
+the zoo's default nets only, from which its own are coded as differences.
 
 The container's fields, of which `nets_of` requires all:
     model      c3, c3-fast or c3-paper: the encoder's preset; nothing in decoding depends on it

@@ -3,7 +3,10 @@
 
 The files:
     config, macs                      architectures, presets, their cost
-    canvas, network, fit, adam, steps the encoder: latents and nets by gradient descent, weights rounded
+    start, defaults                   first weights, of the image alone or of the zoo
+    canvas, network, fit, finish      the encoder: latents and nets by gradient descent
+    adam, soap, memory                its optimisers, and what keeps it fast on a CPU
+    steps                             weights rounded
     weights, image_codec              the two strings
     contexts, integer, tables,        latents, bit for bit the same everywhere
         latent_codec, native

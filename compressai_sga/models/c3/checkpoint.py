@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import struct
 import threading
 import time
 import warnings
@@ -38,7 +39,7 @@ EVERY_SEC = 30.0
 """Between two savings."""
 
 _LOADING_ERRORS = (
-    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError),
+    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error),
     *(LookupError, TypeError, ValueError, AttributeError),
 )
 

@@ -10,8 +10,9 @@ with a number of steps:
                      the entropy net is rounded to integers (or nothing could be decoded elsewhere);
                      no clamp to [0, 1] in the loss and the image's mean as first bias (or bright images
                      have no gradient and collapse);
-                     scales within [2^-5, 2^7.5] (tables); weight steps are powers of two, and weights are
-                     coded, not estimated; no cap of 16 bits on a latent.
+                     scales within [2^-5, 2^7.5] (tables; beyond, the identity's gradient); weight steps are
+                     powers of two, of the weights for latents counted in steps, and weights are coded, not
+                     estimated; no cap of 16 bits on a latent.
     c3-paper-clic  the same with widths 24 and the next finer grid as further context.
     c3             ours: 14 nearest taps and 4 of the next coarser grid, nets 18-16-16-2 (ReLU, residual)
                    and 7-40-3 (GELU), both with a linear skip, learned upsampling, Gaussian noise, SOAP
@@ -345,5 +346,5 @@ def lmbda_of(quality: int) -> float:
         ValueError: no such quality.
     """
     if quality not in QUALITIES:
-        raise ValueError(f"quality is {quality}; choose 1 to {len(QUALITIES)}, or give lmbda itself")
+        raise ValueError(f"quality is {quality!r}; choose 1 to {len(QUALITIES)}, or give lmbda itself")
     return QUALITIES[quality]

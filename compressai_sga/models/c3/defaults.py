@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from ...zoo_files import c3_nets
-from .config import KNOWN, Architecture, layout
+from .config import KNOWN, PRESETS, Architecture, layout
 
 __all__ = ["SHIFT", "DefaultNets", "defaults", "nearest", "read_defaults", "save_defaults"]
 
@@ -85,6 +85,8 @@ def read_defaults(path: Path) -> tuple[DefaultNets, ...]:
 
 def nearest(architecture: Architecture, lmbda: float) -> DefaultNets | None:
     """The set of an architecture whose trade-off is nearest, by its logarithm; None if there is none."""
+    if architecture != PRESETS["c3"].architecture:  # no others have been fitted: no need for the file
+        return None
     fitting = [d for d in defaults() if d.architecture == architecture]
     return min(fitting, key=lambda d: abs(math.log(d.lmbda / lmbda)), default=None)
 

@@ -10,7 +10,7 @@ towards rounding (paper, section 3.1); the rest, "finish", sees rounded latents 
 the best. The loss is what is coded, the nets' own bits included where `weight_bits` says so; nothing in
 it is clamped (see `config`). Everything is per image: clipping, learning rate, best; noise and random first
 weights are the same for all images of a batch, so that an image's fit does not depend on its company but
-by rounding.
+by rounding, which SOAP's first steps enlarge: the loss is the same, the bytes differ by some per cent.
 
 Schedules run over the share of the budget that is spent, the greater of step / steps and seconds /
 max_seconds: a fit that is short of time anneals faster and ends in time. (It is then not reproducible;
@@ -102,7 +102,7 @@ class Fit:
         warm: bool = True,
     ) -> None:
         steps = preset.steps if steps is None else steps
-        _check(x, lmbda, steps, max_seconds, preset)
+        _check(x, lmbda, steps, seed, max_seconds, preset)
         self.preset, self.steps, self.max_seconds = preset, steps, max_seconds
         self.x, self.architecture, self.settings = x, preset.architecture, preset.fit
         batch, device = len(x), x.device
@@ -333,6 +333,8 @@ class Fit:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        self.plane.requires_grad_()
+        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         if state["plane"].shape != self.plane.shape or state["nets"].shape != self.nets.shape:
             raise ValueError(
                 f"the state is of planes {tuple(state['plane'].shape)}, nets {tuple(state['nets'].shape)}; "
@@ -357,7 +359,9 @@ def _half_cosine(part: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * part))
 
 
-def _check(x: Tensor, lmbda: float | Tensor, steps: int, max_seconds: float | None, preset: Preset) -> None:
+def _check(
+    x: Tensor, lmbda: float | Tensor, steps: int, seed: int, max_seconds: float | None, preset: Preset
+) -> None:
     if x.ndim != 4 or x.shape[1] != 3 or not len(x) or x.dtype != torch.float32:
         raise ValueError(f"x has shape {tuple(x.shape)} and {x.dtype}; give (B, 3, H, W) in float32")
     if not (bool(torch.isfinite(x).all()) and float(x.min()) >= 0 and float(x.max()) <= 1):
@@ -369,8 +373,10 @@ def _check(x: Tensor, lmbda: float | Tensor, steps: int, max_seconds: float | No
         raise ValueError(f"lmbda has shape {tuple(lmbda.shape)}; give a number, or one for each image")
     if not (bool(torch.isfinite(lmbda).all()) and float(lmbda.min()) > 0):
         raise ValueError(f"lmbda is {lmbda.tolist()}; it must be finite and > 0")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; choose at least 1")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; choose a whole number from 1")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}; choose a whole number from 0 to 2^63 - 1")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds is {max_seconds}; it must be > 0")
     if len(preset.fit.gains) != preset.architecture.grids:

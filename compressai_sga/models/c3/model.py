@@ -7,8 +7,8 @@
 
 There are no trained weights: everything that a decoder needs is in the strings, so that any `C3`
 decodes any C3 strings, whatever its preset. Images of a batch are fitted together, and an image's result
-does not depend on the others but by rounding. strings = [[nets of image 0, ...], [latents of image 0,
-...]]; shape = (H, W), which the strings hold as well.
+does not depend on the others but by rounding (see `fit`). strings = [[nets of image 0, ...], [latents of
+image 0, ...]]; shape = (H, W), which the strings hold as well.
 
 In:  x (B, 3, H, W) in [0, 1], any H, W from 1. Out: as CompressAI's models.
 Fails with ``ValueError`` on images or budgets out of range, ``BitstreamError`` on damaged strings.

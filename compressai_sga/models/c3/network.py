@@ -7,7 +7,7 @@ rounding: hidden values stay within +-128, latents within +-127, a residual laye
 the activation, a skip adds the inputs to the outputs, of which the first is the location and the second
 log2 of the scale of a Laplace distribution (C3, Kim et al. 2024, eq. 3),
     P(v) = F(v + 1/2) - F(v - 1/2).
-Nothing but these ranges is clamped, and the image is not, in the loss.
+Nothing but these ranges and the tables' of scales is clamped, and the image is not, in the loss.
 
 In:  arrays by name as `config.layout` lists them; planes of `canvas`.
 Out: bits of each latent, (B, positions); the image, (B, 3, H, W), not clipped.

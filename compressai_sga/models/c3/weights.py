@@ -334,7 +334,7 @@ def _read_header(data: bytes) -> tuple[tuple[int, int], int, Architecture, Defau
         raise _damaged(f"size {size[0]} x {size[1]}, clamp {clamp}")
     if known < len(KNOWN):
         number = byte()
-        start = next((d for d in defaults() if d.number == number), None)
+        start = next((d for d in defaults() if d.number == number), None) if number else None
         if number and (start is None or start.architecture != KNOWN[known]):
             raise _damaged(f"default nets {number}, which this program does not have for this architecture")
         return size, clamp, KNOWN[known], start, position

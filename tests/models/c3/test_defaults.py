@@ -86,6 +86,17 @@ def test_another_set_than_the_encoders_is_found_out(monkeypatch):
             decode_nets(data)
 
 
+def test_files_without_default_nets_do_not_need_the_zoos(monkeypatch):
+    def absent():
+        raise FileNotFoundError
+
+    data = encode_nets(replace(made(5, 1.0), start=None))
+    for module in (shipped, weights):
+        monkeypatch.setattr(module, "defaults", absent)
+    assert decode_nets(data).start is None
+    assert nearest(PRESETS["c3-paper"].architecture, 1e-3) is None
+
+
 def test_explicit_architectures_have_no_default_nets():
     other = replace(ARCHITECTURE, refinements=1)
     assert other not in KNOWN and nearest(other, 1e-3) is None

@@ -204,9 +204,27 @@ def test_checkpoint_continues_and_refuses_another_fit(tmp_path):
     assert torch.equal(again.nets, whole.nets)
     with pytest.raises(ValueError, match="another fit"):
         Checkpoint(path, Fit(x, PRESETS["c3-fast"], 2e-3, steps=12), 0)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no checkpoint"):
-        Checkpoint(path, again, 0)
+    for nonsense in (b"nonsense", b"junk", b""):
+        path.write_bytes(nonsense)
+        with pytest.raises(ValueError, match="no checkpoint"):
+            Checkpoint(path, again, 0)
+
+
+@pytest.mark.parametrize("options", [{"steps": 2.5}, {"steps": 0}, {"seed": -1}, {"seed": 2**63}])
+def test_steps_and_seeds_are_whole_numbers(options):
+    with pytest.raises(ValueError, match=r"(steps|seed) is .*; choose a whole number from"):
+        Fit(natural(16, 16), PRESETS["c3-fast"], LMBDA, **options)
+
+
+def test_an_early_state_goes_into_a_fit_that_has_finished():
+    x = natural(16, 16)
+    one, other = (Fit(x, PRESETS["c3-fast"], LMBDA, steps=20) for _ in range(2))
+    early = one.state_dict()
+    one.run()
+    one.load_state_dict(early)
+    one.run()
+    other.run()
+    assert torch.equal(one.nets, other.nets) and torch.equal(one.plane, other.plane)
 
 
 def test_state_of_another_size_is_refused():
