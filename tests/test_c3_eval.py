@@ -335,3 +335,25 @@ def test_committed_crops_decode_to_what_the_table_says(script):
             x = script.read(KODAK, int(name[-2:]), size)[0]
             mse = float(((image * 255).round() / 255 - x).double().square().mean())
             assert values["mse"] == pytest.approx(mse, rel=1e-3)  # 8-bit values may differ by one
+
+
+# --- Kodak in batches -----------------------------------------------------------------------------------
+
+
+def test_kodak_in_batches_is_measured_once(folder, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EVAL))
+    import c3_kodak
+
+    out = folder / "results" / "c3-kodak.json"
+    options = ["--kodak", str(folder / "kodak"), "--images", "5", "20", "--steps", "3", "--out", str(out)]
+    for batch in ("2", "1", "2"):
+        c3_kodak.main([*options, "--lmbdas", "1e-3", "4e-3", "--batch", batch])
+    cells = json.loads(out.read_text(encoding="utf-8"))["cells"]
+    assert len(cells) == 2 + 4  # a batch of two, and two of one, at either trade-off
+    images = cells["c3-fast 0.001 batch 2 3 kodim05 kodim20"]["values"]["images"]
+    x = c3_kodak.read(folder / "kodak", 5)
+    assert images["5"]["bpp"] == pytest.approx(8 * images["5"]["bytes"] / (x.shape[2] * x.shape[3]), rel=1e-4)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `c3-fast` | 3 |")]
+    assert len([row for row in rows if "| 2 | cpu |" in row]) and all("| 2 |" in row for row in rows)
+    monkeypatch.setattr(c3_kodak, "measure", None)
+    c3_kodak.main([*options, "--lmbdas", "4e-3", "--batch", "2"])  # nothing is measured again
