@@ -71,7 +71,7 @@ STARTS: dict[str, dict[str, Any]] = {
 }
 DECODES = 5
 ROUNDS, ROUND_STEPS = 21, 4
-PICTURES = (5, 20, 23)
+PICTURES = (20, 23)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -171,7 +171,7 @@ def load_checkpoint(
 def _advice(architectures: dict[str, Any], path: str) -> str:
     """What the file is, found by trying every architecture."""
     try:
-        checkpoint = torch.load(path, map_location="cpu")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("network", "state_dict", "model_state_dict"):
             if key in checkpoint:
                 checkpoint = checkpoint[key]

@@ -22,6 +22,7 @@ import hashlib
 import json
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,16 @@ SAVE_SEC = 60.0
 
 
 class SharedFit(Fit):
-    """The fit of many images that share their nets: the gradient is the mean over images."""
+    """The fit of many images that share their nets: the gradient is the mean over images.
+
+    Every image has a copy of the nets, and after each step all have the first one's: equal gradients
+    are not enough, since SOAP enlarges what a batched product rounds differently from image to image.
+    """
+
+    def _update(self, rate: Tensor | float) -> None:
+        super()._update(rate)
+        with torch.no_grad():
+            self.nets.copy_(self.nets[:1].expand_as(self.nets).clone())
 
     def _clip(self) -> None:
         self.nets.grad.copy_(self.nets.grad.mean(0, keepdim=True).expand_as(self.nets))
@@ -98,9 +108,15 @@ def fit_shared(
     fit = SharedFit(x, preset, lmbda, steps=steps, warm=False)
     with torch.no_grad():
         fit.nets.copy_(fit.nets.mean(0) if start is None else start)  # one mean colour for all
+    of = {"steps": steps, "crops": zlib.crc32(x.cpu().numpy().tobytes()), "nets": repr(preset)}
     saved = time.monotonic()
     if path.exists():
-        fit.load_state_dict(torch.load(path, weights_only=True))
+        found = torch.load(path, map_location=x.device, weights_only=True)
+        if found["of"] != of:
+            raise SystemExit(
+                f"{path} is of other steps, photographs or settings; delete it, or take another --out"
+            )
+        fit.load_state_dict(found["state"])
     with tqdm(total=steps, initial=fit.step_count, desc=f"lmbda {lmbda:g}") as bar:
 
         def report(progress: object) -> None:
@@ -111,7 +127,7 @@ def fit_shared(
             )
             if time.monotonic() - saved > SAVE_SEC or fit.done:
                 partial = path.with_suffix(".part")
-                torch.save(fit.state_dict(), partial)
+                torch.save({"of": of, "state": fit.state_dict()}, partial)
                 partial.replace(path)
                 saved = time.monotonic()
 

@@ -333,14 +333,14 @@ class Fit:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.plane.requires_grad_()
-        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         if state["plane"].shape != self.plane.shape or state["nets"].shape != self.nets.shape:
             raise ValueError(
                 f"the state is of planes {tuple(state['plane'].shape)}, nets {tuple(state['nets'].shape)}; "
                 f"this fit's are {tuple(self.plane.shape)} and {tuple(self.nets.shape)}: make the fit with "
                 "the arguments that it had"
             )
+        self.plane.requires_grad_()
+        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         self.step_count, self.seconds = state["step_count"], state["seconds"]
         self.plane.copy_(state["plane"])
         self.nets.copy_(state["nets"])

@@ -208,8 +208,8 @@ def encode_nets(nets: Nets) -> bytes:
     """
     header = _header(nets)
     events: list[tuple[int, int]] = []
-    for i, spec in enumerate(layout(nets.architecture)):
-        integers, shift = nets.integers[i], nets.shifts[i]
+    arrays = zip(layout(nets.architecture), nets.integers, nets.shifts, strict=True)
+    for i, (spec, integers, shift) in enumerate(arrays):
         if integers.shape != spec.shape or not 0 <= shift <= MAX_SHIFT:
             raise ValueError(f"{spec.name} has shape {integers.shape}, shift {shift}: the layout says {spec}")
         if np.abs(integers).max() >= 2**31:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims of zoo/train/c3_nets.py on a fit of seconds: images share their nets, a run goes on, sets stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressai_sga.models.c3.config import PRESETS
+from compressai_sga.models.c3.defaults import read_defaults
+
+
+def options(photos: Path, out: Path, *more: str) -> list[str]:
+    small = [
+        "--crops",
+        "2",
+        "--size",
+        "32",
+        "--steps",
+        "20",
+        "--more-steps",
+        "10",
+        "--lmbdas",
+        "1e-3",
+        "4e-3",
+    ]
+    return ["--data", str(photos), "--out", str(out), *small, *more]
+
+
+def test_images_share_their_nets_and_have_latents_of_their_own(photos):
+    import c3_nets
+
+    x = c3_nets.load_crops(photos, 2, 32, [])
+    fit = c3_nets.SharedFit(x, PRESETS["c3"], 1e-3, steps=20, warm=False)
+    with torch.no_grad():
+        fit.nets.copy_(fit.nets.mean(0))
+    start = fit.nets.detach().clone()
+    fit.run()
+    fit.take_best()
+    assert torch.equal(fit.nets[0], fit.nets[1]) and not torch.equal(fit.nets, start)
+    assert not torch.equal(fit.plane[0], fit.plane[1])
+
+
+def test_a_run_goes_on_publishes_and_never_changes_a_set(photos, tmp_path, monkeypatch):
+    import c3_nets
+
+    zoo, out = tmp_path / "zoo", tmp_path / "run"
+    (zoo / "weights").mkdir(parents=True)
+    (zoo / "manifest.json").write_text('{"format": 1, "weights": []}')
+    monkeypatch.setattr(c3_nets, "ZOO", zoo)
+    c3_nets.main(options(photos, out, "--publish"))
+    sets = read_defaults(out / "nets.safetensors")
+    assert [d.lmbda for d in sets] == [1e-3, 4e-3]
+    assert any((a != b).any() for a, b in zip(sets[0].integers, sets[1].integers))
+    record = json.loads((zoo / "manifest.json").read_text())["c3_nets"]
+    data = (zoo / record["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == record["sha256"] and len(data) == record["bytes"]
+
+    def never(self):
+        raise AssertionError("a finished fit makes no step")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(c3_nets.SharedFit, "step", never)
+        c3_nets.main(options(photos, out, "--publish"))
+    assert (zoo / record["file"]).read_bytes() == data
+    with pytest.raises(SystemExit, match="other steps"):
+        c3_nets.main(options(photos, out, "--steps", "21"))
+    with pytest.raises(SystemExit, match="new ones must begin with the same"):
+        c3_nets.main(options(photos, tmp_path / "other", "--steps", "21", "--publish"))
+    assert (zoo / record["file"]).read_bytes() == data
