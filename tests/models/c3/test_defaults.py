@@ -15,6 +15,7 @@ from compressai_sga.models.c3.config import KNOWN, PRESETS, layout
 from compressai_sga.models.c3.defaults import SHIFT, defaults, nearest, read_defaults, save_defaults
 from compressai_sga.models.c3.fit import Fit
 from compressai_sga.models.c3.network import synthesise
+from compressai_sga.models.c3.steps import _Search
 from compressai_sga.models.c3.weights import Nets, decode_nets, encode_nets
 
 ARCHITECTURE = PRESETS["c3"].architecture
@@ -116,6 +117,21 @@ def test_a_fit_starts_at_each_images_mean_colour(warm):
     colour = synthesise(fit.arrays(), nothing, ARCHITECTURE).mean((2, 3))
     torch.testing.assert_close(colour, x.mean((2, 3)), atol=2e-2 if not warm else 1e-5, rtol=0)
     assert (fit.starts[0] is not None) == warm
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_dead_zone_draws_weights_to_what_costs_nothing(warm):
+    fit = Fit(
+        torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(6)), PRESETS["c3"], 1e-3, warm=warm
+    )
+    search = _Search(fit)
+    name, shifts = search.specs[0].name, torch.tensor([8])
+    base = torch.from_numpy(fit.starts[0].at(0, 8)) if warm else torch.zeros(search.specs[0].shape)
+    for zone, wanted in ((0.0, 1.0), (0.2, 1.0), (0.4, 0.0)):
+        for sign in (1, -1):
+            search.exact[name] = (base + sign * 0.8)[None].float() / 256
+            found = search._round(0, shifts, torch.tensor([zone]))[0] * 256
+            torch.testing.assert_close(found, (base + sign * wanted).float())
 
 
 def test_the_set_of_the_zoo_is_looked_up_once():

@@ -153,3 +153,17 @@ def test_every_parameter_belongs_to_one_matrix(name):
     for spec, place in zip(weights, places, strict=True):
         biased = spec.name.endswith(".weight") and spec.name.replace(".weight", ".bias") in names
         assert place.shape == (spec.shape[0], spec.fan_in + biased)
+
+
+def test_squares_follow_their_directions_when_bases_are_sorted():
+    """L and R rise along the identity's columns, so that both bases turn round, and the squares with them."""
+    soap = Soap(torch.zeros(1, 6), [ArraySpec("w.weight", (2, 3))], every=1)
+    (square,), (sides,) = soap._squares, soap._sides
+    square.copy_(torch.arange(6.0).reshape(1, 2, 3))
+    for side, size in enumerate((2, 3)):
+        sides[side].copy_(torch.diag(torch.arange(1.0, size + 1))[None])
+        sides[2 + side].copy_(torch.eye(size)[None])
+    soap._move_bases(torch.zeros(1, 2, 3), square, sides)
+    assert torch.equal(square[0], torch.arange(6.0).reshape(2, 3).flip(0, 1))
+    for side, size in enumerate((2, 3)):
+        torch.testing.assert_close(sides[2 + side][0].abs(), torch.eye(size).flip(1))
