@@ -16,8 +16,8 @@ import compressai.zoo
 import numpy as np
 import pytest
 import torch
-from c3_nets import SMALL, random_grids, random_nets
 from c3_pictures import constant, natural, noise
+from c3_random import SMALL, random_grids, random_nets
 from PIL import Image
 
 import compressai_sga

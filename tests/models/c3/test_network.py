@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from c3_nets import LEARNED, SMALL, random_grids, random_nets, tensors
+from c3_random import LEARNED, SMALL, random_grids, random_nets, tensors
 
 from compressai_sga.models.c3 import network
 from compressai_sga.models.c3.canvas import Canvas
