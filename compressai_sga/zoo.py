@@ -6,7 +6,9 @@
 
 In:  a name and a quality of `manifest.json`, which gives every weight its file, sha256, licence,
      training data and command, and the bits and PSNR that it must reach on the sample images.
-Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready.
+Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready; of this
+     package's class where the model is one of diffusion, whose qualities share one file: `hfd-small` puts
+     its network behind the zoo's first stage of that quality.
 
 The data lie where `zoo_files` finds them. Files are safetensors, checked against their sha256 before
 use: transforms in fp16; the entropy bottleneck and its integer tables exactly as trained, so that
@@ -36,6 +38,8 @@ from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
 
+from .models import diffc, hfd
+from .models.hfd.network import ResidualDenoiser
 from .models.universal import ARCHITECTURES
 from .zoo_files import checked
 from .zoo_files import folder as _folder
@@ -56,6 +60,7 @@ __all__ = [
 
 DEFAULT_MODEL = "mbt2018-mean-small"
 DEFAULT_QUALITY = 3
+DIFFUSION = {**getattr(hfd, "ARCHITECTURES", {}), **getattr(diffc, "ARCHITECTURES", {})}
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,10 @@ class ModelRecord:
     Args:
         name: what `load` and `eval_model -a` take.
         quality: CompressAI's 1..8.
-        architecture: CompressAI's name of the stock class.
-        N, M: channels of the transforms and of the latent.
+        architecture: CompressAI's name of the stock class, or this package's.
+        N, M: channels of the transforms and of the latent; None for models of diffusion.
         metric: what it was trained for, "mse".
-        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE.
+        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE; None for models of diffusion.
         file: path below the zoo folder.
         sha256, bytes: of the file.
         wheel: whether the file is part of the installed package.
@@ -80,15 +85,16 @@ class ModelRecord:
         golden: by sample image, bpp and psnr-rgb of real bitstreams, by stock evaluation.
         tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
         kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
+        first_stage: name of the zoo's model, of the same quality, that this one stands on.
     """
 
     name: str
     quality: int
     architecture: str
-    N: int
-    M: int
+    N: int | None
+    M: int | None
     metric: str
-    lmbda: float
+    lmbda: float | None
     file: str
     sha256: str
     bytes: int
@@ -101,6 +107,7 @@ class ModelRecord:
     golden: dict[str, dict[str, float]]
     tolerance: dict[str, float]
     kodak: dict[str, Any] | None = None
+    first_stage: str | None = None
 
 
 def list_models() -> list[ModelRecord]:
@@ -112,8 +119,11 @@ def list_models() -> list[ModelRecord]:
     """
     path = _folder() / "manifest.json"
     known = {f.name for f in fields(ModelRecord)}
-    required = known - {"kodak"}
-    records = json.loads(path.read_text(encoding="utf-8"))["weights"]
+    required = known - {"kodak", "first_stage"}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    records = content["weights"] + [
+        each for shared in content["denoisers"] for each in _of_each_quality(shared)
+    ]
     for record in records:
         if not required <= record.keys() <= known:
             raise ValueError(
@@ -122,6 +132,26 @@ def list_models() -> list[ModelRecord]:
                 f"{sorted(record.keys() - known)}; publish it again with zoo/train/publish.py"
             )
     return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
+
+
+def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of a network of diffusion that serves several names and qualities from one file."""
+    shared = dict(shared)
+    models, golden = shared.pop("models"), shared.pop("golden")
+    none = dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))
+    return [
+        {
+            **shared,
+            **none,
+            "metric": "mse",
+            "name": name,
+            "architecture": model["architecture"],
+            "quality": quality,
+            "golden": golden.get(name, {}).get(str(quality), {}),
+        }
+        for name, model in models.items()
+        for quality in model["qualities"]
+    ]
 
 
 def sample_images() -> list[Path]:
@@ -147,23 +177,35 @@ def _find(name: str, quality: int, metric: str) -> ModelRecord:
     raise ValueError(f"{name} has no quality {quality!r}; there are {there}")
 
 
-def load(name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse") -> nn.Module:
+def load(
+    name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse", **options: Any
+) -> nn.Module:
     """A trained model of the zoo on the CPU, in eval mode, ready to compress and decompress.
 
     Args:
         name: as in `list_models`.
         quality: one that the zoo has for this name.
         metric: what it was trained for.
+        options: values of the model's attributes that its class lists in `OPTIONS`; stock classes have none.
 
     Returns:
-        The stock CompressAI class; `refine` finds the training lmbda with it.
+        The stock CompressAI class; `refine` finds the training lmbda with it. Or this package's class.
 
     Raises:
-        ValueError: no such model, or its file is not the one that the manifest names.
+        ValueError: no such model or option, or its file is not the one that the manifest names.
         FileNotFoundError: the manifest names a file that is not installed.
     """
     record = _find(name, quality, metric)
+    own = getattr(_architecture(record.architecture), "OPTIONS", ())
+    unknown = sorted(options.keys() - set(own))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(own) or 'none'}")
     path = checked(_folder() / record.file, record.sha256)
+    if record.architecture in DIFFUSION:
+        net = _load_diffusion(record, path)
+        for option, value in options.items():
+            setattr(net, option, value)
+        return net
     net = load_weights(path, record.architecture)
     tables = tables_checksum(net)
     if tables != record.gaussian_tables_crc32:
@@ -197,9 +239,18 @@ def load_weights(path: Path, architecture: str) -> nn.Module:
     return net.eval()
 
 
+def _load_diffusion(record: ModelRecord, path: Path) -> nn.Module:
+    """A model of diffusion from the file that its qualities share."""
+    architecture, state = _architecture(record.architecture), load_file(path)
+    if record.first_stage is None:
+        return architecture.from_state_dict(state, quality=record.quality).eval()
+    network = ResidualDenoiser.from_state_dict(state)
+    return architecture(load(record.first_stage, record.quality), network, quality=record.quality).eval()
+
+
 def _architecture(name: str) -> type[nn.Module]:
     """The class of an architecture of CompressAI or of this package, whether registered or not."""
-    classes = {**ARCHITECTURES, **model_architectures}
+    classes = {**ARCHITECTURES, **DIFFUSION, **model_architectures}
     if name not in classes:
         raise ValueError(f"no architecture is called {name!r}; there are {', '.join(sorted(classes))}")
     return classes[name]
@@ -232,7 +283,9 @@ def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         record = _find(name, quality, metric)
         if pretrained:
-            return load(name, quality, metric)
+            return load(name, quality, metric, **kwargs)
+        if record.architecture in DIFFUSION:
+            return _architecture(record.architecture).untrained(quality, **kwargs)
         return _architecture(record.architecture)(record.N, record.M, **kwargs)
 
     model.__name__ = model.__qualname__ = name.replace("-", "_")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from ..errors import SgaError
 from ..models import c3
 
-__all__ = ["ImageError", "check_arguments", "check_fit", "load_checkpoint", "load_pretrained", "read_image"]
+__all__ = [
+    "ImageError",
+    "check_arguments",
+    "check_model_options",
+    "load_checkpoint",
+    "load_pretrained",
+    "read_image",
+]
 
 _MS_SSIM_MIN_PX = 161  # five scales with an 11-px window: pytorch_msssim refuses 160 and less
 _LOADING_ERRORS = (
@@ -74,34 +81,46 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
         raise SgaError(f"-q takes whole numbers separated by commas, not {args.qualities!r}")
 
 
-def check_fit(args: argparse.Namespace, fit: dict[str, Any], refined: bool) -> None:
-    """Refuse options of the fit for other models, and refinement for those that are fitted.
+def check_model_options(
+    args: argparse.Namespace, given: dict[str, Any], refined: bool, architectures: Mapping[str, Any]
+) -> None:
+    """Refuse options of other models than the chosen one, and refinement of those that are fitted.
 
     Args:
         args: the stock namespace.
-        fit: what was given of `options.FIT_OPTIONS`, by keyword.
+        given: values of `options.MODEL_OPTIONS` on the command line, by name.
         refined: whether refinement is asked for.
+        architectures: CompressAI's dictionary.
     """
-    known, name = ", ".join(c3.ARCHITECTURES), args.architecture
-    options = ", ".join("--" + keyword.replace("_", "-") for keyword in fit)
-    if name not in c3.ARCHITECTURES:
-        if fit:
-            raise SgaError(
-                f"{options}: {name} is not fitted to each image, {known} are; leave it out, or choose one of "
-                "them (options of refinement start with --refine)"
-            )
-        return
-    if refined:
+    name = args.architecture
+    architecture = architectures.get(name)
+    own = getattr(architecture, "OPTIONS", ())
+    wrong = [option for option in given if option not in own]
+    if wrong:
+        whose = [
+            each for each, cls in architectures.items() if set(wrong) <= set(getattr(cls, "OPTIONS", ()))
+        ]
         raise SgaError(
-            f"--refine: {name} is fitted to each image as it is, which leaves nothing to refine; leave it "
-            "out, or give --steps"
+            f"{_spelled(wrong)}: {name} has no such option, {', '.join(whose) or 'no model'} has; leave it "
+            "out, or choose another model (options of refinement start with --refine)"
         )
-    if fit and args.source == "checkpoint":
-        raise SgaError(f"{options}: there are no checkpoints of {name}; use pretrained DATASET -a {name}")
-    if "lmbda" in fit and len({quality for quality in args.qualities.split(",") if quality}) > 1:
+    if refined and hasattr(architecture, "UNREFINABLE"):
+        raise SgaError(f"--refine: {name} {architecture.UNREFINABLE}; leave it out")
+    if given and name in c3.ARCHITECTURES and args.source == "checkpoint":
         raise SgaError(
-            f"--lmbda replaces the quality, and -q {args.qualities} has several; give one of the two"
+            f"{_spelled(given)}: there are no checkpoints of {name}; use pretrained DATASET -a {name}"
         )
+    replacing = [option for option in ("lmbda", "bpp") if option in given]
+    qualities = {quality for quality in getattr(args, "qualities", "").split(",") if quality}
+    if replacing and len(qualities) > 1:
+        raise SgaError(
+            f"{_spelled(replacing)} replaces the quality, and -q {args.qualities} has several; give one of "
+            "the two"
+        )
+
+
+def _spelled(options: Iterable[str]) -> str:
+    return ", ".join("--" + option.replace("_", "-") for option in options)
 
 
 def read_image(stock: Callable[[Path], Tensor], path: Path) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock `eval_model` with refinement, options of C3's fit, further metrics and a journal.
+"""Stock `eval_model` with refinement, options of this package's models, further metrics and a journal.
 
 `Evaluation` puts its methods in place of globals of the stock module while stock's own `main` runs:
 stock still reads the images, pads, times, codes, decodes, measures and writes. Each image is coded
@@ -9,8 +9,8 @@ from real bitstreams.
 In:  stock's module and a command line.
 Out: stock's JSON. `results` holds the refined numbers under stock's keys, the unrefined ones with
      "-unrefined" and `loss` = bpp + lmbda * D (D: 255^2 * MSE after rounding to 8 bits, or
-     1 - MS-SSIM); `refine` says how; `fit` says how C3 was fitted, where its options were given; `failed`
-     lists images that could not be evaluated.
+     1 - MS-SSIM); `refine` says how; `fit` says how C3 was fitted, and `options` how another model of ours
+     was set, where its options were given; `failed` lists images that could not be evaluated.
 Exit codes: 2 for wrong use and failed images, 130 when interrupted.
 """
 
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SgaError
-from ..models.c3 import C3
+from ..models import c3
 from ..refine import (
     LMBDA_BY_QUALITY,
     RefineConfig,
@@ -44,7 +44,7 @@ from ..refine import (
 from . import checks
 from .journal import Journal, cache_folder, weights_sha256
 from .measures import Measures
-from .options import FIT_OPTIONS, Request, dest_of
+from .options import Request
 from .progress import Progress
 
 __all__ = ["Evaluation"]
@@ -75,7 +75,7 @@ class Evaluation:
         self._lmbda: float | None = None  # of the current image
         self._measures = Measures(())
         self._failed: dict[str, str] = {}
-        self._fits: list[dict[str, Any]] = []  # of each run
+        self._options: list[dict[str, Any]] = []  # of the model in each run
 
     #: Globals of the stock module that methods of the same name replace while stock's `main` runs.
     REPLACED = (
@@ -94,7 +94,8 @@ class Evaluation:
         args, request = self._args, self._request
         self._images = list(self._module.collect_images(args.dataset))
         checks.check_arguments(args, self._images)
-        checks.check_fit(args, request.fit, request.refine is not None)
+        refined = request.refine is not None
+        checks.check_model_options(args, request.model, refined, self._module.architectures)
         if request.refine is not None:
             if args.half:
                 raise SgaError(
@@ -177,9 +178,11 @@ class Evaluation:
                 "lr": getattr(config.lr, "start", None) or config.lr.value,
                 "seed": config.seed,
             }
-        if self._request.fit:
-            shared = {key: [fit[key] for fit in self._fits] for key in (self._fits or [{}])[0]}
-            extra["fit"] = {key: each[0] if len(set(each)) == 1 else each for key, each in shared.items()}
+        if self._request.model:
+            runs = self._options or [{}]
+            values = {key: [run[key] for run in runs] for key in runs[0]}
+            name = "fit" if self._args.architecture in c3.ARCHITECTURES else "options"
+            extra[name] = {key: each[0] if len(set(each)) == 1 else each for key, each in values.items()}
         if self._failed:
             extra["failed"] = [{"image": k, "error": v} for k, v in self._failed.items()]
         return extra
@@ -188,22 +191,22 @@ class Evaluation:
         return checks.read_image(self._stock.read_image, filepath)
 
     def load_pretrained(self, model: str, metric: str, quality: int) -> nn.Module:
-        stock = self._load_fitted if self._request.fit else self._stock.load_pretrained
+        stock = self._load_with_options if self._request.model else self._stock.load_pretrained
         net = checks.load_pretrained(stock, model, metric, quality)
         published = model in compressai.zoo.image.model_urls and quality in range(1, 9)
         if published and trained_lmbda(net, metric) is None:
             set_trained_lmbda(net, LMBDA_BY_QUALITY[metric][quality - 1], metric)
         return net
 
-    def _load_fitted(self, model: str, metric: str, quality: int) -> nn.Module:
-        """Stock's `load_pretrained` with the options of the fit, which it cannot take."""
+    def _load_with_options(self, model: str, metric: str, quality: int) -> nn.Module:
+        """Stock's `load_pretrained` with the options of the model, which it cannot take."""
         make = self._module.pretrained_models[model]
-        net = make(quality=quality, metric=metric, pretrained=True, progress=False, **self._request.fit)
-        self._fits.append({key: net.settings[key] for key in map(dest_of, FIT_OPTIONS)})
+        net = make(quality=quality, metric=metric, pretrained=True, progress=False, **self._request.model)
+        self._options.append(_options_of(net))
         return net.eval()
 
     def load_checkpoint(self, arch: str, no_update: bool, checkpoint_path: str) -> nn.Module:
-        return checks.load_checkpoint(
+        net = checks.load_checkpoint(
             self._stock.load_checkpoint,
             self._module.architectures,
             arch,
@@ -211,6 +214,10 @@ class Evaluation:
             checkpoint_path,
             coding=not self._args.entropy_estimation,
         )
+        for name, value in self._request.model.items():
+            setattr(net, name, value)
+        self._options.append(_options_of(net))
+        return net
 
     def compute_metrics(self, org: Tensor, rec: Tensor, max_val: int = 255) -> dict[str, Any]:
         self._measures.take(org, rec, max_val)
@@ -364,8 +371,10 @@ class Evaluation:
             "device": next(model.parameters()).device.type,
             "vbr": None if scale is None else [keywords["vbr_stage"], float(scale)],
         }
-        if isinstance(model, C3):  # which is its settings, not its weights
+        if isinstance(model, c3.C3):  # which is its settings, not its weights
             facts["fit"] = model.settings
+        elif hasattr(model, "OPTIONS"):
+            facts["options"] = _options_of(model)
         folder = Path(args.output_directory) if args.output_directory else cache_folder()
         try:
             journal = Journal(folder, facts)
@@ -377,6 +386,13 @@ class Evaluation:
             return None
         self._journals.append(journal)
         return journal
+
+
+def _options_of(net: nn.Module) -> dict[str, Any]:
+    """What its options are set to, by name; empty for models of other people."""
+    source = net.settings if isinstance(net, c3.C3) else None
+    options = getattr(net, "OPTIONS", ())
+    return {name: getattr(net, name) if source is None else source[name] for name in options}
 
 
 @contextlib.contextmanager

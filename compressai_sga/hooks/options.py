@@ -3,8 +3,8 @@
 
 They are added to the stock parser and to its subparsers, without a default, so that they may stand
 before or after `pretrained` / `checkpoint` and leave no trace in the namespace when not given.
-Abbreviations of stock options (`--met`) keep their meaning. Those of the fit (`FIT_OPTIONS`) are for models
-that are fitted to each image, C3; which model it is, is checked later (`checks`).
+Abbreviations of stock options (`--met`) keep their meaning. `MODEL_OPTIONS` are for models of this package
+whose class lists them in `OPTIONS`; which model it is, is checked later (`checks`).
 
 In:  the stock parser; a command line. Out: the same parser; a `Request`, or None where none of the
 options is given. Fails: a wrong value ends in argparse's usage message and exit code 2.
@@ -21,7 +21,7 @@ from typing import Any
 from ..metrics import METRICS, SET_METRICS
 from ..refine import METHODS, PRESETS, RefineConfig
 
-__all__ = ["FIT_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
+__all__ = ["MODEL_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
 
 _METRIC_NAMES = (*METRICS, *SET_METRICS)
 
@@ -107,17 +107,27 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--steps": {
         "metavar": "N",
         "type": _number(int, "a whole number of at least 1", lambda v: v >= 1),
-        "help": "C3: steps of the fit to an image (default: the model's)",
+        "help": "C3: steps of the fit to an image; HFD, DiffC: steps of the sampler (default: the model's)",
     },
     "--seed": {
         "metavar": "S",
         "type": _count,
-        "help": "C3: seed of the fit (default: 0)",
+        "help": "of C3's fit, DiffC's shared noise (default: 0), HFD's noise (default: from the strings)",
     },
     "--max-seconds": {
         "metavar": "T",
         "type": _positive,
         "help": "C3: time for the fit to an image (default: no limit)",
+    },
+    "--realism": {
+        "metavar": "R",
+        "type": _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1),
+        "help": "HFD: from 0, the first stage's image, to 1, a full sample (default: the model's)",
+    },
+    "--bpp": {
+        "metavar": "B",
+        "type": _positive,
+        "help": "DiffC: bits a pixel, instead of a quality",
     },
     "--metrics": {
         "metavar": "NAMES",
@@ -125,11 +135,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"further metrics, separated by commas: {', '.join(_METRIC_NAMES)}",
     },
 }
-FIT_OPTIONS = ("--lmbda", "--steps", "--seed", "--max-seconds")
+MODEL_OPTIONS = ("--lmbda", "--steps", "--seed", "--max-seconds", "--realism", "--bpp")
 
 
 def dest_of(option: str) -> str:
-    """Its name in the namespace, which for FIT_OPTIONS is the model's keyword."""
+    """Its name in the namespace, which for MODEL_OPTIONS is the name in the model's `OPTIONS`."""
     return option[2:].replace("-", "_")
 
 
@@ -144,7 +154,7 @@ class Request:
         argv: the command line, with the source filled in where it had none.
         args: the stock namespace, our options included.
         refine: keywords of `RefineConfig.make`; None where no refinement is asked for.
-        fit: keywords of a model that is fitted to each image; empty where none is given.
+        model: options of the model by name; empty where none is given.
         trace: path of the trace file.
         metrics: names of further metrics.
     """
@@ -152,7 +162,7 @@ class Request:
     argv: tuple[str, ...]
     args: argparse.Namespace
     refine: dict[str, Any] | None
-    fit: dict[str, Any]
+    model: dict[str, Any]
     trace: str | None
     metrics: tuple[str, ...]
 
@@ -214,9 +224,9 @@ def request_of(argv: Sequence[str], args: argparse.Namespace) -> Request | None:
     if not ours:
         return None
     trace, metrics = ours.pop("refine_trace", None), ours.pop("metrics", ())
-    fit = {dest: ours.pop(dest) for dest in map(dest_of, FIT_OPTIONS) if dest in ours}
+    model = {dest: ours.pop(dest) for dest in map(dest_of, MODEL_OPTIONS) if dest in ours}
     refine = None
     if ours or trace is not None:
         refine = {dest.removeprefix("refine_"): value for dest, value in ours.items()}
         refine["method"] = refine.pop("refine", None)
-    return Request(tuple(argv), args, refine, fit, trace, metrics)
+    return Request(tuple(argv), args, refine, model, trace, metrics)

@@ -128,9 +128,18 @@ def test_qualities_have_journals_of_their_own(evaluate, eval_model, folder, seen
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["-a", "mbt2018-mean-small", "-q", "3", "--lmbda", "1e-3"], "--lmbda: mbt2018-mean-small is not"),
-        (["-a", "mbt2018-mean", "--steps", "3", "--seed", "1"], "--steps, --seed: mbt2018-mean is not"),
-        (["-a", "mbt2018", "--max-seconds", "3", "--refine", "ssl"], "--max-seconds: mbt2018 is not"),
+        (
+            ["-a", "mbt2018-mean-small", "-q", "3", "--lmbda", "1e-3"],
+            "--lmbda: mbt2018-mean-small has no such option, c3, c3-fast",
+        ),
+        (
+            ["-a", "mbt2018-mean", "--steps", "3", "--seed", "1"],
+            "--steps, --seed: mbt2018-mean has no such option",
+        ),
+        (
+            ["-a", "mbt2018", "--max-seconds", "3", "--refine", "ssl"],
+            "--max-seconds: mbt2018 has no such option",
+        ),
         (["-a", "c3", "--refine", "ssl"], "--refine: c3 is fitted to each image"),
         (
             ["-a", "c3", "-q", "3,4", "--lmbda", "1e-3"],

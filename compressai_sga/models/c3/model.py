@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +69,11 @@ class C3(CompressionModel):
     Raises:
         ValueError: an argument out of range.
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("lmbda", "steps", "seed", "max_seconds")
+    """Keywords that a command line may give."""
+
+    UNREFINABLE: ClassVar[str] = "is fitted to each image as it is, which leaves nothing to refine"
 
     preset_name = "c3"
 
