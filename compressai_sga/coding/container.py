@@ -36,7 +36,10 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
 
 W * H <= 512 * (size of the file): what a decoder spends is bounded by what it was given. All models
 of the zoo stay below 300 pixels a byte, even for a constant image; `pack` fills up where one does not.
-`unpack` checks in this order: magic, version, rest, CRC, then every field as it comes.
+`unpack` checks in this order: magic, version, rest, CRC, then every field as it comes. `unpack_cut` reads
+what is there of a file whose end is missing, for models whose strings decode from any prefix (DiffC): no CRC
+can be checked then, and the size of the image is held against the size that `rest` announces, at most 2^26
+pixels in all.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ __all__ = [
     "pack",
     "part_bytes",
     "unpack",
+    "unpack_cut",
 ]
 
 MAGIC = b"\xcaSGA"
@@ -79,6 +83,7 @@ MAX_PROFILE_BYTES = 2**20
 PIXELS_PER_BYTE = 2**9
 _MAX_STRIDE, _MAX_DEPTH, _MAX_CHANNELS = 8, 3, 4096
 _MAX_STRINGS, _MAX_EXTRAS, _MAX_SYMBOLS = 2**16 - 1, 16, 2**40
+_MAX_CUT_PIXELS = 2**26
 _FILLING, _PROFILE, _FIRST_OPTIONAL = 0, 1, 128
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -204,6 +209,15 @@ def unpack(data: bytes) -> Container:
     return _Reader(data).container()
 
 
+def unpack_cut(data: bytes) -> Container:
+    """The container of a file's first bytes: strings end where the bytes do, and a profile may be lost.
+
+    Raises:
+        BitstreamError: the fields before the strings are not all there, or as `unpack`.
+    """
+    return _Reader(data, cut=True).container()
+
+
 def part_bytes(data: bytes) -> dict[str, int]:
     """Bytes of the file by part: "string 0", ..., "profile", "filling", "other" extras, "header".
 
@@ -224,8 +238,8 @@ def _limit(field: str, value: int, low: int, high: int, refuse: Callable[..., No
 class _Reader:
     """Position in a file's bytes; each method takes one field."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, data: bytes, cut: bool = False) -> None:
+        self.data, self.cut = data, cut
         self.at = 0
         self.end = len(data)
         self.sizes: dict[str, int] = {}
@@ -291,8 +305,12 @@ class _Reader:
             )
         rest = self.number("rest", 4, MAX_BYTES)
         there = self.end - self.at
+        self.announced = self.at + rest
         if there < rest:
+            if self.cut:
+                return
             self.refuse(f"the file is cut off: {rest} bytes should follow, {there} do")
+        self.cut = False
         if there > rest:
             self.refuse(f"{there - rest} bytes too many follow the end of the file")
         self.end -= 4
@@ -316,10 +334,16 @@ class _Reader:
         mode = self.choice("mode", MODES)
         stride = self.byte("stride", 0, _MAX_STRIDE)
         rows, columns = padded_size(width, height, stride)
-        if rows * columns > PIXELS_PER_BYTE * len(self.data):
+        if rows * columns > PIXELS_PER_BYTE * self.announced:
             self.refuse(
                 f"an image of {width}x{height} pixels, padded to {columns}x{rows}, does not fit a file of "
-                f"{len(self.data)} bytes: at most {PIXELS_PER_BYTE} pixels a byte are allowed",
+                f"{self.announced} bytes: at most {PIXELS_PER_BYTE} pixels a byte are allowed",
+                size_at,
+            )
+        if self.cut and rows * columns > _MAX_CUT_PIXELS:
+            self.refuse(
+                f"an image of {width}x{height} pixels in a file that is cut off: at most {_MAX_CUT_PIXELS} "
+                "pixels are allowed then",
                 size_at,
             )
         shape = self.tree(stride, 0)
@@ -335,11 +359,23 @@ class _Reader:
             if number > _PROFILE and number < _FIRST_OPTIONAL:
                 self.refuse(f"extra {number} is not one that this version can decode", self.at - 1)
             extras.append((number, self.number(f"length of extra {number}", 0, MAX_BYTES)))
-        total, there = sum(lengths) + sum(length for _, length in extras), self.end - self.at
-        if total != there:
-            self.refuse(f"strings and extras of {total} bytes are announced where there are {there}")
-        strings = tuple(self.take(length, "strings") for length in lengths)
-        self.sizes = {f"string {i}": length for i, length in enumerate(lengths)}
+        total = sum(lengths) + sum(length for _, length in extras)
+        if total != self.announced - 4 - self.at:
+            self.refuse(
+                f"strings and extras of {total} bytes are announced where there are "
+                f"{self.announced - 4 - self.at}"
+            )
+        # Only a file that is cut off, which `cut` says is wanted, holds less than was announced.
+        strings = tuple(self.take(min(length, self.end - self.at), "strings") for length in lengths)
+        self.sizes = {f"string {i}": len(string) for i, string in enumerate(strings)}
+        profile = None if self.cut else self.extras(extras)
+        return Container(
+            model, quality, metric, weights, coder, width, height, mode, stride,
+            shape, symbols, checksum, strings, profile,
+        )  # fmt: skip
+
+    def extras(self, extras: Sequence[tuple[int, int]]) -> bytes | None:
+        """What follows the strings; the profile."""
         profile = None
         for number, length in extras:
             content, at = self.take(length, "extras"), self.at
@@ -349,10 +385,7 @@ class _Reader:
                 self.refuse("the filling is not zero", at - length)
             if number == _PROFILE:
                 profile = self.profile(content, at - length)
-        return Container(
-            model, quality, metric, weights, coder, width, height, mode, stride,
-            shape, symbols, checksum, strings, profile,
-        )  # fmt: skip
+        return profile
 
     def count(self, field: str, low: int, high: int) -> int:
         """A number of entries, each of which takes at least a byte."""

@@ -23,6 +23,7 @@ from compressai_sga.coding.container import (
     pack,
     part_bytes,
     unpack,
+    unpack_cut,
 )
 from compressai_sga.coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from compressai_sga.errors import BitstreamError
@@ -240,6 +241,35 @@ def test_pixels_are_bounded_by_bytes():
     assert len(pack(strip)) * PIXELS_PER_BYTE >= 64 * MAX_SIDE_PX
     body = BODY.replace(b"\x82\x01\x07", b"\x80\x20\x80\x20")
     refused(sealed(body), "image of 4096x4096 pixels, padded to 4096x4096, does not fit a file of 4")
+
+
+def test_a_cut_file_gives_what_is_there_of_its_strings():
+    whole = dataclasses.replace(SMALL, strings=(bytes(range(1, 40)),), profile=b"p" * 50)
+    data = pack(whole)
+    start = data.index(whole.strings[0])
+    for length in range(len(data)):
+        if length < start:
+            with pytest.raises(BitstreamError, match="byte "):
+                unpack_cut(data[:length])
+        else:
+            string = whole.strings[0][: length - start]
+            wanted = dataclasses.replace(whole, strings=(string,), profile=None)
+            assert unpack_cut(data[:length]) == wanted
+    assert unpack_cut(data) == whole
+    with pytest.raises(BitstreamError, match="damaged"):
+        unpack_cut(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BitstreamError, match="do not make|announced where there are"):
+        unpack_cut((data[: start - 1] + b"\x01" + data[start:])[:-1])
+
+
+def test_a_cut_file_may_not_announce_a_huge_image():
+    """Its length, against which the image is held, is what the file says of itself."""
+    body = bytearray(BODY)
+    size = body.index(bytes.fromhex("820107"))
+    body[size : size + 3] = bytes.fromhex("808001 808001".replace(" ", ""))  # 16384 x 16384
+    head = MAGIC + b"\x01" + bytes.fromhex("80808002")  # rest = 4 MiB
+    with pytest.raises(BitstreamError, match="cut off: at most 67108864"):
+        unpack_cut(head + bytes(body))
 
 
 def test_random_bytes_under_a_correct_crc_are_refused_or_have_one_meaning():
