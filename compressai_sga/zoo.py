@@ -38,7 +38,7 @@ from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
 
-from .models import diffc, hfd
+from .models import diffc, hfd, rda
 from .models.hfd.network import ResidualDenoiser
 from .models.universal import ARCHITECTURES
 from .zoo_files import checked
@@ -60,7 +60,7 @@ __all__ = [
 
 DEFAULT_MODEL = "mbt2018-mean-small"
 DEFAULT_QUALITY = 3
-DIFFUSION = {**getattr(hfd, "ARCHITECTURES", {}), **getattr(diffc, "ARCHITECTURES", {})}
+DIFFUSION = {**hfd.ARCHITECTURES, **diffc.ARCHITECTURES}
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,7 @@ def load(
         net = _load_diffusion(record, path)
         for option, value in options.items():
             setattr(net, option, value)
+        net.check_options()
         return net
     net = load_weights(path, record.architecture)
     tables = tables_checksum(net)
@@ -250,7 +251,7 @@ def _load_diffusion(record: ModelRecord, path: Path) -> nn.Module:
 
 def _architecture(name: str) -> type[nn.Module]:
     """The class of an architecture of CompressAI or of this package, whether registered or not."""
-    classes = {**ARCHITECTURES, **DIFFUSION, **model_architectures}
+    classes = {**ARCHITECTURES, **rda.ARCHITECTURES, **DIFFUSION, **model_architectures}
     if name not in classes:
         raise ValueError(f"no architecture is called {name!r}; there are {', '.join(sorted(classes))}")
     return classes[name]

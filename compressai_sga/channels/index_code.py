@@ -48,6 +48,8 @@ __all__ = [
     "elias_delta_model",
     "encode_numbers",
     "kl_eighths",
+    "put_numbers",
+    "take_numbers",
     "uniform_model",
     "zipf_bits",
     "zipf_exponent",
@@ -196,6 +198,12 @@ def encode_numbers(parts: Sequence[Part]) -> bytes:
         ValueError: a number is outside its support.
     """
     encoder = queue.RangeEncoder()
+    put_numbers(encoder, parts)
+    return encoder.get_compressed().astype("<u4").tobytes()
+
+
+def put_numbers(encoder: queue.RangeEncoder, parts: Sequence[Part]) -> None:
+    """Numbers to the end of what a constriction encoder holds; arguments as of `encode_numbers`."""
     for numbers, model in parts:
         flat = _checked_numbers(numbers, model)
         edges = np.asarray(model.edges, dtype=np.int64)
@@ -208,7 +216,6 @@ def encode_numbers(parts: Sequence[Part]) -> bytes:
             several = radix > 1
             if several.any():
                 encoder.encode(digit[several].astype(np.int32), models.Uniform(), radix[several])
-    return encoder.get_compressed().astype("<u4").tobytes()
 
 
 def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list[Tensor]:
@@ -235,7 +242,7 @@ def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list
     decoded = []
     try:
         for count, model in parts:
-            decoded.append(_decode_part(decoder, count, model))
+            decoded.append(take_numbers(decoder, count, model))
     except (AssertionError, ValueError) as error:  # constriction's way to refuse
         raise BitstreamError(f"a stream of numbers is damaged: {error}") from error
     if encode_numbers([(numbers, model) for numbers, (_, model) in zip(decoded, parts)]) != data:
@@ -246,7 +253,12 @@ def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list
     return decoded
 
 
-def _decode_part(decoder: queue.RangeDecoder, count: int, model: IndexModel) -> Tensor:
+def take_numbers(decoder: queue.RangeDecoder, count: int, model: IndexModel) -> Tensor:
+    """The next `count` numbers of a constriction decoder, int64 (count,): the inverse of `put_numbers`.
+
+    Raises:
+        AssertionError, ValueError: constriction's, or a position outside its bin: no encoder wrote these words.
+    """
     edges = np.asarray(model.edges, dtype=np.int64)
     chosen = np.zeros(count, dtype=np.int64)
     if len(model.masses) > 1 and count:

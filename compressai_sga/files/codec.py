@@ -6,14 +6,12 @@
     decompress_file("out.csga", "back.png")          # needs the file and the zoo, nothing else
     describe_file("out.csga").bpp
 
-In:  pictures of any size from 1x1; a model of the zoo. The codec sees them padded to multiples of 64
-     pixels, with what is at the border: that takes 5 to 20 % fewer bytes and gives a better image than
-     the zeros of stock evaluation, and the decoder only cuts. Grey ones become three equal channels.
+In:  pictures of any size from 1x1 (DiffC: 64x64); a model of the zoo. Grey ones become three equal channels.
 Out: bytes as `coding.container` specifies; 8-bit pixels, the model's x_hat clamped and rounded.
 
-Decoding has two phases. First all symbols: their number and CRC-32 must be those of the file, else it
-ends with ``BitstreamError``. Only then the image is computed, so that there is never a wrong one, and
-nonsense costs little. The encoder decodes what it is about to write in the same way.
+Three kinds of models have three files: `rounded` (CompressAI's, and HFD on them), `fitted` (C3) and `sampled`
+(DiffC). All check what they decode, so that there is never a wrong image, and nonsense costs little; the
+encoder decodes what it is about to write.
 Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be written or compressed),
 ``ValueError`` (options: unknown model, quality, coder, refinement).
 """
@@ -21,17 +19,12 @@ Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be writt
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from .. import zoo
-from ..coding import checksum
 from ..coding.container import (
     CODERS,
     MAGIC,
@@ -41,12 +34,11 @@ from ..coding.container import (
     pack,
     part_bytes,
     unpack,
+    unpack_cut,
 )
-from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
 from ..refine import PRESETS, RefineConfig, RefineResult
-from ..refine import refine as refine_latents
 from ..typing import StepCallback
 from .fitted import (
     FITTED,
@@ -64,10 +56,11 @@ from .images import (
     read_picture,
     replacing,
     require_writable,
-    tensor_of,
     write_picture,
 )
-from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, refusal_of
+from .models import choose, record_of, refusal_of
+from .rounded import compress_rounded, decompress_rounded
+from .sampled import SAMPLED, compress_sampled, decompress_sampled
 
 __all__ = [
     "DEFAULT_CODER",
@@ -142,21 +135,28 @@ def compress_file(
     return describe(data), result
 
 
-def decompress_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Description:
-    """Write the image of a `.csga` file as PNG or TIFF, by the name's ending.
+def decompress_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any
+) -> Container:
+    """Write the image of a `.csga` file as PNG or TIFF, by the name's ending; options: `decompress_picture`.
+
+    Returns:
+        What the file holds.
 
     Raises:
         BitstreamError: the file is damaged, no `.csga` file, or made with other weights.
         SgaError: the image cannot be written.
+        ValueError: a wrong option.
     """
     output_format(target)
     data = _read(source)
     try:
-        picture = decompress_picture(data)
+        picture = decompress_picture(data, **options)
+        container = _unpack(data, options.get("max_bytes"))
     except BitstreamError as error:
         raise BitstreamError(f"{source}: {error}") from error
     write_picture(target, picture)
-    return describe(data)
+    return container
 
 
 def describe_file(source: str | os.PathLike[str]) -> Description:
@@ -215,18 +215,21 @@ def compress_picture(
     on_step: StepCallback | None = None,
     max_seconds: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    bpp: float | None = None,
 ) -> tuple[bytes, RefineResult | FitResult | None]:
     """The bytes of a `.csga` file for a picture.
 
     Args:
         model, quality, metric: what `zoo.load` takes; quality None: 3, or what the model has. Or a C3
             model, one of `fitted.FITTED`, quality 1 to 8, 4 by default.
-        coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 has its own.
-        refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3.
-        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default.
+        coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 and DiffC have their own.
+        refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3, DiffC.
+        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. seed
+            also of DiffC's noise.
         on_step: of the refinement.
         max_seconds: of C3's fit; no limit by default.
         checkpoint: of C3's fit: a file from which a killed one goes on, and which stays.
+        bpp: of DiffC: bits a pixel, instead of a quality.
 
     Returns:
         The bytes, and the refinement's or the fit's result where there was one.
@@ -237,135 +240,79 @@ def compress_picture(
             a checkpoint of another fit.
     """
     if model in FITTED:
-        _require_unset(model, coder=coder, refine=refine, metric=None if metric == "mse" else metric)
+        _require_unset(model, coder=coder, refine=refine, metric=None if metric == "mse" else metric, bpp=bpp)
         _require_short(picture.profile)
         options = {"lmbda": lmbda, "steps": steps, "seed": seed, "max_seconds": max_seconds}
         container, fit = compress_fitted(picture, model, quality, **options, checkpoint=checkpoint)
         return pack(container), fit
     _require_unset(model, max_seconds=max_seconds, checkpoint=checkpoint)
+    record = choose(model, quality, metric)
+    if record.architecture in SAMPLED:
+        _require_short(picture.profile)
+        unused = {"coder": coder, "refine": refine, "steps": steps, "lmbda": lmbda}
+        for name, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{name} {value}: {model} has no such option for coding; leave it out")
+        return pack(compress_sampled(picture, record, bpp=bpp, seed=seed)), None
+    if bpp is not None:
+        raise ValueError(f"bpp {bpp}: {model} has no such option; give a quality")
     coder = DEFAULT_CODER if coder is None else coder
     if coder not in CODERS.values():
         raise ValueError(f"no coder of files is called {coder!r}; choose from {', '.join(CODERS.values())}")
     _require_short(picture.profile)
     config = _refinement(refine, steps, lmbda, seed)
-    record = choose(model, quality, metric)
-    height, width = picture.pixels.shape[:2]
-    pad = padding(width, height, STRIDE)
-    x = F.pad(tensor_of(picture), pad, mode="replicate")
-    with borrowed(record, coder) as net:
-        result = None
-        if config is not None:
-            result = refine_latents(net, x, pad=pad, config=config, on_step=on_step)
-            strings, shape = result.strings, result.shape
-        else:
-            with torch.no_grad(), checksum.record() as coded:
-                out = net.compress(x)
-            strings, shape = out["strings"], out["shape"]
-        try:
-            symbols, crc32 = _check_symbols(net, [part[0] for part in strings], shape)
-            if result is None and (symbols, crc32) != (coded.symbols, coded.crc32):
-                raise BitstreamError("the decoded symbols are others than the coded ones")
-        except BitstreamError as error:
-            raise SgaError(
-                f"what {record.name} coded here cannot be decoded here ({error}); please report the image"
-            ) from error
-    data = pack(
-        Container(
-            model=record.name,
-            quality=record.quality,
-            metric=record.metric,
-            weights=fingerprint(record),
-            coder=coder,
-            width=width,
-            height=height,
-            mode=picture.mode,
-            stride=STRIDE,
-            shape=reduce_shape(shape, padded_size(width, height, STRIDE), STRIDE),
-            symbols=symbols,
-            checksum=crc32,
-            strings=tuple(part[0] for part in strings),
-            profile=picture.profile,
-        )
-    )
-    return data, result
+    container, result = compress_rounded(picture, record, coder, config, on_step)
+    return pack(container), result
 
 
-def decompress_picture(data: bytes) -> Picture:
+def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: Any) -> Picture:
     """The picture of a `.csga` file.
+
+    Args:
+        data: the file's bytes.
+        max_bytes: use no more than the first so many of them, which need not be all: for DiffC.
+        options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism).
 
     Raises:
         BitstreamError: the bytes are damaged, beyond a limit, or made with weights that the zoo lacks.
+        ValueError: an option that the model does not have, or a value out of its range.
     """
-    container = unpack(data)
+    container = _unpack(data, max_bytes)
     if container.model in FITTED:
+        _require_no_options(container, options)
         return Picture(pixels_of(decompress_fitted(container), container.mode), container.profile)
     record = record_of(container)
     if record is None:
         raise BitstreamError(refusal_of(container))
-    padded = padded_size(container.width, container.height, container.stride)
-    with borrowed(record, container.coder) as net:
-        made = len(container.strings), container.shape
-        if made != layout_of(net) or container.stride != STRIDE:
-            raise BitstreamError(
-                "{} strings, shape {!r} and stride {} are not what {} makes: {} strings, shape {!r}, stride "
-                "{}".format(*made, container.stride, record.name, *layout_of(net), STRIDE)
-            )
-        x_hat = _decode(net, container, expand_shape(container.shape, padded))
-    left, _, top, _ = padding(container.width, container.height, container.stride)
-    x_hat = x_hat[0, :, top : top + container.height, left : left + container.width]
-    return Picture(pixels_of(x_hat, container.mode), container.profile)
+    if record.architecture in SAMPLED:
+        return decompress_sampled(container, record, options, cut=max_bytes is not None)
+    return decompress_rounded(container, record, options)
 
 
-def _decode(net: nn.Module, container: Container, shape: Any) -> Tensor:
-    """x_hat (1, 3, H, W); symbols are checked before g_s runs."""
-    checked = False
-
-    def check(*_: Any) -> None:
-        nonlocal checked
-        if (symbols.symbols, symbols.crc32) != (container.symbols, container.checksum):
-            raise BitstreamError(
-                f"the {symbols.symbols} decoded symbols have the CRC-32 {symbols.crc32:08x}, the file says "
-                f"{container.symbols} with {container.checksum:08x}: it holds nonsense, or this machine "
-                "computes other coding tables than the one that made it"
-            )
-        checked = True
-
-    handle = net.g_s.register_forward_pre_hook(check)
-    try:
-        with torch.no_grad(), checksum.record() as symbols:
-            x_hat = net.decompress([[string] for string in container.strings], shape)["x_hat"]
-    except (SgaError, MemoryError):
-        raise
-    except Exception as error:  # of the model's own code, which trusts its input
-        if checked:
+def _unpack(data: bytes, max_bytes: int | None) -> Container:
+    """The container; of a file's first bytes where `max_bytes` says so, which DiffC's alone allow."""
+    if max_bytes is None:
+        try:
+            return unpack(data)
+        except BitstreamError as error:
+            if "cut off" in str(error):
+                raise BitstreamError(f"{error}; of DiffC's files, max_bytes decodes what is there") from None
             raise
-        raise BitstreamError(f"the symbols cannot be decoded: {error or type(error).__name__}") from error
-    finally:
-        handle.remove()
-    if x_hat.isnan().any():
-        raise BitstreamError("the decoded image is not a number in places: the latents are nonsense")
-    return x_hat
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
+    container = unpack_cut(data[:max_bytes])
+    record = record_of(container)
+    if record is None or record.architecture not in SAMPLED:
+        raise ValueError(
+            f"max_bytes is for files of DiffC, this one is of {container.model}: it decodes as a whole or "
+            "not at all"
+        )
+    return container
 
 
-class _Decoded(Exception):
-    """All symbols are decoded; no image is wanted."""
-
-
-def _check_symbols(net: nn.Module, strings: Sequence[bytes], shape: Any) -> tuple[int, int]:
-    """Number and CRC-32 of the symbols in strings, by the decoder."""
-
-    def stop(*_: Any) -> None:
-        raise _Decoded
-
-    handle = net.g_s.register_forward_pre_hook(stop)
-    try:
-        with torch.no_grad(), checksum.record() as symbols:
-            net.decompress([[string] for string in strings], shape)
-    except _Decoded:
-        pass
-    finally:
-        handle.remove()
-    return symbols.symbols, symbols.crc32
+def _require_no_options(container: Container, options: Mapping[str, Any]) -> None:
+    if options:
+        raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
 
 
 def _require_unset(model: str, **options: Any) -> None:

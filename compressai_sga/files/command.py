@@ -59,6 +59,7 @@ def compress(argv: list[str]) -> int:
         type=float,
         help="weight of the distortion in refinement (the model's); C3: of the rate, instead of a quality",
     )
+    parser.add_argument("--bpp", metavar="B", type=float, help="DiffC: bits a pixel, instead of a quality")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
     args = parser.parse_args(argv)
@@ -79,6 +80,7 @@ def compress(argv: list[str]) -> int:
                 seed=args.seed,
                 on_step=on_step,
                 max_seconds=args.max_seconds,
+                bpp=args.bpp,
             )
         if isinstance(result, FitResult):
             print(fitted(result))
@@ -97,9 +99,19 @@ def decompress(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="IN.csga")
     parser.add_argument("target", metavar="OUT.png", help="ends in .png, .tif or .tiff")
+    parser.add_argument(
+        "--max-bytes", metavar="N", type=int, help="DiffC: decode what the first N bytes of the file hold"
+    )
+    parser.add_argument("--steps", metavar="N", type=int, help="HFD, DiffC: of the sampler (the model's)")
+    parser.add_argument("--seed", metavar="S", type=int, help="HFD: of the noise (from the strings)")
+    parser.add_argument(
+        "--realism", metavar="R", type=float, help="HFD: 0 is the first stage's image, 1 a full sample (1)"
+    )
     args = parser.parse_args(argv)
+    names = ("steps", "seed", "realism")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     with _one_sentence():
-        container = decompress_file(args.source, args.target).container
+        container = decompress_file(args.source, args.target, max_bytes=args.max_bytes, **options)
         print(f"{args.target}: {container.width}x{container.height} pixels, {container.mode}")
         return 0
     return 130

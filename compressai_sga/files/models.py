@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from .. import hooks, zoo
 from ..coding import set_coder
 from ..coding.container import WEIGHTS_BYTES, Container
 from ..coding.sizes import reduce_shape
+from ..models import diffc
 from .portable import make_portable
 
 __all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "refusal_of"]
@@ -50,10 +51,12 @@ def fingerprint(record: zoo.ModelRecord) -> bytes:
 
 
 def record_of(container: Container) -> zoo.ModelRecord | None:
-    """The zoo's record of the weights that a file was made with."""
-    wanted = (container.model, container.quality, container.metric, container.weights)
+    """The zoo's record of the weights that a file was made with; DiffC's of any quality where it says 0."""
+    c = container
     for record in zoo.list_models():
-        if (record.name, record.quality, record.metric, fingerprint(record)) == wanted:
+        same = (record.name, record.metric, fingerprint(record)) == (c.model, c.metric, c.weights)
+        any_rate = c.quality == 0 and record.architecture in diffc.ARCHITECTURES
+        if same and (any_rate or c.quality == record.quality):
             return record
     return None
 
@@ -81,23 +84,56 @@ def refusal_of(container: Container) -> str:
 
 
 @contextmanager
-def borrowed(record: zoo.ModelRecord, coder: str) -> Iterator[nn.Module]:
-    """The model that codes files, for one thread at a time: its coder and hooks change with the file."""
+def borrowed(
+    record: zoo.ModelRecord, coder: str | None, options: Mapping[str, Any] | None = None
+) -> Iterator[nn.Module]:
+    """The model that codes files, for one thread at a time: coder, hooks, options change with the file.
+
+    Args:
+        record: of the model.
+        coder: one of `coding.container.CODERS`; None for a model that has its own.
+        options: values of attributes that the model's class lists in `OPTIONS`.
+
+    Raises:
+        ValueError: the model has no such option, or not with this value.
+    """
     with _lock:
         enabled = hooks.is_enabled()
         hooks.enable()  # our coders; also where COMPRESSAI_SGA_DISABLE or hooks.disable() leaves stock alone
         try:
             net, portable = _load(record.name, record.quality, record.metric, record.sha256)
-            if not portable and coder != "constriction-exact":
+            if not portable and coder not in (None, "constriction-exact"):
                 warnings.warn(
                     f"the Gaussian coding tables of {record.name} come out differently on this machine: "
                     f"{coder} cannot exchange files with others; constriction-exact does not use them",
                     stacklevel=4,
                 )
-            yield set_coder(net, coder)
+            if coder is not None:
+                set_coder(net, coder)
+            with _options(net, record.name, options or {}):
+                yield net
         finally:
             if not enabled:
                 hooks.disable()
+
+
+@contextmanager
+def _options(net: nn.Module, name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """The model with these options, and as it was before afterwards."""
+    own = getattr(net, "OPTIONS", ())
+    for option in options:
+        if option not in own:
+            raise ValueError(f"{name} has no option {option}; it has {', '.join(own) or 'none'}")
+    before = {option: getattr(net, option) for option in options}
+    try:
+        for option, value in options.items():
+            setattr(net, option, value)
+        if options:
+            net.check_options()
+        yield
+    finally:
+        for option, value in before.items():
+            setattr(net, option, value)
 
 
 @functools.lru_cache(maxsize=4)

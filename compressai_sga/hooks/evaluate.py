@@ -216,6 +216,8 @@ class Evaluation:
         )
         for name, value in self._request.model.items():
             setattr(net, name, value)
+        if self._request.model:
+            net.check_options()
         self._options.append(_options_of(net))
         return net
 

@@ -17,8 +17,9 @@ from typing import Any
 from compressai.registry import MODELS
 from torch import nn
 
+from .. import zoo
 from ..errors import SgaError
-from ..models import c3, universal
+from ..models import c3, rda, universal
 
 __all__ = ["UNLISTED", "register", "unregister"]
 
@@ -62,6 +63,15 @@ class _UniversalEntryPoint(_EntryPoint):
         return universal.ARCHITECTURES[self.name](*widths, **kwargs)
 
 
+class _AutoencoderEntryPoint(_EntryPoint):
+    """The same for rate-distortion autoencoders: as wide as CompressAI's factorised prior of that quality."""
+
+    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
+        from compressai.zoo.image import cfgs
+
+        return rda.ARCHITECTURES[self.name](*cfgs["bmshj2018-factorized"][quality], **kwargs)
+
+
 class _C3EntryPoint(_EntryPoint):
     """C3 is fitted to each image, so that there are no weights to ask for; quality 1 to 8."""
 
@@ -80,6 +90,28 @@ class _C3EntryPoint(_EntryPoint):
         return c3.ARCHITECTURES[self.name](quality, **kwargs)
 
 
+class _DiffusionEntryPoint(_EntryPoint):
+    """HFD and DiffC of the default size; those with trained weights are the zoo's."""
+
+    def __call__(
+        self,
+        quality: int = 1,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if pretrained:
+            raise SgaError(
+                f"there are no weights for {self.name} of full size; {self.name}-small has some, and "
+                f"your own are evaluated with `checkpoint DATASET -a {self.name} -p FILE`"
+            )
+        return self.make(quality, kwargs)
+
+    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
+        return zoo.DIFFUSION[self.name].untrained(quality, **kwargs)
+
+
 _entries: list[tuple[dict[str, Any], str, Any]] = []
 
 
@@ -91,8 +123,10 @@ def register() -> None:
 
     stock = {name: (MODELS[name], _EntryPoint(name)) for name in UNLISTED if name in MODELS}
     dithered = {name: (cls, _UniversalEntryPoint(name)) for name, cls in universal.ARCHITECTURES.items()}
+    trained = {name: (cls, _AutoencoderEntryPoint(name)) for name, cls in rda.ARCHITECTURES.items()}
     fitted = {name: (cls, _C3EntryPoint(name)) for name, cls in c3.ARCHITECTURES.items()}
-    for name, (architecture, entry_point) in (stock | dithered | fitted).items():
+    drawn = {name: (cls, _DiffusionEntryPoint(name)) for name, cls in zoo.DIFFUSION.items()}
+    for name, (architecture, entry_point) in (stock | dithered | trained | fitted | drawn).items():
         for dictionary, value in (
             (MODELS, architecture),
             (image_models, entry_point),

@@ -115,7 +115,9 @@ def refine(
     """Refine the latents of x and code them; the model's weights and tables are not changed.
 
     Args:
-        model: any CompressAI image model, or one built from the same parts; float32, tables updated.
+        model: any CompressAI image model, or one built from the same parts; float32, tables updated. Where
+            it has a `first_stage`, as `models.hfd.HFD` does, that one codes: its latents are refined, and
+            what is measured is its image.
         x: images in [0, 1], shape (B, 3, H, W), on the model's device.
         method, preset, steps, lmbda, lr, seed, metric: see `RefineConfig.make`; "ssl" by default.
             `lmbda` None takes the value that the model was trained with, as noted by
@@ -140,6 +142,7 @@ def refine(
     start = time.perf_counter()
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
+    model = getattr(model, "first_stage", model)
     x, pad = _pad(x, pad)
     if config.metric == "ms-ssim" and min(_inner_size(x, pad)) <= MS_SSIM_SIDE:
         raise ShapeError(

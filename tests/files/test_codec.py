@@ -29,7 +29,8 @@ from compressai_sga.files.models import borrowed, choose
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent / "golden"
 KODAK = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent.parent / "shared" / "data")) / "kodak"
-MODELS = {record.name: record.quality for record in reversed(zoo.list_models())}  # the lowest of each
+CODECS = [record for record in zoo.list_models() if record.architecture not in zoo.DIFFUSION]
+MODELS = {record.name: record.quality for record in reversed(CODECS)}  # the lowest of each
 SAMPLE = zoo.sample_images()[0]
 
 

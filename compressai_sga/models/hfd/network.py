@@ -50,7 +50,7 @@ class ResidualDenoiser(nn.Module):
         super().__init__()
         if not len(qualities) == len(deviations) == config.labels or min(deviations, default=0.0) <= 0:
             raise ValueError(
-                f"{len(qualities)} qualities, the deviations {list(deviations)} and {config.labels} labels do "
+                f"{len(qualities)} qualities, deviations {list(deviations)} and {config.labels} labels do "
                 "not belong together; each quality needs a label and a positive deviation"
             )
         self.unet = UNet(config)

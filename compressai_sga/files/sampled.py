@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DiffC in `.csga` files: one string that decodes from any prefix, on the kind of machine that wrote it.
+
+The container's fields:
+    model      diffc-a-small or diffc-f-small: how a decoder makes the image; the string is the same
+    quality    1 to 8, or 0 where a rate was given;  metric mse;  weights those of the zoo's file
+    coder      constriction-range;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
+    symbols, checksum   0: the string checks itself, step by step
+    strings    one, that of `models.diffc`
+
+In:  a `Picture` of 64 pixels and more on each side; a `Container`. Out: a `Container`; a `Picture`.
+Fails with ``ValueError`` on wrong options, ``ShapeError`` on small images, ``BitstreamError`` on damaged
+strings and where the network gives other numbers than the encoder's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .. import zoo
+from ..coding.container import Container
+from ..errors import BitstreamError, SgaError
+from ..models import diffc
+from .images import Picture, pixels_of, tensor_of
+from .models import borrowed, fingerprint
+
+__all__ = ["SAMPLED", "compress_sampled", "decompress_sampled"]
+
+SAMPLED = tuple(diffc.ARCHITECTURES)
+_CODER = "constriction-range"
+
+
+def compress_sampled(
+    picture: Picture, record: zoo.ModelRecord, *, bpp: float | None = None, seed: int = 0
+) -> Container:
+    """Code an image.
+
+    Args:
+        picture: any, 64 pixels and more on each side.
+        record: of the model.
+        bpp: bits a pixel, instead of the record's quality.
+        seed: of the shared noise.
+
+    Raises:
+        SgaError: what was coded does not decode on this very machine.
+    """
+    x = tensor_of(picture)
+    with borrowed(record, None, {"bpp": bpp, "seed": seed}) as net:
+        out = net.compress(x)
+        try:
+            net.check(out["strings"], out["shape"])
+        except BitstreamError as error:
+            raise SgaError(
+                f"what {record.name} coded here cannot be decoded here ({error}); please report the image"
+            ) from error
+    return Container(
+        model=record.name,
+        quality=record.quality if bpp is None else 0,
+        metric="mse",
+        weights=fingerprint(record),
+        coder=_CODER,
+        width=picture.pixels.shape[1],
+        height=picture.pixels.shape[0],
+        mode=picture.mode,
+        stride=0,
+        shape=0,
+        symbols=0,
+        checksum=0,
+        strings=(out["strings"][0][0],),
+        profile=picture.profile,
+    )
+
+
+def decompress_sampled(
+    container: Container, record: zoo.ModelRecord, options: Mapping[str, Any], *, cut: bool
+) -> Picture:
+    """The image of a container.
+
+    Args:
+        container: of a whole file, or of the first bytes of one.
+        record: of its model.
+        options: of the model's reconstruction: steps.
+        cut: whether the string may end before its last step.
+
+    Raises:
+        BitstreamError: no encoder wrote this, or none on a machine like this one.
+        ValueError: an option that decoding does not have.
+    """
+    c = container
+    wrong = [name for name in options if name != "steps"]
+    if wrong:
+        raise ValueError(f"{c.model} decodes with the option steps, not {', '.join(wrong)}; leave it out")
+    made = (c.metric, c.coder, c.stride, c.shape, c.symbols, c.checksum, len(c.strings))
+    if made != ("mse", _CODER, 0, 0, 0, 0, 1):
+        raise BitstreamError(
+            "{} with {}, {}, stride {}, shape {!r}, {} symbols, CRC-32 {:08x} and {} strings: it has mse, "
+            "{}, stride 0, shape 0, no symbols and one string".format(c.model, *made, _CODER)
+        )
+    with borrowed(record, None, options) as net, torch.no_grad():
+        limit = max(1, len(c.strings[0])) if cut else None
+        out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
+    return Picture(pixels_of(out["x_hat"][0], c.mode), c.profile)

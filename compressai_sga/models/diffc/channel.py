@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channels of DiffC: how a step's Gaussian is sent, given that both sides know its divergence roughly.
+
+    trellis   one long message of about KL bits (`channels.trellis`): the least bits for the same image
+    orc, pfr  blocks of bounded divergence by reverse channel coding (Theis & Yosri 2022), with the candidates
+              of `channels.circulant` and Zipf's code of their numbers
+
+A step's divergence is announced in units that grow by 2^(1/4), relative to what the ladder expects, so that
+it costs a bit or two. From it follow the message's length, or the blocks and their candidates. Nothing else is
+sent, and less than half a bit not at all: the step then takes a draw of p.
+
+A block looks at 2^(KL + 2) candidates (Vonderfecht & Liu 2025 do, too): its sample falls short along the shift,
+which the loop of `chain` makes up for. Zipf's law has the exponent that fits the numbers of so few candidates.
+
+In:  shift (D,) in units of p's std, announced divergence in thousandths of a bit, seed and step.
+Out: parts (numbers, `IndexModel`) for the stream; normal numbers (D,) from them, the same on any machine.
+Fails with ``ValueError`` for an unknown method or size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...channels import circulant, index_code, trellis
+from ...channels.index_code import IndexModel
+
+__all__ = ["CODES", "Channel", "Method", "announced_millibits"]
+
+Method = Literal["trellis", "orc", "pfr"]
+
+CODES = ("trellis", "blocks")
+"""What a decoder must tell apart."""
+
+SIZES = {"trellis": (6, 8, 10, 12), "blocks": (6, 8, 10, 12)}
+"""Bits of a trellis' state, divergence of a block: those that a header can name."""
+
+_PADDING_BITS = 2
+_ROOTS = (65536, 77936, 92682, 110218)  # 2^(i / 4) in units of 2^-16
+_WORD_BITS = 16  # of a message, in the stream
+
+
+def announced_millibits(expected_millibits: int, quarters: int) -> int:
+    """expected 2^(quarters / 4), the same integer on every machine."""
+    scaled = expected_millibits * _ROOTS[quarters % 4]
+    octaves = quarters // 4 - 16
+    return scaled << octaves if octaves >= 0 else scaled >> -octaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """A code and its size.
+
+    Args:
+        method: "trellis", or "orc" / "pfr", which differ for the encoder only.
+        size: in `SIZES`.
+    """
+
+    method: Method = "trellis"
+    size: int = 10
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(get_args(Method))}")
+        if self.size not in SIZES[self.code]:
+            raise ValueError(f"size is {self.size}; {self.code} have one of {SIZES[self.code]}")
+
+    @property
+    def code(self) -> str:
+        """In `CODES`."""
+        return "trellis" if self.method == "trellis" else "blocks"
+
+    def models(self, dims: int, kl_millibits: int) -> list[tuple[int, IndexModel]]:
+        """How many numbers of which models a step has in the stream."""
+        if kl_millibits < 500:
+            return []
+        if self.method == "trellis":
+            whole, rest = divmod(self._message(dims, kl_millibits).sent_bits, _WORD_BITS)
+            parts = [(whole, index_code.uniform_model(2**_WORD_BITS))] if whole else []
+            return parts + ([(1, index_code.uniform_model(2**rest))] if rest else [])
+        split = self._split(dims, kl_millibits)
+        return [(split.blocks, _truncated_model(kl_millibits // split.blocks, split.log2_candidates))]
+
+    def send(self, shift: Tensor, kl_millibits: int, *, seed: int, step: int) -> list[Tensor]:
+        """The numbers, as `models` has them."""
+        dims = shift.numel()
+        if kl_millibits < 500:
+            return []
+        if self.method == "trellis":
+            message = self._message(dims, kl_millibits)
+            symbols = trellis.encode_message(shift, message, seed=seed, step=step)
+            return _words_of(symbols, message)
+        split = self._split(dims, kl_millibits)
+        return [circulant.choose(shift, split, order=self.method, seed=seed, step=step).cpu()]
+
+    def receive(self, numbers: list[Tensor], dims: int, kl_millibits: int, *, seed: int, step: int) -> Tensor:
+        """(D,) float64 normal numbers."""
+        if kl_millibits < 500:
+            nothing = torch.zeros(1, dtype=torch.int64)
+            return circulant.deliver(nothing, circulant.Split(dims, 1, 0), seed=seed, step=step)
+        if self.method == "trellis":
+            message = self._message(dims, kl_millibits)
+            return trellis.decode_message(_symbols_of(numbers, message), message, seed=seed, step=step)
+        return circulant.deliver(numbers[0], self._split(dims, kl_millibits), seed=seed, step=step)
+
+    def _message(self, dims: int, kl_millibits: int) -> trellis.Message:
+        return trellis.Message(dims, (kl_millibits + 500) // 1000, self.size)
+
+    def _split(self, dims: int, kl_millibits: int) -> circulant.Split:
+        unit = 1000 * self.size
+        blocks = min(dims, max(1, (kl_millibits + unit // 2) // unit))
+        log2_candidates = -(-kl_millibits // (1000 * blocks)) + _PADDING_BITS
+        return circulant.Split(dims, blocks, min(log2_candidates, self.size * 3 // 2 + _PADDING_BITS))
+
+
+def _truncated_model(kl_millibits: int, log2_candidates: int) -> IndexModel:
+    """Zipf's law for the numbers of 2^log2_candidates candidates."""
+    return index_code.zipf_model(kl_millibits / 1000, 2**log2_candidates)
+
+
+def _words_of(symbols: Tensor, message: trellis.Message) -> list[Tensor]:
+    """Symbols to words of 16 bits and a last one of fewer, the first bit the highest."""
+    b = message.symbol_bits
+    bits = (symbols.cpu()[:, None] >> torch.arange(b - 1, -1, -1)) & 1
+    bits = bits.reshape(-1)
+    whole = len(bits) // _WORD_BITS * _WORD_BITS
+    parts = [bits[:whole].reshape(-1, _WORD_BITS), bits[whole:][None]]
+    return [(part << torch.arange(part.shape[1] - 1, -1, -1)).sum(1) for part in parts if part.numel()]
+
+
+def _symbols_of(words: list[Tensor], message: trellis.Message) -> Tensor:
+    whole, rest = divmod(message.sent_bits, _WORD_BITS)
+    widths = [_WORD_BITS] * (whole > 0) + [rest] * (rest > 0)
+    bits = torch.cat(
+        [((w[:, None] >> torch.arange(n - 1, -1, -1)) & 1).reshape(-1) for w, n in zip(words, widths)]
+    )
+    b = message.symbol_bits
+    return (bits.reshape(-1, b) << torch.arange(b - 1, -1, -1)).sum(1)

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image to DiffC's bytes and back: the closed loop of `chain` over a channel and a stream.
+
+Both sides walk the same levels (`costs`). At each the network says what it expects, the encoder sends the step
+over the `channel`, and both take the z that the decoder gets. Hence the network's numbers must be the same on
+both sides, to the last bit (`exact_denoiser`), and:
+
+    x_hat  is rounded to multiples of 2^-10, z to 2^-16, before anything depends on them
+    check  some bits of the CRC-32 of z follow each step; more of a long step, and 8 of the last
+    tags   the header has 4 bits each of a CRC of the model and of what the network runs on
+
+A decoder whose network says something else stops at the first check that fails, and the tags tell why. With c
+bits of checks since numbers went astray, it goes unnoticed with probability 2^-c.
+
+    code = encode_image(x, coder, target_bits=..., seed=0)     # x (C, H, W) in the denoiser's units
+    got = decode_image(code.data, (C, H, W), coder)            # z at some level; `chain.reconstruct` ends it
+
+Fails with ``BitstreamError`` for damaged, cut and foreign bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ...channels import prng
+from ...channels.index_code import IndexModel, uniform_model
+from ...diffusion.parametrisations import Denoiser
+from ...errors import BitstreamError
+from .chain import advance, kl_bits, shift
+from .channel import CODES, SIZES, Channel, announced_millibits
+from .costs import Ladder, StepCost, shortest_path
+from .stream import Part, Reader, bits_of, to_bytes
+
+__all__ = ["Coder", "Decoded", "Encoded", "StepReport", "decode_image", "encode_image", "path_of"]
+
+VERSION = 0
+_VERSIONS = 4
+_TAGS = 16
+_Z_UNIT = 2.0**-16
+_STEP_COST = StepCost(fixed_millibits=6000, share_permille=60)
+
+_WORDS = uniform_model(2**16)
+_SPECIAL = IndexModel((0, 1, 2), (15, 1))
+_MAX_STEPS_LIMIT = 255
+
+_FIRST_RATES = 24  # quarters of an octave, either way from the expectation
+_NEXT_RATES = 12  # from the step before
+_LEAST_QUARTERS, _MOST_QUARTERS = -64, 32
+_FINAL_CHECK_BITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Coder:
+    """What both sides share but for the image's size.
+
+    Args:
+        denoiser: x_hat (1, C, H, W) from z and its level, the same bits on both sides.
+        ladder: of levels.
+        channel: of the encoder; a decoder takes the stream's.
+        model_tag, machine_tag: CRCs of the model, and of what the network runs on.
+        seed: in [0, 2^64).
+        steps_limit: of the path, from 1 to 255; None for as many as pay.
+    """
+
+    denoiser: Denoiser
+    ladder: Ladder
+    channel: Channel = Channel()
+    model_tag: int = 0
+    machine_tag: int = 0
+    seed: int = 0
+    steps_limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """A step, when it is done: what a progress bar shows, or a curve.
+
+    Args:
+        step: from 1.
+        steps: of the whole path.
+        log_snr: that it reached.
+        z: (C, H, W) float64.
+        kl_bits: divergence of the step.
+        bits: all that a stream up to here has, about.
+    """
+
+    step: int
+    steps: int
+    log_snr: float
+    z: Tensor
+    kl_bits: float
+    bits: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What `encode_image` made: the bytes, the steps sent, and z (C, H, W) at their end."""
+
+    data: bytes
+    steps: int
+    log_snr: float
+    z: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What `decode_image` found: z (C, H, W) float64, its level, and how many of the steps it had.
+
+    `seed` is the stream's."""
+
+    z: Tensor
+    log_snr: float
+    steps: int
+    of_steps: int
+    seed: int
+
+
+def encode_image(
+    x: Tensor,
+    coder: Coder,
+    *,
+    target_bits: float | None = None,
+    steps: int | None = None,
+    progress: Callable[[StepReport], None] | None = None,
+) -> Encoded:
+    """Sends an image up to a number of bits or steps.
+
+    Args:
+        x: (C, H, W) in the denoiser's units.
+        coder: what is shared.
+        target_bits: the stream ends after the step that brings it nearest to these; not before the first.
+        steps: or after so many steps, at most those of the path; all of them, without either.
+        progress: told after every step.
+    """
+    x = x.double()
+    path = path_of(coder, x.numel())
+    last = len(path) - 1 if steps is None else min(max(1, steps), len(path) - 1)
+    z, records = _start(x.shape, coder.seed).to(x.device), []
+    rates = _Rates()
+    bits = bits_of(_header(coder, len(path) - 1, 1)) + _FINAL_CHECK_BITS
+    for step, low, high, expected in _steps(coder.ladder, path, x.numel()):
+        x_hat = _guess(coder.denoiser, z, low)
+        mean = shift(x, x_hat, low, high).reshape(-1)
+        kl = float(kl_bits(mean[None]))
+        rate, announced = rates.announce(1000 * kl, expected)
+        numbers = coder.channel.send(mean, announced, seed=coder.seed, step=step)
+        parts = [rate, *zip(numbers, [model for _, model in coder.channel.models(x.numel(), announced)])]
+        z = _next(coder.channel, numbers, announced, z, x_hat, low, high, coder.seed, step)
+        before, spent = bits, bits_of(parts)
+        bits += spent + _check_bits(announced)
+        if target_bits is not None and step > 1 and bits - target_bits > target_bits - before:
+            break
+        records.append((parts, announced, z, high))
+        if progress is not None:
+            progress(StepReport(step, len(path) - 1, high, z, kl, bits))
+        if step == last or (target_bits is not None and bits >= target_bits):
+            break
+    stream = _header(coder, len(path) - 1, len(records))
+    for number, (parts, announced, after, _) in enumerate(records, 1):
+        width = _FINAL_CHECK_BITS if number == len(records) else _check_bits(announced)
+        stream += [*parts, _check(after, width)]
+    _, _, z, log_snr = records[-1]
+    return Encoded(to_bytes(stream), len(records), log_snr, z)
+
+
+def decode_image(
+    data: bytes,
+    shape: Sequence[int],
+    coder: Coder,
+    *,
+    whole: bool = True,
+    progress: Callable[[StepReport], None] | None = None,
+) -> Decoded:
+    """The last z that the bytes determine.
+
+    Args:
+        data: a stream, or a prefix of one.
+        shape: (C, H, W).
+        coder: the encoder's, but for channel, seed and steps_limit, which the stream says.
+        whole: whether bytes that are not a whole stream are refused.
+        progress: told after every step.
+
+    Raises:
+        BitstreamError: the bytes are damaged, of another model or machine, hold no step, or are no whole stream.
+    """
+    reader, parts = Reader(data), []
+    dims = math.prod(shape)
+    header = _read_header(reader, coder, dims)
+    coder, path, count, same_machine = header
+    parts += _header(coder, len(path) - 1, count)
+    z, done, reached = _start(shape, coder.seed), 0, coder.ladder.log_snr(0)
+    rates = _Rates()
+    for step, low, high, expected in _steps(coder.ladder, path[: count + 1], dims):
+        rate = reader.take(1, rates.model)
+        if rate is None:
+            break
+        parts.append((rate, rates.model))
+        announced = rates.hear(int(rate), expected)
+        models = coder.channel.models(dims, announced)
+        numbers = [reader.take(size, model) for size, model in models]
+        width = _FINAL_CHECK_BITS if step == count else _check_bits(announced)
+        check = reader.take(1, uniform_model(2**width))
+        if check is None or any(part is None for part in numbers):
+            break
+        x_hat = _guess(coder.denoiser, z, low)
+        z = _next(coder.channel, numbers, announced, z, x_hat, low, high, coder.seed, step)
+        if int(check) != int(_check(z, width)[0]):
+            raise _wrong_numbers(step, same_machine)
+        parts += [*zip(numbers, [model for _, model in models]), (check, uniform_model(2**width))]
+        done, reached = step, high
+        if progress is not None:
+            progress(StepReport(step, len(path) - 1, high, z, math.nan, bits_of(parts)))
+    if not done:
+        raise BitstreamError(
+            f"{len(data)} bytes of a DiffC stream hold no step of it; give more of its bytes, {count} steps "
+            "were sent"
+        )
+    if whole and (done < count or to_bytes(parts) != data):
+        state = f"end after step {done} of {count}" if done < count else "go on after the last step"
+        raise BitstreamError(
+            f"{len(data)} bytes of a DiffC stream {state}: they are cut or damaged; to decode what there is, "
+            f"say so with max_bytes={len(data)}"
+        )
+    return Decoded(z, reached, done, count, coder.seed)
+
+
+# --- Header ----------------------------------------------------------------------------------------
+
+
+def _header(coder: Coder, path_steps: int, steps: int) -> list[Part]:
+    channel = coder.channel
+    fields = [
+        (VERSION, _VERSIONS),
+        (coder.machine_tag % _TAGS, _TAGS),
+        (coder.model_tag % _TAGS, _TAGS),
+        (CODES.index(channel.code), len(CODES)),
+        (SIZES[channel.code].index(channel.size), len(SIZES[channel.code])),
+    ]
+    special = coder.seed != 0 or coder.steps_limit is not None
+    parts = [(_number(value), uniform_model(size)) for value, size in fields]
+    parts.append((_number(int(special)), _SPECIAL))
+    if special:
+        seed = torch.tensor([coder.seed >> 16 * i & 0xFFFF for i in range(4)])
+        parts += [(seed, _WORDS), (_number(coder.steps_limit or 0), uniform_model(_MAX_STEPS_LIMIT + 1))]
+    parts.append((_number(steps - 1), uniform_model(path_steps)))
+    return parts
+
+
+def _read_header(reader: Reader, coder: Coder, dims: int) -> tuple[Coder, tuple[int, ...], int, bool]:
+    """The coder as the stream has it, its path, the number of steps, and whether the machine is the same."""
+
+    def take(model: IndexModel, count: int = 1) -> list[int]:
+        values = reader.take(count, model)
+        if values is None:
+            raise BitstreamError("a DiffC stream ends inside its header; give more of its bytes")
+        return values.tolist()
+
+    (version,) = take(uniform_model(_VERSIONS))
+    if version != VERSION:
+        raise BitstreamError(
+            f"a DiffC stream has the format {version}, this package reads {VERSION}: the bytes are damaged, "
+            "or a later version wrote them"
+        )
+    (machine,), (model) = take(uniform_model(_TAGS)), take(uniform_model(_TAGS))
+    if model[0] != coder.model_tag % _TAGS:
+        raise BitstreamError(
+            f"a DiffC stream was written with another model (its tag is {model[0]}, this one's "
+            f"{coder.model_tag % _TAGS}), or is damaged; load the weights that wrote it"
+        )
+    code = CODES[take(uniform_model(len(CODES)))[0]]
+    size = SIZES[code][take(uniform_model(len(SIZES[code])))[0]]
+    seed, limit = 0, 0
+    if take(_SPECIAL)[0]:
+        seed = sum(word << 16 * i for i, word in enumerate(take(_WORDS, 4)))
+        (limit,) = take(uniform_model(_MAX_STEPS_LIMIT + 1))
+    channel = Channel("trellis" if code == "trellis" else "orc", size)
+    found = dataclasses.replace(coder, channel=channel, seed=seed, steps_limit=limit or None)
+    path = path_of(found, dims)
+    (steps,) = take(uniform_model(len(path) - 1))
+    return found, path, steps + 1, machine == coder.machine_tag % _TAGS
+
+
+def _wrong_numbers(step: int, same_machine: bool) -> BitstreamError:
+    if same_machine:
+        cause = "the bytes are damaged, or the network gives other numbers than the encoder's"
+    else:
+        cause = (
+            "the stream comes from a machine or version of torch on which the network gives other numbers "
+            "(their tags differ), or the bytes are damaged"
+        )
+    return BitstreamError(
+        f"a DiffC stream fails its check after step {step}: {cause}; decode with the torch version and kind of "
+        "CPU that it was written on, or a prefix that ends before this step"
+    )
+
+
+# --- Steps -----------------------------------------------------------------------------------------
+
+
+class _Rates:
+    """Announced divergences: how far each step's is from the one expected, in quarters of an octave.
+
+    An image that is harder than the training images at one level is so at the next: the offset is coded as a
+    change against that of the step before.
+    """
+
+    def __init__(self) -> None:
+        self._offset, self._reach, self.model = 0, _FIRST_RATES, _laplace(_FIRST_RATES, 6)
+
+    def announce(self, kl_millibits: float, expected: int) -> tuple[Part, int]:
+        """The number for the stream, and the announced divergence in thousandths of a bit."""
+        ratio = max(kl_millibits, 1e-3) / max(expected, 1)
+        wanted = round(4 * math.log2(ratio)) - self._offset
+        lowest = max(-self._reach, _LEAST_QUARTERS - self._offset)
+        change = min(max(wanted, lowest), self._reach, _MOST_QUARTERS - self._offset)
+        part = (_number(change + self._reach), self.model)
+        return part, self.hear(change + self._reach, expected)
+
+    def hear(self, number: int, expected: int) -> int:
+        """The announced divergence from the stream's number."""
+        self._offset = min(max(self._offset + number - self._reach, _LEAST_QUARTERS), _MOST_QUARTERS)
+        self._reach, self.model = _NEXT_RATES, _laplace(_NEXT_RATES, 1)
+        return announced_millibits(expected, self._offset)
+
+
+def _laplace(reach: int, halving: int) -> IndexModel:
+    """Masses that fall by half every `halving` numbers from the middle, at least 2^-16 of it."""
+    masses = []
+    for change in range(-reach, reach + 1):
+        octaves, rest = divmod(abs(change), halving)
+        # Linear between halvings: no root, so that all machines have the same integers.
+        mass = (2 * halving - rest) << 16
+        masses.append(max(16, mass // (2 * halving) >> octaves))
+    return IndexModel(tuple(range(2 * reach + 2)), tuple(masses))
+
+
+def path_of(coder: Coder, dims: int) -> tuple[int, ...]:
+    return shortest_path(coder.ladder, dims, _STEP_COST, coder.steps_limit)
+
+
+def _steps(ladder: Ladder, path: Sequence[int], dims: int) -> Iterator[tuple[int, float, float, int]]:
+    """Number from 1, log-SNRs at both ends, expected divergence in thousandths of a bit."""
+    for step, (start, end) in enumerate(zip(path, path[1:]), 1):
+        expected = max(1, ladder.kl_millibits(start, end, dims))
+        yield step, ladder.log_snr(start), ladder.log_snr(end), expected
+
+
+def _start(shape: Sequence[int], seed: int) -> Tensor:
+    """Shared noise, (C, H, W) float64."""
+    noise = prng.normal(seed, lanes=math.prod(shape), step=0)
+    return _rounded(noise.reshape(tuple(shape)))
+
+
+def _guess(denoiser: Denoiser, z: Tensor, log_snr: float) -> Tensor:
+    return denoiser(z[None], torch.tensor(log_snr, dtype=torch.float64))[0]
+
+
+def _next(
+    channel: Channel, numbers: list[Tensor], announced: int, z: Tensor, x_hat: Tensor, low: float, high: float,
+    seed: int, step: int,
+) -> Tensor:  # fmt: skip
+    """z at the next level, as both sides have it."""
+    normal = channel.receive(numbers, z.numel(), announced, seed=seed, step=step)
+    return _rounded(advance(z, x_hat, normal.to(z.device).reshape(z.shape), low, high))
+
+
+def _rounded(z: Tensor) -> Tensor:
+    """Multiples of 2^-16: what another libm does to a coefficient's last bit is gone, float32 holds them."""
+    return torch.round(z / _Z_UNIT) * _Z_UNIT
+
+
+def _check_bits(announced_millibits: int) -> int:
+    """1, and one more for every 128 bits, at most 8."""
+    return min(_FINAL_CHECK_BITS, 1 + announced_millibits // 128_000)
+
+
+def _check(z: Tensor, width: int) -> Part:
+    integers = (z / _Z_UNIT).to(torch.int32).cpu().numpy().astype("<i4")
+    return _number(zlib.crc32(integers.tobytes()) % 2**width), uniform_model(2**width)
+
+
+def _number(value: int) -> Tensor:
+    return torch.tensor([value])

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DiffC as a CompressAI model: images sent as noisy pixels, step by step, at any rate from one network.
+
+Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. See `chain` for the
+process, `costs` for the steps, `channel` for how a step is sent and `codec` for the bytes.
+
+    model = DiffCFlow(denoiser, quality=4, costs=costs)      # or bpp=0.5, bits=2000, step=12
+    out = model.compress(x)                                  # {"strings": [[bytes, ...]], "shape": (H, W)}
+    x_hat = model.decompress(out["strings"], out["shape"])["x_hat"]
+    x_hat = model.decompress(out["strings"], out["shape"], max_bytes=100)["x_hat"]   # any prefix
+
+`DiffCAncestral` (diffc-a) draws the image from the model given what was sent, `DiffCFlow` (diffc-f) follows the
+probability flow, which is nearer to the original; their bytes are the same. Every image of a batch is coded on
+its own, and no larger piece of it than the network's window is seen at a time.
+
+In:  x (B, 3, H, W) in [0, 1], H and W from the network's multiple (8 px) on. Out: as CompressAI's models.
+Fails with ``BitstreamError`` for damaged, cut and foreign strings, ``ShapeError`` for images that are too small,
+``ValueError`` for knobs out of range, ``SgaError`` where the cost table is missing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from compressai.models import CompressionModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ...channels import prng
+from ...diffusion.pretrained import load
+from ...diffusion.unet import UNetConfig
+from ...errors import BitstreamError, SgaError, ShapeError
+from ..settings import from_buffer, to_buffer
+from .chain import Reconstruction, ideal_levels, reconstruct
+from .channel import Channel, Method
+from .codec import Coder, Decoded, StepReport, decode_image, encode_image, path_of
+from .costs import Ladder, measure_errors
+from .exact_denoiser import ExactDenoiser, machine_tag, module_tag
+from .network import PixelDenoiser
+from .pixel_model import module_of, pixel_model, settings_of
+
+__all__ = ["ARCHITECTURES", "QUALITY_BPP", "DiffC", "DiffCAncestral", "DiffCFlow"]
+
+QUALITY_BPP = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Bits a pixel of the qualities 1 to 8."""
+
+LEVELS = 129
+"""Of the ladder: an eighth and a bit of a nat apart for our network."""
+
+_SETTINGS = "_extra_state"
+_DENOISER = "denoiser."
+_LARGE_DIMS = 2**17  # from here on the trellis is smaller: 0.3 ms a bit instead of 1
+_NOISE_STEP = 2**24  # of the reconstruction's noise, beyond those of the stream
+
+
+class DiffC(CompressionModel):
+    """A denoiser and its cost table; see the file's head. All but the two are knobs, and attributes.
+
+    Args:
+        denoiser: our network, or a pixel model of `diffusion.pretrained.load`.
+        quality: 1 to 8, the rate of `QUALITY_BPP`, where nothing else is said.
+        bpp, bits, step: instead, bits a pixel, or of an image, or the number of a step. The stream ends after
+            the step that brings it nearest.
+        costs: the errors of `measure_costs`, (levels,) int64.
+        channel: "trellis", or reverse channel coding by "orc" or "pfr".
+        size: of the channel, see `channel.SIZES`; by default 12 for images up to 2^17 numbers, 10 beyond.
+        steps_limit: of the path; None for as many as pay.
+        steps: of the reconstruction, if it started from pure noise: fewer from a later level.
+        seed: of the shared noise, in [0, 2^64).
+        progress: whether to show a bar; by default where a terminal sees it.
+    """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("steps", "seed", "bpp")
+    UNREFINABLE: ClassVar[str] = "sends samples, not latents that could be refined"
+    reconstruction: ClassVar[Reconstruction] = "flow"
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        *,
+        quality: int = 4,
+        bpp: float | None = None,
+        bits: float | None = None,
+        step: int | None = None,
+        costs: Tensor | None = None,
+        channel: Method = "trellis",
+        size: int | None = None,
+        steps_limit: int | None = None,
+        steps: int = 32,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser.eval()
+        pixel_model(denoiser)
+        self.register_buffer("costs", torch.zeros(LEVELS, dtype=torch.int64) if costs is None else costs)
+        self.quality, self.bpp, self.bits, self.step = quality, bpp, bits, step
+        self.channel, self.size, self.steps_limit = channel, size, steps_limit
+        self.steps, self.seed = steps, seed
+        self.show_progress = progress
+        self.check_options()
+
+    @classmethod
+    def untrained(cls, quality: int = 4, **knobs: Any) -> DiffC:
+        """A model of the size that this package trains, 5 M parameters, without weights or costs."""
+        return cls(PixelDenoiser(UNetConfig(widths=(64, 128, 192), blocks=1), 64), quality=quality, **knobs)
+
+    @classmethod
+    def from_diffusers(cls, source: str | os.PathLike[str], crops: Tensor, **knobs: Any) -> DiffC:
+        """A pixel model of `diffusers`, with costs measured on these images.
+
+        Args:
+            source: folder or hub id, as `diffusion.pretrained.load` takes it.
+            crops: (N, C, w, w) in [0, 1], images like those that it was trained on.
+            knobs: of the class.
+
+        Raises:
+            SgaError, UnsupportedModelError: as `load`; a latent model.
+        """
+        model = cls(load(source), **knobs)
+        model.measure_costs(crops)
+        return model
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Images need no padding."""
+        return 1
+
+    # Costs.
+
+    @torch.no_grad()
+    def measure_costs(self, x: Tensor, *, seed: int = 0) -> None:
+        """Fills the cost table: the denoiser's error at each level.
+
+        Args:
+            x: (N, 3, w, w) crops of training images in [0, 1], of the network's window.
+            seed: of the noise.
+        """
+        model = pixel_model(self.denoiser)
+        ladder = Ladder(model.lowest, model.highest, (1,) * len(self.costs))
+        levels = [ladder.log_snr(level) for level in range(len(self.costs))]
+        generator = torch.Generator().manual_seed(seed)
+        self.costs.copy_(measure_errors(model.x_hat, model.to_signal(x), levels, generator))
+
+    # Images to strings and back.
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Strings, one an image, and shape of images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ShapeError: an image is too small for the network.
+            SgaError: there is no cost table.
+        """
+        self._check_images(x)
+        model, coder = pixel_model(self.denoiser), self._coder(x[0].numel())
+        strings = []
+        for image in x:
+            with self._bar("compress") as report:
+                signal = model.to_signal(image[None])[0]
+                code = encode_image(signal, coder, **self._target(x), progress=report)
+            strings.append(code.data)
+        return {"strings": [strings], "shape": torch.Size(x.shape[2:])}
+
+    @torch.no_grad()
+    def decompress(
+        self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], *, max_bytes: int | None = None
+    ) -> dict[str, Tensor]:
+        """The images, {"x_hat": (B, 3, H, W) in [0, 1]}.
+
+        Args:
+            strings, shape: what `compress` returned.
+            max_bytes: use no more than the first so many bytes of each string, which need not be whole.
+
+        Raises:
+            BitstreamError: a string is damaged, cut (without `max_bytes`), holds no step, or comes from another
+                model, or from a machine on which the network gives other numbers.
+        """
+        images = []
+        for got in self._decoded(strings, shape, max_bytes):
+            images.append(self._image(got.z[None].to(self.costs.device), got.log_snr, got.seed))
+        return {"x_hat": torch.cat(images).clamp(0, 1)}
+
+    @torch.no_grad()
+    def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
+        """Decodes without making the images.
+
+        Raises:
+            BitstreamError: as `decompress`.
+        """
+        for _ in self._decoded(strings, shape, None):
+            pass
+
+    @torch.no_grad()
+    def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
+        """Decodes the strings, without making images of what was sent; raises what `decompress` raises."""
+        size = (pixel_model(self.denoiser).channels, *shape)
+        for data in strings[0]:
+            decode_image(data, size, self._coder(math.prod(size)))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """What an ideal channel would send, as far as the stream would go.
+
+        Returns:
+            x_hat (B, 3, H, W), and likelihoods {"z": (B, 3, H, W)}: the divergence of all steps, spread evenly
+            over the pixels, so that -log2 of them sums to it.
+        """
+        self._check_images(x)
+        model, coder = pixel_model(self.denoiser), self._coder(x[0].numel())
+        path = [coder.ladder.log_snr(level) for level in path_of(coder, x[0].numel())]
+        images, likelihoods = [], []
+        for image in x:
+            signal = model.to_signal(image[None]).double()
+            generator = torch.Generator().manual_seed(self.seed % 2**63)
+            target, levels = self._target(x), torch.tensor(path, dtype=torch.float64)
+            spent, kept = 0.0, None
+            for number, level in enumerate(ideal_levels(coder.denoiser, signal.cpu(), levels, generator)):
+                now = spent + float(level.bits)
+                wanted = target.get("target_bits", math.inf)
+                if number > 1 and now - wanted > wanted - spent:
+                    break
+                spent, kept = now, level
+                if number == target.get("steps", len(path)) or (number and now >= wanted):
+                    break
+            images.append(self._image(kept.z.to(x.device), kept.log_snr, self.seed))
+            likelihoods.append(torch.full_like(image, 2 ** (-spent / image.numel())))
+        return {"x_hat": torch.cat(images), "likelihoods": {"z": torch.stack(likelihoods)}}
+
+    # Inside.
+
+    def _decoded(
+        self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], max_bytes: int | None
+    ) -> Iterator[Decoded]:
+        if len(strings) != 1 or not strings[0] or len(shape) != 2:
+            raise BitstreamError(
+                f"{[len(part) for part in strings]} strings and shape {tuple(shape)}; DiffC has one string for "
+                "each image, and (H, W)"
+            )
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
+        size = (pixel_model(self.denoiser).channels, *shape)
+        self._exact().window_of(*shape)
+        coder, whole = self._coder(math.prod(size)), max_bytes is None
+        for data in strings[0]:
+            with self._bar("decompress") as report:
+                yield decode_image(data[:max_bytes], size, coder, whole=whole, progress=report)
+
+    def _coder(self, dims: int) -> Coder:
+        """What encoder and decoder share, for images of so many numbers."""
+        self.check_options()
+        if not bool((self.costs > 0).all()):
+            raise SgaError(
+                "DiffC has no cost table, from which both sides know the steps; call "
+                "model.measure_costs(crops) with training images, or load a state dict that has one"
+            )
+        model, size = pixel_model(self.denoiser), self.size
+        if size is None:
+            size = 10 if self.channel != "trellis" or dims > _LARGE_DIMS else 12
+        return Coder(
+            denoiser=self._exact(),
+            ladder=Ladder(model.lowest, model.highest, tuple(self.costs.tolist())),
+            channel=Channel(self.channel, size),
+            model_tag=module_tag(self),
+            machine_tag=machine_tag(self.costs.device),
+            seed=self.seed,
+            steps_limit=self.steps_limit,
+        )
+
+    def _exact(self) -> ExactDenoiser:
+        model = pixel_model(self.denoiser)
+        return ExactDenoiser(
+            model.x_hat,
+            window=model.window,
+            multiple=model.multiple,
+            device=self.costs.device,
+            threads=model.threads,
+        )
+
+    def _image(self, z: Tensor, log_snr: float, seed: int) -> Tensor:
+        """(1, 3, H, W) from z (1, 3, H, W) at a level."""
+        model = pixel_model(self.denoiser)
+        share = (model.highest - log_snr) / (model.highest - model.lowest)
+
+        def noise(step: int, like: Tensor) -> Tensor:
+            drawn = prng.normal(seed, lanes=like.numel(), step=_NOISE_STEP + step)
+            return drawn.reshape(like.shape).to(like)
+
+        x_hat = reconstruct(
+            self._exact(),
+            z,
+            log_snr,
+            method=self.reconstruction,
+            steps=max(2, math.ceil(self.steps * share)),
+            highest=model.highest,
+            noise=noise,
+        )
+        return model.to_image(x_hat).float()
+
+    def _target(self, x: Tensor) -> dict[str, Any]:
+        """Of `encode_image`: when to stop."""
+        if self.step is not None:
+            return {"steps": self.step}
+        if self.bits is not None:
+            return {"target_bits": float(self.bits)}
+        bpp = QUALITY_BPP[self.quality - 1] if self.bpp is None else self.bpp
+        return {"target_bits": bpp * x.shape[2] * x.shape[3]}
+
+    @contextmanager
+    def _bar(self, what: str) -> Iterator[Callable[[StepReport], None]]:
+        hidden = None if self.show_progress is None else not self.show_progress
+        with tqdm(disable=hidden, desc=f"diffc {what}", unit="step", leave=False) as bar:
+
+            def report(step: StepReport) -> None:
+                bar.set_postfix_str(f"{step.bits / 8:.0f} bytes", refresh=False)
+                bar.update()
+
+            yield report
+
+    def _check_images(self, x: Tensor) -> None:
+        channels = pixel_model(self.denoiser).channels
+        if x.dim() != 4 or x.shape[1] != channels or not len(x):
+            raise ShapeError(
+                f"x has the shape {tuple(x.shape)}; this model takes images (B, {channels}, H, W)"
+            )
+        self._exact().window_of(*x.shape[2:])
+
+    def check_options(self) -> None:
+        """Raises ValueError where an attribute was set to what it cannot be."""
+        if not 1 <= self.quality <= len(QUALITY_BPP):
+            raise ValueError(f"quality is {self.quality}; it is 1 to {len(QUALITY_BPP)}, {QUALITY_BPP} bpp")
+        for name in ("bpp", "bits", "step"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        if self.steps < 1 or not 0 <= self.seed < 2**64:
+            raise ValueError(
+                f"steps is {self.steps} and seed {self.seed}; there is one step at least, and the seed lies in "
+                "[0, 2^64)"
+            )
+        if self.steps_limit is not None and not 1 <= self.steps_limit <= 255:
+            raise ValueError(f"steps_limit is {self.steps_limit}; it lies from 1 to 255")
+        Channel(self.channel, *([] if self.size is None else [self.size]))
+
+    # State dicts.
+
+    def get_extra_state(self) -> Tensor:
+        """What the denoiser is, as far as its weights do not say."""
+        return to_buffer(settings_of(self.denoiser))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing: `from_state_dict` reads it."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """Weights and costs of a model with the same architecture."""
+        return super().load_state_dict(dict(state_dict), strict)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Any], **knobs: Any) -> DiffC:
+        """A model with these weights and costs; fp16 is widened.
+
+        Raises:
+            ValueError: the state dict is of another model.
+        """
+        weights = {k.removeprefix(_DENOISER): v for k, v in state_dict.items() if k.startswith(_DENOISER)}
+        if "costs" not in state_dict or _SETTINGS not in state_dict or not weights:
+            raise ValueError(
+                f"a state dict of DiffC has the keys {_DENOISER}*, costs and {_SETTINGS}; this one has "
+                f"{', '.join(list(state_dict)[:3])} ...; a denoiser alone becomes a model by "
+                "DiffCFlow(PixelDenoiser.from_state_dict(state_dict)) and measure_costs"
+            )
+        denoiser = module_of(from_buffer(state_dict[_SETTINGS]), weights)
+        return cls(denoiser, costs=state_dict["costs"].clone(), **knobs)
+
+
+class DiffCAncestral(DiffC):
+    """DiffC-A: the image is a draw from the model, given what was sent."""
+
+    reconstruction = "ancestral"
+
+
+class DiffCFlow(DiffC):
+    """DiffC-F: the image is where the probability flow leads what was sent."""
+
+
+ARCHITECTURES: dict[str, type[DiffC]] = {"diffc-a": DiffCAncestral, "diffc-f": DiffCFlow}

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HFD: a diffusion model draws what a codec has lost.
+
+model      `HFD`, any CompressAI model with a decoder that draws
+sampling   the draw: windows, noise, seed
+network    the denoiser
+"""
+
+from .model import ARCHITECTURES, HFD
+from .network import ResidualDenoiser
+
+__all__ = ["ARCHITECTURES", "HFD", "ResidualDenoiser"]
