@@ -21,12 +21,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import bjontegaard
 import matplotlib
 import refine_methods
 import torch
 
-from compressai_sga import zoo
+from compressai_sga import metrics, zoo
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -69,15 +68,7 @@ def bd_rate(anchor: dict[str, list[float]], ours: dict[str, list[float]]) -> flo
     """BD-rate of `ours` in percent, or None with fewer than three points."""
     if len(ours["bpp"]) < 3:
         return None
-    return bjontegaard.bd_rate(
-        anchor["bpp"],
-        anchor["psnr-rgb"],
-        ours["bpp"],
-        ours["psnr-rgb"],
-        "pchip",
-        require_matching_points=False,
-        min_overlap=0,
-    )
+    return metrics.bd_rate(anchor, ours).value
 
 
 def table(curves: Curves) -> str:

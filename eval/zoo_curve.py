@@ -23,14 +23,13 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import bjontegaard
 import matplotlib
 from compressai.utils.eval_model.__main__ import inference, read_image
 from tqdm import tqdm
 
-from compressai_sga import zoo
+from compressai_sga import metrics, zoo
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -45,7 +44,7 @@ ANCHORS = {
     "bmshj2018-factorized": "compressai:compressai-bmshj2018-factorized_mse_cpu",
     "mbt2018-mean": "compressai:compressai-mbt2018-mean_mse_cpu",
 }
-BD_METHOD = "pchip"
+BD_METHOD: Literal["pchip"] = "pchip"
 Curve = dict[str, list[float]]
 
 
@@ -102,12 +101,8 @@ def bd_rate(anchor: Curve, ours: Curve) -> tuple[float, float, float] | None:
     """(BD-rate in percent, lowest and highest PSNR of the overlap), or None with too few points."""
     if len(ours["bpp"]) < 3:
         return None
-    low = max(min(anchor["psnr-rgb"]), min(ours["psnr-rgb"]))
-    high = min(max(anchor["psnr-rgb"]), max(ours["psnr-rgb"]))
-    value = bjontegaard.bd_rate(
-        *_sorted(anchor), *_sorted(ours), BD_METHOD, require_matching_points=False, min_overlap=0
-    )
-    return value, low, high
+    delta = metrics.bd_rate(anchor, ours, method=BD_METHOD)
+    return delta.value, delta.low, delta.high
 
 
 def _sorted(curve: Curve) -> tuple[list[float], list[float]]:

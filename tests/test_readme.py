@@ -97,7 +97,7 @@ def run(code: str, names: dict[str, Any], where: str) -> None:
 def test_the_readme_has_examples():
     code = "\n".join(blocks("README.md", "python"))
     assert all(word in code for word in ("refine(", "refined(", "decompress(", "image_models["))
-    fits = sum(code.count(word) for word in ("refine(", "refined(", 'image_models["c3'))
+    fits = sum(code.count(word) for word in ("refine(", "refined(", 'image_models["c3', 'load("hfd-', 'load("diffc-'))
     assert code.count("steps=") == fits
 
 

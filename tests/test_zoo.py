@@ -57,8 +57,8 @@ def test_the_default_model_is_there():
     assert (zoo.DEFAULT_MODEL, zoo.DEFAULT_QUALITY) in {(r.name, r.quality) for r in RECORDS}
 
 
-def test_wheel_weights_stay_within_40_mb():
-    assert 0 < sum(r.bytes for r in RECORDS if r.wheel) <= 40e6
+def test_wheel_weights_stay_within_60_mb():
+    assert 0 < sum({r.file: r.bytes for r in RECORDS if r.wheel}.values()) <= 60e6
 
 
 def test_every_record_names_licence_data_and_command():
@@ -66,7 +66,9 @@ def test_every_record_names_licence_data_and_command():
         assert record.licence == "Apache-2.0"
         assert len(record.training_data) == 2
         assert not any("kodak" in text.lower() for text in record.training_data)
-        assert record.command.startswith("python zoo/train/train.py --arch " + record.architecture)
+        codec = record.architecture not in zoo.DIFFUSION
+        recipe = f"train.py --arch {record.architecture}" if codec else "denoiser.py --model "
+        assert record.command.startswith("python zoo/train/" + recipe)
 
 
 def test_samples_are_large_enough_for_ms_ssim_and_one_needs_padding():
@@ -77,7 +79,7 @@ def test_samples_are_large_enough_for_ms_ssim_and_one_needs_padding():
     assert sum(path.stat().st_size for path in zoo.sample_images()) < 600_000
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=label)
+@pytest.mark.parametrize("record", [r for r in RECORDS if r.golden], ids=label)
 def test_golden_results_of_stock_evaluation(record):
     net = load_pretrained(record.name, record.metric, record.quality)
     assert type(net) is model_architectures[record.architecture]
@@ -93,7 +95,7 @@ def test_golden_results_of_stock_evaluation(record):
 
 def test_higher_quality_means_more_bits_and_more_psnr():
     for name in {r.name for r in RECORDS}:
-        ladder = [r for r in RECORDS if r.name == name]
+        ladder = [r for r in RECORDS if r.name == name and r.golden]
         for image in ladder[0].golden:
             for key in ("bpp", "psnr-rgb"):
                 values = [r.golden[image][key] for r in ladder]
@@ -257,6 +259,32 @@ def test_failed_download_names_the_models_that_need_none():
 def test_download_advice_leaves_success_alone():
     state = {"a": torch.ones(1)}
     assert zoo.with_download_advice(lambda url, progress: state)("u", progress=True) is state
+
+
+def test_qualities_of_a_model_of_diffusion_share_a_file():
+    records = [r for r in RECORDS if r.name == "hfd-small"]
+    assert [r.quality for r in records] == [1, 2, 3, 4] and len({r.sha256 for r in records}) == 1
+    assert {r.first_stage for r in records} == {zoo.DEFAULT_MODEL}
+    nets = [zoo.load("hfd-small", quality, steps=3, realism=0.25) for quality in (1, 4)]
+    assert [net.quality for net in nets] == [1, 4] and {net.steps for net in nets} == {3}
+    first = zoo.load(zoo.DEFAULT_MODEL, 4)
+    for name, value in nets[1].first_stage.state_dict().items():
+        assert torch.equal(value, first.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("hfd-small", {"realism": 1.5}, "realism is 1.5"),
+        ("hfd-small", {"bpp": 1.0}, "hfd-small has no option bpp; it has steps, seed, realism"),
+        ("mbt2018-mean-small", {"steps": 3}, "mbt2018-mean-small has no option steps; it has none"),
+    ],
+)
+def test_options_of_a_model(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.load(name, 1, **options)
+    with pytest.raises(ValueError, match=message):
+        compressai.zoo.image_models[name](1, pretrained=True, **options)
 
 
 def test_readme_has_the_command_of_every_weight():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of Gaussians whose candidates are turns of a few vectors: 2^14 of them cost what 100 cost otherwise.
+"""Blocks of Gaussians whose candidates are turns of a few vectors: thousands at the price of a few draws.
 
 Reverse channel coding of N(shift, I) against N(0, I) in L lanes scores every candidate z_n by <z_n, shift>,
 which with independent candidates takes N L draws and products. Here candidate n = g L + r is vector g turned
@@ -7,11 +7,11 @@ by r places, its signs changed lane by lane:
 
     z_n[i] = sign[i] w_g[(i + r) mod L],      w_g ~ N(0, I) independent,
 
-so that the scores of all turns are one circular correlation, L log L operations by the Fourier transform,
-and one draw a candidate. Each candidate still is exactly N(0, I). Two of the same vector correlate, in score,
-by the autocorrelation of shift * sign, of the order L^-1/2, as the signs are random: what is chosen has the
-bias and the variance of independent candidates within the error of measurement (see the tests). The decoder
-makes one draw a block and needs no transform.
+so that the scores of all turns are one circular correlation, L log L operations by the Fourier transform.
+Each candidate still is exactly N(0, I). Two of the same vector correlate, in score, by the autocorrelation of
+shift * sign, of the order L^-1/2, as the signs are random: what is chosen has the bias and the variance of
+independent candidates within the error of measurement (see the tests). 16 neighbouring blocks share their
+vectors, but no signs. The decoder draws one vector a block and needs no transform.
 
 As in `blocks`, a shared random permutation deals the coordinates to the blocks. The number of blocks, and of
 candidates, is the caller's business: nothing is raised for a block that has too much divergence for its
@@ -37,6 +37,7 @@ from .arrivals import Order, exponentials, select
 __all__ = ["MAX_LOG2_CANDIDATES", "Split", "choose", "deliver", "scores"]
 
 MAX_LOG2_CANDIDATES = 24
+_SHARING = 16  # blocks with the same vectors
 _TILE = {"cpu": 2**18, "cuda": 2**24}  # candidates handled at once
 
 
@@ -63,7 +64,7 @@ class Split:
 
     @property
     def lanes(self) -> int:
-        """Coordinates of a block; the last ones may have one less."""
+        """Coordinates of a block, at most."""
         return -(-self.dims // self.blocks)
 
 
@@ -112,13 +113,16 @@ def scores(shift: Tensor, split: Split, *, seed: int, step: int = 0) -> Iterator
     padded[: split.dims] = (shift[order_of] * sign).float()
     spectrum = torch.fft.rfft(padded.reshape(lanes, split.blocks).T).conj()
     group = torch.arange(-(-count // lanes), device=device)
-    rows = max(1, _TILE.get(device.type, _TILE["cpu"]) // (len(group) * lanes))
-    for first in range(0, split.blocks, rows):
-        block = torch.arange(first, min(first + rows, split.blocks), device=device)
-        address = {"step": step, "block": block[:, None], "candidate": group}
-        w = prng.normal(seed, lanes=lanes, **address, dtype=torch.float32)
-        score = torch.fft.irfft(torch.fft.rfft(w) * spectrum[block][:, None], n=lanes)
-        yield block, score.flatten(1)[:, :count]
+    rows = max(1, min(_SHARING, _TILE.get(device.type, _TILE["cpu"]) // (len(group) * lanes)))
+    for start in range(0, split.blocks, _SHARING):
+        bank = torch.tensor([[start // _SHARING]], device=device)
+        w = prng.normal(seed, lanes=lanes, step=step, block=bank, candidate=group, dtype=torch.float32)
+        w = torch.fft.rfft(w)
+        end = min(start + _SHARING, split.blocks)
+        for first in range(start, end, rows):
+            block = torch.arange(first, min(first + rows, end), device=device)
+            score = torch.fft.irfft(w * spectrum[block][:, None], n=lanes)
+            yield block, score.flatten(1)[:, :count]
 
 
 @torch.no_grad()
@@ -139,8 +143,8 @@ def deliver(index: Tensor, split: Split, *, seed: int, step: int = 0) -> Tensor:
     lanes, device = split.lanes, index.device
     order_of, sign = _deal(split, seed, step, device)
     group, turn = torch.div(index, lanes, rounding_mode="floor"), index % lanes
-    block = torch.arange(split.blocks, device=device)
-    w = prng.normal(seed, lanes=lanes, step=step, block=block, candidate=group)
+    bank = torch.arange(split.blocks, device=device) // _SHARING
+    w = prng.normal(seed, lanes=lanes, step=step, block=bank, candidate=group)
     place = (torch.arange(lanes, device=device) + turn[:, None]) % lanes
     turned = w.gather(1, place).T.reshape(-1)[: split.dims]
     normal = torch.empty_like(turned)

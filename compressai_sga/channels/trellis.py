@@ -38,7 +38,7 @@ __all__ = ["Message", "decode_message", "encode_message"]
 
 _EXHAUSTIVE_BITS = 12
 _LONGEST = 1024  # segments in a circle
-_STARTS = 2**15  # states at a time, over all starts that are tried
+_SHORT, _STARTS = 64, 2**15  # segments up to which, and states over all, several starts are tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,37 +140,45 @@ def _tail_biting(table: Tensor, b: int) -> Tensor:
     """Symbols (T,) of the best path in a circle, nearly: scores (T, 2^(k + b))."""
     states, middle = table.shape[1] >> b, len(table) // 2
     metric = table.new_zeros(1, states)
-    for half in (table, table[:middle]):
-        metric = _viterbi(half, metric, b)[1]
-    # States in which good paths are, once round the circle: each in turn as start and end.
-    starts = metric[0].topk(min(states, max(1, _STARTS // states))).indices
-    tied = torch.full((len(starts), states), -torch.inf, device=table.device)
+    for part in (table, table[:middle]):
+        metric = _viterbi(part, metric, b)
+    # States in which good paths are, once round the circle: in a short one each in turn as start and end.
+    tried = min(states, max(1, _STARTS // states)) if len(table) <= _SHORT else 1
+    starts = metric[0].topk(tried).indices
+    tied = torch.full((tried, states), -torch.inf, device=table.device)
     tied.scatter_(1, starts[:, None], 0.0)
-    rolled = table.roll(-middle, 0)
-    total = _viterbi(rolled, tied, b)[1].gather(1, starts[:, None])[:, 0]
-    best = int(total.argmax())
-    back, _ = _viterbi(rolled, tied[best : best + 1], b)
-    symbols = torch.tensor(_trace(back[:, 0], int(starts[best]), b), device=table.device)
-    return symbols.roll(middle)
+    rolled, best = table.roll(-middle, 0), 0
+    if tried > 1:
+        best = int(_viterbi(rolled, tied, b).gather(1, starts[:, None]).argmax())
+    back = torch.empty(len(table), states, dtype=torch.int32, device=table.device)
+    _viterbi(rolled, tied[best : best + 1], b, back)
+    return torch.tensor(_trace(back, int(starts[best]), b), device=table.device).roll(middle)
 
 
-def _viterbi(table: Tensor, metric: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """Which b bits the best path to each state dropped, and the total scores at the end, from several starts.
+def _viterbi(table: Tensor, metric: Tensor, b: int, back: Tensor | None = None) -> Tensor:
+    """Total scores of the best paths to each state.
 
     Args:
         table: (T, 2^(k + b)).
-        metric: (starts, 2^k), scores before.
+        metric: (starts, 2^k), scores before, of several starts.
         b: bits a segment.
+        back: (T, 2^k), where the b bits that the best path dropped are written; for one start.
 
     Returns:
-        (T, starts, 2^k) and (starts, 2^k).
+        (starts, 2^k).
     """
     starts, states = metric.shape
-    back = table.new_empty(len(table), starts, states, dtype=torch.int32)
     for t, score in enumerate(table):
         arriving = (metric[:, :, None] + score.view(states, 2**b)).view(starts, 2**b, states)
-        metric, back[t] = arriving.max(1)
-    return back, metric
+        if b == 1:  # max() over two is slow
+            if back is not None:
+                back[t] = arriving[0, 1] > arriving[0, 0]
+            metric = torch.maximum(arriving[:, 0], arriving[:, 1])
+        else:
+            metric, dropped = arriving.max(1)
+            if back is not None:
+                back[t] = dropped[0]
+    return metric
 
 
 def _trace(back: Tensor, state: int, b: int) -> list[int]:

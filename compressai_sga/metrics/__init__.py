@@ -3,7 +3,10 @@
 
 `METRICS` maps a name to a function (x, x_hat) -> float of one image pair; `SET_METRICS` maps a name
 to a class whose instances take pairs with `update(x, x_hat)` and give one number for all of them
-with `compute()`. Both take x, x_hat of shape (1, 3, H, W), values of 8 bits scaled to [0, 1].
+with `compute()`. Both take x, x_hat of shape (1, 3, H, W), values of 8 bits scaled to [0, 1]. "critic"
+looks at x_hat alone and is in bits a pixel; the critic for other models and codes is in `critic.py`.
+
+`bd_rate` and `bd_psnr` compare whole rate-distortion curves.
 
 Fails with `SgaError` naming the optional package or the weight file that is missing.
 """
@@ -15,10 +18,25 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .frechet import PatchFid
+from .bd_rate import Delta, bd_psnr, bd_rate
+from .critic import critic_bpp
+from .frechet import PatchFid, PatchKid
 from .perceptual import lpips
+from .sliced_wasserstein import SlicedWasserstein
 
-__all__ = ["METRICS", "SET_METRICS", "PatchFid", "SetMetric", "lpips"]
+__all__ = [
+    "METRICS",
+    "SET_METRICS",
+    "Delta",
+    "PatchFid",
+    "PatchKid",
+    "SetMetric",
+    "SlicedWasserstein",
+    "bd_psnr",
+    "bd_rate",
+    "critic_bpp",
+    "lpips",
+]
 
 
 class SetMetric(Protocol):
@@ -29,5 +47,9 @@ class SetMetric(Protocol):
     def compute(self) -> float: ...
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"lpips": lpips}
-SET_METRICS: dict[str, Callable[[], SetMetric]] = {"fid": PatchFid}
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"critic": critic_bpp, "lpips": lpips}
+SET_METRICS: dict[str, Callable[[], SetMetric]] = {
+    "fid": PatchFid,
+    "kid": PatchKid,
+    "swd": SlicedWasserstein,
+}

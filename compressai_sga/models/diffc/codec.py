@@ -43,15 +43,16 @@ VERSION = 0
 _VERSIONS = 4
 _TAGS = 16
 _Z_UNIT = 2.0**-16
-_STEP_COST = StepCost(fixed_millibits=6000, share_permille=60)
+_STEP_COST = StepCost(fixed_millibits=5500, share_permille=60)
 
 _WORDS = uniform_model(2**16)
 _SPECIAL = IndexModel((0, 1, 2), (15, 1))
 _MAX_STEPS_LIMIT = 255
 
-_FIRST_RATES = 24  # quarters of an octave, either way from the expectation
-_NEXT_RATES = 12  # from the step before
-_LEAST_QUARTERS, _MOST_QUARTERS = -64, 32
+# Of changes of the rate by 0, 1, 2 ... half octaves either way, in the first step and later.
+_FIRST_MASSES = (16, 14, 12, 9, 7, 5, 4, 3, 2, 2, 1, 1, 1)
+_NEXT_MASSES = (512, 64, 16, 4, 2, 1, 1)
+_LEAST_HALVES, _MOST_HALVES = -32, 16  # of a step from what is expected
 _FINAL_CHECK_BITS = 8
 
 
@@ -191,8 +192,7 @@ def decode_image(
     """
     reader, parts = Reader(data), []
     dims = math.prod(shape)
-    header = _read_header(reader, coder, dims)
-    coder, path, count, same_machine = header
+    coder, path, count, same_machine = _read_header(reader, coder, dims)
     parts += _header(coder, len(path) - 1, count)
     z, done, reached = _start(shape, coder.seed), 0, coder.ladder.log_snr(0)
     rates = _Rates()
@@ -267,10 +267,10 @@ def _read_header(reader: Reader, coder: Coder, dims: int) -> tuple[Coder, tuple[
             f"a DiffC stream has the format {version}, this package reads {VERSION}: the bytes are damaged, "
             "or a later version wrote them"
         )
-    (machine,), (model) = take(uniform_model(_TAGS)), take(uniform_model(_TAGS))
-    if model[0] != coder.model_tag % _TAGS:
+    (machine,), (model,) = take(uniform_model(_TAGS)), take(uniform_model(_TAGS))
+    if model != coder.model_tag % _TAGS:
         raise BitstreamError(
-            f"a DiffC stream was written with another model (its tag is {model[0]}, this one's "
+            f"a DiffC stream was written with another model (its tag is {model}, this one's "
             f"{coder.model_tag % _TAGS}), or is damaged; load the weights that wrote it"
         )
     code = CODES[take(uniform_model(len(CODES)))[0]]
@@ -280,7 +280,9 @@ def _read_header(reader: Reader, coder: Coder, dims: int) -> tuple[Coder, tuple[
         seed = sum(word << 16 * i for i, word in enumerate(take(_WORDS, 4)))
         (limit,) = take(uniform_model(_MAX_STEPS_LIMIT + 1))
     channel = Channel("trellis" if code == "trellis" else "orc", size)
-    found = dataclasses.replace(coder, channel=channel, seed=seed, steps_limit=limit or None)
+    found = dataclasses.replace(
+        coder, channel=channel, machine_tag=machine, seed=seed, steps_limit=limit or None
+    )
     path = path_of(found, dims)
     (steps,) = take(uniform_model(len(path) - 1))
     return found, path, steps + 1, machine == coder.machine_tag % _TAGS
@@ -304,40 +306,34 @@ def _wrong_numbers(step: int, same_machine: bool) -> BitstreamError:
 
 
 class _Rates:
-    """Announced divergences: how far each step's is from the one expected, in quarters of an octave.
+    """Announced divergences: how far each step's is from the one expected, in half octaves.
 
     An image that is harder than the training images at one level is so at the next: the offset is coded as a
     change against that of the step before.
     """
 
     def __init__(self) -> None:
-        self._offset, self._reach, self.model = 0, _FIRST_RATES, _laplace(_FIRST_RATES, 6)
+        self._offset, self.model = 0, _symmetric(_FIRST_MASSES)
 
     def announce(self, kl_millibits: float, expected: int) -> tuple[Part, int]:
         """The number for the stream, and the announced divergence in thousandths of a bit."""
-        ratio = max(kl_millibits, 1e-3) / max(expected, 1)
-        wanted = round(4 * math.log2(ratio)) - self._offset
-        lowest = max(-self._reach, _LEAST_QUARTERS - self._offset)
-        change = min(max(wanted, lowest), self._reach, _MOST_QUARTERS - self._offset)
-        part = (_number(change + self._reach), self.model)
-        return part, self.hear(change + self._reach, expected)
+        reach = self.model.support // 2
+        wanted = round(2 * math.log2(max(kl_millibits, 1e-3) / expected))
+        wanted = min(max(wanted, _LEAST_HALVES), _MOST_HALVES)
+        number = min(max(wanted - self._offset, -reach), reach) + reach
+        part = (_number(number), self.model)
+        return part, self.hear(number, expected)
 
     def hear(self, number: int, expected: int) -> int:
         """The announced divergence from the stream's number."""
-        self._offset = min(max(self._offset + number - self._reach, _LEAST_QUARTERS), _MOST_QUARTERS)
-        self._reach, self.model = _NEXT_RATES, _laplace(_NEXT_RATES, 1)
+        offset = self._offset + number - self.model.support // 2
+        self._offset = min(max(offset, _LEAST_HALVES), _MOST_HALVES)
+        self.model = _symmetric(_NEXT_MASSES)
         return announced_millibits(expected, self._offset)
 
 
-def _laplace(reach: int, halving: int) -> IndexModel:
-    """Masses that fall by half every `halving` numbers from the middle, at least 2^-16 of it."""
-    masses = []
-    for change in range(-reach, reach + 1):
-        octaves, rest = divmod(abs(change), halving)
-        # Linear between halvings: no root, so that all machines have the same integers.
-        mass = (2 * halving - rest) << 16
-        masses.append(max(16, mass // (2 * halving) >> octaves))
-    return IndexModel(tuple(range(2 * reach + 2)), tuple(masses))
+def _symmetric(masses: Sequence[int]) -> IndexModel:
+    return IndexModel(tuple(range(2 * len(masses))), (*masses[:0:-1], *masses))
 
 
 def path_of(coder: Coder, dims: int) -> tuple[int, ...]:
