@@ -32,7 +32,7 @@ PACKAGE = ROOT / "compressai_sga"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "zoo/README.md", "eval/gpu_runs.md")
 RESULTS = (
-    *("zoo-kodak", "methods", "curve", "step-time", "coders", "c3"),
+    *("zoo-kodak", "methods", "curve", "step-time", "coders", "c3", "hfd"),
     *("universal", "samples", "rdp", "circle"),
 )
 
