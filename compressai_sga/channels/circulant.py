@@ -10,8 +10,8 @@ by r places, its signs changed lane by lane:
 so that the scores of all turns are one circular correlation, L log L operations by the Fourier transform.
 Each candidate still is exactly N(0, I). Two of the same vector correlate, in score, by the autocorrelation of
 shift * sign, of the order L^-1/2, as the signs are random: what is chosen has the bias and the variance of
-independent candidates within the error of measurement (see the tests). 16 neighbouring blocks share their
-vectors, but no signs. The decoder draws one vector a block and needs no transform.
+independent candidates within the error of measurement (see the tests). Where a block has many vectors, up to
+16 neighbours share them, but no signs. The decoder draws one vector a block and needs no transform.
 
 As in `blocks`, a shared random permutation deals the coordinates to the blocks. The number of blocks, and of
 candidates, is the caller's business: nothing is raised for a block that has too much divergence for its
@@ -37,7 +37,7 @@ from .arrivals import Order, exponentials, select
 __all__ = ["MAX_LOG2_CANDIDATES", "Split", "choose", "deliver", "scores"]
 
 MAX_LOG2_CANDIDATES = 24
-_SHARING = 16  # blocks with the same vectors
+_MOST_SHARING = 16
 _TILE = {"cpu": 2**18, "cuda": 2**24}  # candidates handled at once
 
 
@@ -58,14 +58,24 @@ class Split:
     def __post_init__(self) -> None:
         if not 1 <= self.blocks <= self.dims or not 0 <= self.log2_candidates <= MAX_LOG2_CANDIDATES:
             raise ValueError(
-                f"{self.dims} dimensions in {self.blocks} blocks of 2^{self.log2_candidates} candidates; there "
-                f"are 1 to {self.dims} blocks and 2^0 to 2^{MAX_LOG2_CANDIDATES} candidates"
+                f"{self.dims} dimensions in {self.blocks} blocks of 2^{self.log2_candidates} candidates; "
+                f"there are 1 to {self.dims} blocks and 2^0 to 2^{MAX_LOG2_CANDIDATES} candidates"
             )
 
     @property
     def lanes(self) -> int:
         """Coordinates of a block, at most."""
         return -(-self.dims // self.blocks)
+
+    @property
+    def vectors(self) -> int:
+        """Of a block: w_0, w_1, ..."""
+        return -(-(2**self.log2_candidates) // self.lanes)
+
+    @property
+    def sharing(self) -> int:
+        """Neighbouring blocks with the same vectors: few, so that far more numbers are drawn than sent."""
+        return max(1, min(_MOST_SHARING, self.vectors // 4))
 
 
 @torch.no_grad()
@@ -112,17 +122,16 @@ def scores(shift: Tensor, split: Split, *, seed: int, step: int = 0) -> Iterator
     padded = shift.new_zeros(split.blocks * lanes, dtype=torch.float32)
     padded[: split.dims] = (shift[order_of] * sign).float()
     spectrum = torch.fft.rfft(padded.reshape(lanes, split.blocks).T).conj()
-    group = torch.arange(-(-count // lanes), device=device)
-    rows = max(1, min(_SHARING, _TILE.get(device.type, _TILE["cpu"]) // (len(group) * lanes)))
-    for start in range(0, split.blocks, _SHARING):
-        bank = torch.tensor([[start // _SHARING]], device=device)
-        w = prng.normal(seed, lanes=lanes, step=step, block=bank, candidate=group, dtype=torch.float32)
-        w = torch.fft.rfft(w)
-        end = min(start + _SHARING, split.blocks)
-        for first in range(start, end, rows):
-            block = torch.arange(first, min(first + rows, end), device=device)
-            score = torch.fft.irfft(w * spectrum[block][:, None], n=lanes)
-            yield block, score.flatten(1)[:, :count]
+    group, sharing = torch.arange(split.vectors, device=device), split.sharing
+    rows = max(1, _TILE.get(device.type, _TILE["cpu"]) // (len(group) * lanes * sharing)) * sharing
+    for first in range(0, split.blocks, rows):
+        block = torch.arange(first, min(first + rows, split.blocks), device=device)
+        bank = torch.arange(first // sharing, int(block[-1]) // sharing + 1, device=device)
+        address = {"step": step, "block": bank[:, None], "candidate": group}
+        w = torch.fft.rfft(prng.normal(seed, lanes=lanes, **address, dtype=torch.float32))
+        shared = w.repeat_interleave(sharing, 0)[: len(block)] if sharing > 1 else w
+        score = torch.fft.irfft(shared * spectrum[block][:, None], n=lanes)
+        yield block, score.flatten(1)[:, :count]
 
 
 @torch.no_grad()
@@ -143,7 +152,7 @@ def deliver(index: Tensor, split: Split, *, seed: int, step: int = 0) -> Tensor:
     lanes, device = split.lanes, index.device
     order_of, sign = _deal(split, seed, step, device)
     group, turn = torch.div(index, lanes, rounding_mode="floor"), index % lanes
-    bank = torch.arange(split.blocks, device=device) // _SHARING
+    bank = torch.arange(split.blocks, device=device) // split.sharing
     w = prng.normal(seed, lanes=lanes, step=step, block=bank, candidate=group)
     place = (torch.arange(lanes, device=device) + turn[:, None]) % lanes
     turned = w.gather(1, place).T.reshape(-1)[: split.dims]

@@ -257,7 +257,7 @@ def take_numbers(decoder: queue.RangeDecoder, count: int, model: IndexModel) -> 
     """The next `count` numbers of a constriction decoder, int64 (count,): the inverse of `put_numbers`.
 
     Raises:
-        AssertionError, ValueError: constriction's, or a position outside its bin: no encoder wrote these words.
+        AssertionError, ValueError: constriction's, or a position outside its bin: no encoder wrote this.
     """
     edges = np.asarray(model.edges, dtype=np.int64)
     chosen = np.zeros(count, dtype=np.int64)

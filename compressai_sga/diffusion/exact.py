@@ -2,14 +2,13 @@
 """The same bits from a network on the CPU, whatever the number of threads and the batch.
 
 A decoder that steers an entropy coder by a network must get the encoder's numbers to the last bit. Measured
-with torch 2.15 and AVX-512: oneDNN chooses its convolutions by batch and threads, and NNPACK takes over from
-a batch of 16, so that results differ in their last bits; torch's own convolutions (a matrix product for each
-image) and GroupNorm do not. What is left is torch's vectorised exp (SiLU, sigmoid, softmax), which rounds
-differently at the end of a thread's share, and matrix products over the batch; `unet.UNet` avoids both.
+with torch 2.15 and AVX-512: oneDNN chooses its convolutions by batch and threads, NNPACK takes over from a
+batch of 16, MKL shares a matrix product between threads on processors of Intel, and torch's vectorised exp
+(SiLU, sigmoid, softmax) rounds differently at the end of a thread's share. One thread, and torch's own
+convolutions (a matrix product for each image), are left:
 
-    with exact_cpu():                # any network: one thread; keep the batch at one size, best 1
-    with exact_cpu(threads=None):    # UNet without attention, one log-SNR and one label for the batch:
-                                     # threads and batch are free
+    with exact_cpu():    # unet.UNet without attention, one log-SNR and one label for the batch: any batch
+                         # any other network: keep the batch at one size, best 1
 
 It says nothing about other CPUs, or other versions of torch: put what they are into the file's header, round
 before coding, and check. Costs 10 to 20 % of the speed. The settings are the process's: not for several
@@ -18,32 +17,48 @@ threads of Python that want different ones.
 
 from __future__ import annotations
 
+import functools
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.nn import functional
 
-__all__ = ["exact_cpu"]
+__all__ = ["arithmetic", "exact_cpu"]
 
 
 @contextmanager
-def exact_cpu(threads: int | None = 1) -> Iterator[None]:
-    """Turns oneDNN and NNPACK off, and sets the number of threads; everything is put back afterwards.
-
-    Args:
-        threads: of torch inside; None leaves them.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1, or None")
+def exact_cpu() -> Iterator[None]:
+    """One thread of torch, and oneDNN and NNPACK off; everything is put back afterwards."""
     before = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         with _without_onednn(), torch.backends.nnpack.flags(enabled=False):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@functools.lru_cache(maxsize=1)
+def arithmetic() -> int:
+    """CRC-32 of a convolution and a matrix product: equal on machines that round them alike.
+
+    What a processor calls itself does not tell: with one and the same instruction set, Intel's and AMD's get
+    other matrix products from MKL.
+    """
+    numbers = (torch.arange(64 * 64 * 9) * 7919 % 2003).float() / 1001 - 1
+    image, kernels = numbers[: 64 * 256].reshape(1, 64, 16, 16), numbers.reshape(64, 64, 3, 3)
+    with exact_cpu():
+        results = (
+            functional.conv2d(image, kernels, padding=1),
+            image.reshape(64, 256) @ kernels.reshape(256, -1),
+        )
+    crc = 0
+    for result in results:
+        crc = zlib.crc32(result.contiguous().numpy().tobytes(), crc)
+    return crc
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from compressai_sga.refine.loop import build_adapter
 from compressai_sga.refine.objective import estimate_lmbda, nearest_published
 from compressai_sga.refine.polish import polish
 
-REFINABLE = [r for r in zoo.list_models() if r.architecture not in ARCHITECTURES]  # those that round
+OTHERS = {*ARCHITECTURES, *zoo.DIFFUSION}
+REFINABLE = [r for r in zoo.list_models() if r.architecture not in OTHERS]  # those that round
 
 
 def crops(size: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 """The process of DiffC, for any denoiser: sending a noisy image step by step, and images from it.
 
 Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. Levels are rising
-log-SNRs. Both sides hold z at level t and x_hat = denoiser(z, t). The encoder, who knows x, wants z at the next
-level s to be drawn from q(z_s | z_t, x); the decoder expects the same law with x_hat for x:
+log-SNRs. Both sides hold z at level t and x_hat = denoiser(z, t). The encoder, who knows x, wants z at the
+next level s to be drawn from q(z_s | z_t, x); the decoder expects the same law with x_hat for x:
 
     q = N(keep z + pull x, std^2),   p = N(keep z + pull x_hat, std^2)        (`samplers.ancestral_step`)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One image to DiffC's bytes and back: the closed loop of `chain` over a channel and a stream.
 
-Both sides walk the same levels (`costs`). At each the network says what it expects, the encoder sends the step
-over the `channel`, and both take the z that the decoder gets. Hence the network's numbers must be the same on
-both sides, to the last bit (`exact_denoiser`), and:
+Both sides walk the same levels (`costs`). At each the network says what it expects, the encoder sends the
+step over the `channel`, and both take the z that the decoder gets. Hence the network's numbers must be the
+same on both sides, to the last bit (`exact_denoiser`), and:
 
     x_hat  is rounded to multiples of 2^-10, z to 2^-16, before anything depends on them
     check  some bits of the CRC-32 of z follow each step; more of a long step, and 8 of the last
@@ -37,13 +37,23 @@ from .channel import CODES, SIZES, Channel, announced_millibits
 from .costs import Ladder, StepCost, shortest_path
 from .stream import Part, Reader, bits_of, to_bytes
 
-__all__ = ["Coder", "Decoded", "Encoded", "StepReport", "decode_image", "encode_image", "path_of"]
+__all__ = [
+    "Coder",
+    "Decoded",
+    "Encoded",
+    "StepReport",
+    "decode_image",
+    "encode_image",
+    "path_of",
+]
 
 VERSION = 0
 _VERSIONS = 4
 _TAGS = 16
 _Z_UNIT = 2.0**-16
-_STEP_COST = StepCost(fixed_millibits=5500, share_permille=60)
+# Bits of a step beyond the divergence, by experiment: rate and check 2, the rest the trellis'.
+_FIXED_MILLIBITS, _SHARE_PERMILLE = 5500, 60
+_LARGE_DIMS = 2**15  # beyond it a step also costs 1 bit for 4096 numbers, for the time of the network
 
 _WORDS = uniform_model(2**16)
 _SPECIAL = IndexModel((0, 1, 2), (15, 1))
@@ -188,7 +198,8 @@ def decode_image(
         progress: told after every step.
 
     Raises:
-        BitstreamError: the bytes are damaged, of another model or machine, hold no step, or are no whole stream.
+        BitstreamError: the bytes are damaged, of another model or machine, hold no step, or are no whole
+            stream.
     """
     reader, parts = Reader(data), []
     dims = math.prod(shape)
@@ -253,7 +264,7 @@ def _header(coder: Coder, path_steps: int, steps: int) -> list[Part]:
 
 
 def _read_header(reader: Reader, coder: Coder, dims: int) -> tuple[Coder, tuple[int, ...], int, bool]:
-    """The coder as the stream has it, its path, the number of steps, and whether the machine is the same."""
+    """The stream's coder, path and number of steps, and whether the machine is the same."""
 
     def take(model: IndexModel, count: int = 1) -> list[int]:
         values = reader.take(count, model)
@@ -297,8 +308,8 @@ def _wrong_numbers(step: int, same_machine: bool) -> BitstreamError:
             "(their tags differ), or the bytes are damaged"
         )
     return BitstreamError(
-        f"a DiffC stream fails its check after step {step}: {cause}; decode with the torch version and kind of "
-        "CPU that it was written on, or a prefix that ends before this step"
+        f"a DiffC stream fails its check after step {step}: {cause}; decode with the version of torch and "
+        "the kind of CPU that it was written on, or a prefix that ends before this step"
     )
 
 
@@ -337,7 +348,9 @@ def _symmetric(masses: Sequence[int]) -> IndexModel:
 
 
 def path_of(coder: Coder, dims: int) -> tuple[int, ...]:
-    return shortest_path(coder.ladder, dims, _STEP_COST, coder.steps_limit)
+    """The levels of an image of so many numbers."""
+    fixed = _FIXED_MILLIBITS + 1000 * max(0, dims - _LARGE_DIMS) // 4096
+    return shortest_path(coder.ladder, dims, StepCost(fixed, _SHARE_PERMILLE), coder.steps_limit)
 
 
 def _steps(ladder: Ladder, path: Sequence[int], dims: int) -> Iterator[tuple[int, float, float, int]]:
@@ -358,8 +371,8 @@ def _guess(denoiser: Denoiser, z: Tensor, log_snr: float) -> Tensor:
 
 
 def _next(
-    channel: Channel, numbers: list[Tensor], announced: int, z: Tensor, x_hat: Tensor, low: float, high: float,
-    seed: int, step: int,
+    channel: Channel, numbers: list[Tensor], announced: int, z: Tensor, x_hat: Tensor, low: float,
+    high: float, seed: int, step: int,
 ) -> Tensor:  # fmt: skip
     """z at the next level, as both sides have it."""
     normal = channel.receive(numbers, z.numel(), announced, seed=seed, step=step)

@@ -5,8 +5,8 @@ On a ladder of levels, linear in log-SNR, the step from level i to level j > i t
 
     KL(i, j) = (SNR_j - SNR_i) / (2 ln 2) D mse_i bits,   mse_i = E |x - x_hat(z_i)|^2 per dimension
 
-(Theis et al. 2022, eq. 8 of Ho et al. 2020 in log-SNRs): one number a level says what all steps cost. Few long
-steps pay for an x_hat that is out of date, many short ones for what a step costs apart from its divergence:
+(Theis et al. 2022, eq. 8 of Ho et al. 2020 in log-SNRs): one number a level says what all steps cost. Few
+long steps pay for an x_hat that is out of date, many short ones for what a step costs beyond its divergence:
 the path from the first level to the last whose bits are the fewest comes from dynamic programming, as
 Vonderfecht & Liu 2025 have it, with real coded bits for lengths. Its parts are shortest paths, too, so that
 a sender may stop anywhere. The best number of steps grows with D.
@@ -73,7 +73,7 @@ class Ladder:
         if not self.lowest < self.highest or len(self.errors) < 2 or not min(self.errors) > 0:
             raise ValueError(
                 f"a ladder from {self.lowest} to {self.highest} with {len(self.errors)} errors, the least "
-                f"{min(self.errors, default=None)}; it must rise and have positive errors at two levels or more"
+                f"{min(self.errors, default=None)}; it must rise, and have two positive errors or more"
             )
 
     def log_snr(self, level: int) -> float:

@@ -3,9 +3,10 @@
 
 A coder needs the same bits at both ends. On the CPU, `diffusion.exact` gives them whatever the number of
 threads; larger images than the network's window go through it in windows that overlap by a quarter and are
-averaged (`diffusion.windows`), a few at a time, always in the same order; and x_hat is rounded to multiples of
-2^-10, a hundredth of a grey level and a half. On a GPU cuDNN is asked for deterministic algorithms without
-TF32: the same GPU, driver and versions then agree with themselves, and the tag says which they were.
+averaged (`diffusion.windows`), a few at a time, always in the same order; and x_hat is rounded to multiples
+of 2^-10, for our network a sixteenth of a grey level. On a GPU cuDNN is asked for deterministic algorithms
+without TF32: the same GPU, driver and versions should then agree with themselves, and the tag says which they
+were; not tried.
 
 In:  z (1, C, H, W) float64, log-SNR a float64 scalar. Out: x_hat, float64 multiples of 2^-10.
 Fails with ``ShapeError`` for an image that is smaller than a network can take.
@@ -13,7 +14,6 @@ Fails with ``ShapeError`` for an image that is smaller than a network can take.
 
 from __future__ import annotations
 
-import platform
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ...diffusion.exact import exact_cpu
+from ...diffusion.exact import arithmetic, exact_cpu
 from ...diffusion.windows import blend
 from ...errors import ShapeError
 
@@ -39,7 +39,6 @@ class ExactDenoiser:
         window: side that the network was trained on, px.
         multiple: sides of windows are multiples of this, px.
         device: of the network.
-        threads: of torch inside; None where the network's bits do not depend on them (`UNet`).
     """
 
     def __init__(
@@ -49,10 +48,9 @@ class ExactDenoiser:
         window: int,
         multiple: int,
         device: torch.device,
-        threads: int | None = None,
     ) -> None:
         self._predict, self._window, self._multiple = predict, window, multiple
-        self._device, self._threads = device, threads
+        self._device = device
 
     def window_of(self, height: int, width: int) -> int:
         """Side of the windows for an image: the network's, or the largest that fits into the image.
@@ -63,8 +61,8 @@ class ExactDenoiser:
         side = min(height, width, self._window) // self._multiple * self._multiple
         if side < 1:
             raise ShapeError(
-                f"the image has {height} x {width} px; this network takes {self._multiple} px and more on both "
-                "sides: pad the image"
+                f"the image has {height} x {width} px; this network takes {self._multiple} px and more on "
+                "both sides: pad the image"
             )
         return side
 
@@ -75,16 +73,16 @@ class ExactDenoiser:
         def function(part: Tensor) -> Tensor:
             return self._predict(part, log_snr)
 
-        with _deterministic(self._device, self._threads):
+        with _deterministic(self._device):
             seen = z.to(self._device, torch.float32)
             x_hat = blend(function, [seen], window=window, overlap=window // 4, batch=_BATCH)
         return (torch.round(x_hat.double() / _UNIT) * _UNIT).to(z.device)
 
 
 @contextmanager
-def _deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
+def _deterministic(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
-        with exact_cpu(threads):
+        with exact_cpu():
             yield
         return
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -98,13 +96,9 @@ def _deterministic(device: torch.device, threads: int | None) -> Iterator[None]:
 
 
 def machine_tag(device: torch.device) -> int:
-    """CRC-32 of what a network's last bits depend on: torch's version, processor and its instructions."""
+    """CRC-32 of what a network's last bits depend on: torch's version, and how the processor adds up."""
     if device.type == "cpu":
-        facts = [
-            platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
-            str(torch.backends.mkl.is_available()),
-        ]
+        facts = [str(arithmetic())]
     else:
         facts = [
             torch.cuda.get_device_name(device),

@@ -9,13 +9,13 @@ process, `costs` for the steps, `channel` for how a step is sent and `codec` for
     x_hat = model.decompress(out["strings"], out["shape"])["x_hat"]
     x_hat = model.decompress(out["strings"], out["shape"], max_bytes=100)["x_hat"]   # any prefix
 
-`DiffCAncestral` (diffc-a) draws the image from the model given what was sent, `DiffCFlow` (diffc-f) follows the
-probability flow, which is nearer to the original; their bytes are the same. Every image of a batch is coded on
-its own, and no larger piece of it than the network's window is seen at a time.
+`DiffCAncestral` (diffc-a) draws the image from the model given what was sent, `DiffCFlow` (diffc-f) follows
+the probability flow, which is nearer to the original; their bytes are the same. Every image of a batch is
+coded on its own, and the network sees windows of it, of the size that it was trained on.
 
 In:  x (B, 3, H, W) in [0, 1], H and W from the network's multiple (8 px) on. Out: as CompressAI's models.
-Fails with ``BitstreamError`` for damaged, cut and foreign strings, ``ShapeError`` for images that are too small,
-``ValueError`` for knobs out of range, ``SgaError`` where the cost table is missing.
+Fails with ``BitstreamError`` for damaged, cut and foreign strings, ``ShapeError`` for images that are too
+small, ``ValueError`` for knobs out of range, ``SgaError`` where the cost table is missing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ LEVELS = 129
 
 _SETTINGS = "_extra_state"
 _DENOISER = "denoiser."
-_LARGE_DIMS = 2**17  # from here on the trellis is smaller: 0.3 ms a bit instead of 1
 _NOISE_STEP = 2**24  # of the reconstruction's noise, beyond those of the stream
 
 
@@ -68,9 +67,10 @@ class DiffC(CompressionModel):
             the step that brings it nearest.
         costs: the errors of `measure_costs`, (levels,) int64.
         channel: "trellis", or reverse channel coding by "orc" or "pfr".
-        size: of the channel, see `channel.SIZES`; by default 12 for images up to 2^17 numbers, 10 beyond.
+        size: of the channel, see `channel.SIZES`: bits of the trellis' state, divergence of a block.
         steps_limit: of the path; None for as many as pay.
-        steps: of the reconstruction, if it started from pure noise: fewer from a later level.
+        steps: of the reconstruction, if it started from pure noise: fewer from a later level. By default 32
+            for the flow, 100 for the ancestral draw, which loses variance in long steps.
         seed: of the shared noise, in [0, 2^64).
         progress: whether to show a bar; by default where a terminal sees it.
     """
@@ -78,6 +78,7 @@ class DiffC(CompressionModel):
     OPTIONS: ClassVar[tuple[str, ...]] = ("steps", "seed", "bpp")
     UNREFINABLE: ClassVar[str] = "sends samples, not latents that could be refined"
     reconstruction: ClassVar[Reconstruction] = "flow"
+    default_steps: ClassVar[int] = 32
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class DiffC(CompressionModel):
         step: int | None = None,
         costs: Tensor | None = None,
         channel: Method = "trellis",
-        size: int | None = None,
+        size: int = 10,
         steps_limit: int | None = None,
-        steps: int = 32,
+        steps: int | None = None,
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
@@ -149,6 +150,29 @@ class DiffC(CompressionModel):
 
     # Images to strings and back.
 
+    def coder(self) -> Coder:
+        """What encoder and decoder share, for `codec`.
+
+        Raises:
+            SgaError: there is no cost table.
+        """
+        self.check_options()
+        if not bool((self.costs > 0).all()):
+            raise SgaError(
+                "DiffC has no cost table, from which both sides know the steps; call "
+                "model.measure_costs(crops) with training images, or load a state dict that has one"
+            )
+        model = pixel_model(self.denoiser)
+        return Coder(
+            denoiser=self._exact(),
+            ladder=Ladder(model.lowest, model.highest, tuple(self.costs.tolist())),
+            channel=Channel(self.channel, self.size),
+            model_tag=module_tag(self),
+            machine_tag=machine_tag(self.costs.device),
+            seed=self.seed,
+            steps_limit=self.steps_limit,
+        )
+
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Strings, one an image, and shape of images (B, 3, H, W) in [0, 1].
@@ -158,7 +182,7 @@ class DiffC(CompressionModel):
             SgaError: there is no cost table.
         """
         self._check_images(x)
-        model, coder = pixel_model(self.denoiser), self._coder(x[0].numel())
+        model, coder = pixel_model(self.denoiser), self.coder()
         strings = []
         for image in x:
             with self._bar("compress") as report:
@@ -178,8 +202,8 @@ class DiffC(CompressionModel):
             max_bytes: use no more than the first so many bytes of each string, which need not be whole.
 
         Raises:
-            BitstreamError: a string is damaged, cut (without `max_bytes`), holds no step, or comes from another
-                model, or from a machine on which the network gives other numbers.
+            BitstreamError: a string is damaged, cut (without `max_bytes`), holds no step, or comes from
+                another model, or from a machine on which the network gives other numbers.
         """
         images = []
         for got in self._decoded(strings, shape, max_bytes):
@@ -188,7 +212,7 @@ class DiffC(CompressionModel):
 
     @torch.no_grad()
     def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
-        """Decodes without making the images.
+        """Decodes the strings without making images of what was sent.
 
         Raises:
             BitstreamError: as `decompress`.
@@ -197,22 +221,15 @@ class DiffC(CompressionModel):
             pass
 
     @torch.no_grad()
-    def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
-        """Decodes the strings, without making images of what was sent; raises what `decompress` raises."""
-        size = (pixel_model(self.denoiser).channels, *shape)
-        for data in strings[0]:
-            decode_image(data, size, self._coder(math.prod(size)))
-
-    @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Any]:
         """What an ideal channel would send, as far as the stream would go.
 
         Returns:
-            x_hat (B, 3, H, W), and likelihoods {"z": (B, 3, H, W)}: the divergence of all steps, spread evenly
-            over the pixels, so that -log2 of them sums to it.
+            x_hat (B, 3, H, W), and likelihoods {"z": (B, 3, H, W)}: the divergence of all steps, spread
+            evenly over the pixels, so that -log2 of them sums to it.
         """
         self._check_images(x)
-        model, coder = pixel_model(self.denoiser), self._coder(x[0].numel())
+        model, coder = pixel_model(self.denoiser), self.coder()
         path = [coder.ladder.log_snr(level) for level in path_of(coder, x[0].numel())]
         images, likelihoods = [], []
         for image in x:
@@ -239,38 +256,17 @@ class DiffC(CompressionModel):
     ) -> Iterator[Decoded]:
         if len(strings) != 1 or not strings[0] or len(shape) != 2:
             raise BitstreamError(
-                f"{[len(part) for part in strings]} strings and shape {tuple(shape)}; DiffC has one string for "
-                "each image, and (H, W)"
+                f"{[len(part) for part in strings]} strings and shape {tuple(shape)}; DiffC has one string "
+                "for each image, and (H, W)"
             )
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
         size = (pixel_model(self.denoiser).channels, *shape)
         self._exact().window_of(*shape)
-        coder, whole = self._coder(math.prod(size)), max_bytes is None
+        coder, whole = self.coder(), max_bytes is None
         for data in strings[0]:
             with self._bar("decompress") as report:
                 yield decode_image(data[:max_bytes], size, coder, whole=whole, progress=report)
-
-    def _coder(self, dims: int) -> Coder:
-        """What encoder and decoder share, for images of so many numbers."""
-        self.check_options()
-        if not bool((self.costs > 0).all()):
-            raise SgaError(
-                "DiffC has no cost table, from which both sides know the steps; call "
-                "model.measure_costs(crops) with training images, or load a state dict that has one"
-            )
-        model, size = pixel_model(self.denoiser), self.size
-        if size is None:
-            size = 10 if self.channel != "trellis" or dims > _LARGE_DIMS else 12
-        return Coder(
-            denoiser=self._exact(),
-            ladder=Ladder(model.lowest, model.highest, tuple(self.costs.tolist())),
-            channel=Channel(self.channel, size),
-            model_tag=module_tag(self),
-            machine_tag=machine_tag(self.costs.device),
-            seed=self.seed,
-            steps_limit=self.steps_limit,
-        )
 
     def _exact(self) -> ExactDenoiser:
         model = pixel_model(self.denoiser)
@@ -279,12 +275,12 @@ class DiffC(CompressionModel):
             window=model.window,
             multiple=model.multiple,
             device=self.costs.device,
-            threads=model.threads,
         )
 
     def _image(self, z: Tensor, log_snr: float, seed: int) -> Tensor:
         """(1, 3, H, W) from z (1, 3, H, W) at a level."""
         model = pixel_model(self.denoiser)
+        steps = self.default_steps if self.steps is None else self.steps
         share = (model.highest - log_snr) / (model.highest - model.lowest)
 
         def noise(step: int, like: Tensor) -> Tensor:
@@ -296,7 +292,7 @@ class DiffC(CompressionModel):
             z,
             log_snr,
             method=self.reconstruction,
-            steps=max(2, math.ceil(self.steps * share)),
+            steps=max(2, math.ceil(steps * share)),
             highest=model.highest,
             noise=noise,
         )
@@ -338,14 +334,14 @@ class DiffC(CompressionModel):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be positive")
-        if self.steps < 1 or not 0 <= self.seed < 2**64:
+        if (self.steps is not None and self.steps < 1) or not 0 <= self.seed < 2**64:
             raise ValueError(
-                f"steps is {self.steps} and seed {self.seed}; there is one step at least, and the seed lies in "
-                "[0, 2^64)"
+                f"steps is {self.steps} and seed {self.seed}; there is one step at least, and the seed lies "
+                "in [0, 2^64)"
             )
         if self.steps_limit is not None and not 1 <= self.steps_limit <= 255:
             raise ValueError(f"steps_limit is {self.steps_limit}; it lies from 1 to 255")
-        Channel(self.channel, *([] if self.size is None else [self.size]))
+        Channel(self.channel, self.size)
 
     # State dicts.
 
@@ -382,6 +378,7 @@ class DiffCAncestral(DiffC):
     """DiffC-A: the image is a draw from the model, given what was sent."""
 
     reconstruction = "ancestral"
+    default_steps = 100
 
 
 class DiffCFlow(DiffC):

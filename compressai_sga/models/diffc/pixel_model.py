@@ -2,8 +2,8 @@
 """What DiffC asks of a diffusion model of pixels, for our network and for those of `diffusers`.
 
 A codec needs x_hat from z and its level, the levels that the network knows, the size of image that it was
-trained on, and the units of its signal. `PixelDenoiser` and `diffusion.pretrained.Pretrained` both say so, each
-in its own words.
+trained on, and the units of its signal. `PixelDenoiser` and `diffusion.pretrained.Pretrained` both say so,
+each in its own words.
 
 In:  one of the two modules. Out: a `PixelModel`.
 Fails with ``UnsupportedModelError`` for other modules and for latent models.
@@ -43,7 +43,6 @@ class PixelModel:
         window: side of the images that it was trained on, px.
         multiple: sides are multiples of this, px.
         lowest, highest: log-SNRs that it was trained for.
-        threads: for `exact_cpu`: None where any number gives the same bits.
     """
 
     x_hat: Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +53,6 @@ class PixelModel:
     multiple: int
     lowest: float
     highest: float
-    threads: int | None
 
 
 def pixel_model(module: nn.Module) -> PixelModel:
@@ -64,7 +62,6 @@ def pixel_model(module: nn.Module) -> PixelModel:
         UnsupportedModelError: it is neither our network nor a pixel model of `diffusers`.
     """
     if isinstance(module, PixelDenoiser):
-        attention = module.unet.config.attention
         return PixelModel(
             x_hat=NetworkDenoiser(module, "v"),
             to_signal=lambda image: (image - 0.5) / SCALE,
@@ -74,14 +71,13 @@ def pixel_model(module: nn.Module) -> PixelModel:
             multiple=module.unet.config.multiple,
             lowest=module.lowest,
             highest=module.highest,
-            threads=1 if attention else None,
         )
     if isinstance(module, Pretrained):
         if module.vae is not None or type(module.unet).__name__ != "UNet2DModel":
             raise UnsupportedModelError(
                 f"the model of diffusers is a {type(module.unet).__name__}"
-                f"{'' if module.vae is None else ' with a vae'}; DiffC takes pixel models, a UNet2DModel with its "
-                "scheduler"
+                f"{'' if module.vae is None else ' with a vae'}; DiffC takes pixel models, a UNet2DModel "
+                "with its scheduler"
             )
         side = module.unet.config.get("sample_size") or 64
         return PixelModel(
@@ -93,7 +89,6 @@ def pixel_model(module: nn.Module) -> PixelModel:
             multiple=module.multiple,
             lowest=max(float(module.log_snrs[-1]), -_LIMIT),
             highest=min(float(module.log_snrs[0]), _LIMIT),
-            threads=1,
         )
     raise UnsupportedModelError(
         f"the denoiser is a {type(module).__name__}; DiffC takes a PixelDenoiser or a model of "
@@ -129,7 +124,8 @@ def module_of(settings: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
         module.load_state_dict(state)
         return module
     raise UnsupportedModelError(
-        f"the settings name a denoiser of kind {settings.get('kind')!r}; this package has {_OURS} and {_THEIRS}"
+        f"the settings name a denoiser of kind {settings.get('kind')!r}; this package has {_OURS} and "
+        f"{_THEIRS}"
     )
 
 
