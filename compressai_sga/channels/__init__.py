@@ -8,15 +8,19 @@ reverse          minimal random coding, Poisson functional representation, order
                  their hybrid with dither; `packing`: to bytes
 index_code       the Zipf and Elias-delta codes of the numbers that they send
 blocks           high-dimensional Gaussians in blocks of bounded divergence
+circulant        the same with candidates that cost next to nothing
+trellis          a Gaussian's sample as one long message: fewer bits than blocks
 """
 
 __all__ = [
     "blocks",
+    "circulant",
     "index_code",
     "laws",
     "packing",
     "prng",
     "reverse",
+    "trellis",
     "universal",
     "universal_code",
 ]

@@ -17,7 +17,7 @@ briefly: half-precision weights, 8 bits a context. The parameters of an image an
 are the two-part code of minimum description length (Rissanen 1978): `FittedPixelModel`.
 
 In:  images (B, 3, H, W), uint8. Out: bits, (B,), float64.
-Memory: MEMORY.
+Memory: some 0.15 kB a pixel of the largest image.
 Fails with ``ShapeError`` for other images.
 """
 
@@ -152,7 +152,8 @@ class FittedPixelModel:
         """Code length, (), of all images as one."""
         check_images(x)
         every = -(-x.numel() // (3 * _FIT_PX))
-        model = PixelModel.fit([x] if every == 1 else x.split(_BAND_ROWS, 2)[::every])
+        bands = [band for image in x.split(1) for band in image.split(_BAND_ROWS, 2)]
+        model = PixelModel.fit([x] if every == 1 else bands[::every])
         return model.description_bits + model.joint_bits(x)
 
 

@@ -47,10 +47,10 @@ __all__ = [
     "latent_bits",
     "mse_lmbda",
     "noise_distortion",
-    "noisy_latent",
     "round_half_up",
-    "rounded_latent",
     "rounding_distortion",
+    "with_noise",
+    "with_rounding",
 ]
 
 Kind = Literal["l2", "l1", "ms-ssim"]
@@ -165,22 +165,20 @@ ARCHITECTURES: dict[str, type[RateDistortionAutoencoder]] = {
 # --- Rate: one formula at two places -----------------------------------------------------------
 
 
-def noisy_latent(model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+def with_noise(y: Tensor, generator: torch.Generator) -> Tensor:
     """y + u with u uniform on [-1/2, 1/2), shape (B, C, h, w): what training decodes.
 
     Args:
-        model: see the module.
-        x: images (B, 3, H, W) in [0, 1].
-        generator: of u, on the device of x.
+        y: real-valued latent, g_a(x).
+        generator: of u, on the device of y.
     """
-    y = _with_own_prior(model).g_a(x)
     return y + torch.rand(y.shape, generator=generator, device=y.device, dtype=y.dtype) - 0.5
 
 
-def rounded_latent(model: nn.Module, x: Tensor) -> Tensor:
+def with_rounding(model: nn.Module, y: Tensor) -> Tensor:
     """floor(y - m + 1/2) + m, shape (B, C, h, w): what the file holds."""
     medians = _with_own_prior(model).entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
-    return round_half_up(model.g_a(x) - medians) + medians
+    return round_half_up(y - medians) + medians
 
 
 def latent_bits(model: nn.Module, y_hat: Tensor) -> Tensor:
@@ -195,17 +193,19 @@ def differential_bits(model: nn.Module, x: Tensor, generator: torch.Generator) -
     """h: code length that training sees, -log2 p~(y + u) with one draw of u, in bits an image, shape (B,).
 
     Args:
-        model, x, generator: as for `noisy_latent`.
+        model: see the module.
+        x: images (B, 3, H, W) in [0, 1].
+        generator: of u, on the device of x.
 
     Raises:
         UnsupportedModelError: the model has no density of y alone.
     """
-    return latent_bits(model, noisy_latent(model, x, generator))
+    return latent_bits(model, with_noise(_latent(model, x), generator))
 
 
 def discrete_bits(model: nn.Module, x: Tensor) -> Tensor:
     """H: ideal code length of the file, -log2 P(round(y)), in bits an image, shape (B,)."""
-    return latent_bits(model, rounded_latent(model, x))
+    return latent_bits(model, with_rounding(model, _latent(model, x)))
 
 
 # --- Distortion: with noise and with rounding --------------------------------------------------
@@ -236,17 +236,21 @@ def noise_distortion(
     """Distortion of what the noisy latent decodes to, clamped to [0, 1], shape (B,).
 
     Args:
-        model, x, generator: as for `noisy_latent`.
+        model, x, generator: as for `differential_bits`.
         kind: None takes what the model is trained for ("l2" for a class that does not say).
     """
-    x_hat = model.g_s(noisy_latent(model, x, generator)).clamp(0, 1)
+    x_hat = model.g_s(with_noise(_latent(model, x), generator)).clamp(0, 1)
     return distortion(x, x_hat, kind or getattr(model, "distortion", "l2"))
 
 
 def rounding_distortion(model: nn.Module, x: Tensor, kind: Kind | None = None) -> Tensor:
     """Distortion of what the file decodes to, shape (B,); arguments as for `noise_distortion`."""
-    x_hat = model.g_s(rounded_latent(model, x)).clamp(0, 1)
+    x_hat = model.g_s(with_rounding(model, _latent(model, x))).clamp(0, 1)
     return distortion(x, x_hat, kind or getattr(model, "distortion", "l2"))
+
+
+def _latent(model: nn.Module, x: Tensor) -> Tensor:
+    return _with_own_prior(model).g_a(x)
 
 
 def _with_own_prior(model: nn.Module) -> nn.Module:

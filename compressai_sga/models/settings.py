@@ -34,7 +34,9 @@ def from_buffer(buffer: Tensor) -> dict[str, Any]:
     try:
         settings = json.loads(bytes(buffer.to(torch.uint8).cpu().tolist()).decode("ascii"))
     except ValueError as error:
-        raise ValueError(f"the settings in the state dict cannot be read ({error}); the file is damaged")
+        raise ValueError(
+            f"the settings in the state dict cannot be read ({error}); the file is damaged"
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"the settings in the state dict are {settings!r}; they must be a dictionary")
     return settings

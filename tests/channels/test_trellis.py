@@ -81,7 +81,7 @@ def test_noise_across_the_shift_is_white():
     assert float(rest.square().mean()) == pytest.approx(1, abs=4 * math.sqrt(2 / 20_000))
 
 
-GOLDEN = "001101101000000110011110"
+GOLDEN = "011000100010100001101111"
 
 
 def test_golden_symbols():

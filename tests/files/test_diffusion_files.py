@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of files/ for models of diffusion: HFD's file is its first stage's, another decoder reads it; DiffC's decodes
-from any prefix, and options belong to the models that have them."""
+"""Claims of files/ for models of diffusion: HFD's file is its first stage's, another decoder reads it;
+DiffC's decodes from any prefix, and options belong to the models that have them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about HFD and DiffC in stock's evaluation: HFD has its first stage's bits, DiffC's real bits are near the
-estimate, and options reach the models that have them, from the zoo and from checkpoints, and no others."""
+"""Claims about HFD and DiffC in stock's evaluation: HFD has its first stage's bits, DiffC's real bits are
+near the estimate, and options reach the models that have them, from the zoo and from checkpoints, and no
+others."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_publish_writes_weight_record_and_card(photos, tmp_path, monkeypatch):
     (folder / "samples").mkdir(parents=True)
     for image in zoo.sample_images():
         (folder / "samples" / image.name).write_bytes(image.read_bytes())
-    (folder / "manifest.json").write_text('{"format": 1, "weights": []}')
+    (folder / "manifest.json").write_text('{"format": 1, "weights": [], "denoisers": []}')
     monkeypatch.setattr(publish, "ZOO", folder)
     monkeypatch.setattr(zoo, "_folder", lambda: folder)
     train_for(1, photos, tmp_path / "run", "--arch", "mbt2018-mean")

@@ -13,6 +13,8 @@ Out: zoo/weights/NAME-QUALITY.safetensors, its record in zoo/manifest.json and z
      in fp16, the entropy bottleneck exact and the Gaussian tables left out (empty: `update()` fills
      them). Golden results are of real bitstreams of the sample images, by CompressAI's own
      evaluation; with --kodak also the means over that folder, before and after rounding to fp16.
+     The record's lmbda is one that refinement can use: of a model trained for absolute errors, the one
+     for MSE that suits it (`models.rda.mse_lmbda`). Training's own stands beside the time it took.
 Fails with ``ValueError`` when a weight does not fit fp16, or a needed value is missing.
 """
 
@@ -38,6 +40,7 @@ sys.path[:0] = [str(ZOO.parent), str(Path(__file__).resolve().parent)]
 from train import LMBDA  # noqa: E402
 
 from compressai_sga import zoo  # noqa: E402
+from compressai_sga.models import rda  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
 
 TRAINING_DATA = [
@@ -152,9 +155,13 @@ def card(records: list[dict[str, Any]]) -> str:
     if first["architecture"] in ARCHITECTURES:
         stock = first["architecture"].removesuffix("-uq")
         what = f"CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)"
+    loss = "MSE (loss: bpp + λ·255²·MSE)"
+    if first["architecture"] in rda.ARCHITECTURES:
+        what = f"Rate-distortion autoencoder `{first['architecture']}` (`compressai_sga.models.rda`)"
+        loss = f"{rda.LOSSES[first['training']['distortion']]}, the loss"
     lines = [
         f"# {first['name']}",
-        f"{what}, with few channels, trained for MSE (loss: bpp + λ·255²·MSE).",
+        f"{what}, with few channels, trained for {loss}.",
         "",
         "```python",
         f'net = compressai_sga.zoo.load("{first["name"]}", quality={first["quality"]})',
@@ -165,7 +172,8 @@ def card(records: list[dict[str, Any]]) -> str:
     ]
     for r in records:
         training = f"{r['training']['minutes']:.0f} min, {r['training']['steps']} steps"
-        head = f"| {r['quality']} | {r['lmbda']} | {r['N']} | {r['M']} | {r['bytes'] / 1e6:.1f} | "
+        lmbda = r["training"].get("lmbda", r["lmbda"])
+        head = f"| {r['quality']} | {lmbda} | {r['N']} | {r['M']} | {r['bytes'] / 1e6:.1f} | "
         for image, values in r["golden"].items():
             lines.append(f"{head}{training} | {image} | {_cells(values)} |")
             head, training = "| | | | | | ", ""
@@ -197,6 +205,17 @@ def _cells(values: dict[str, float]) -> str:
     return f"{values['bpp']:.4f} | {values['psnr-rgb']:.2f} | {values['ms-ssim-rgb']:.4f}"
 
 
+def trade_off(architecture: str, lmbda: float) -> dict[str, Any]:
+    """Metric and lmbda that refinement can use, and what the loss of training was where it was another."""
+    if architecture not in rda.ARCHITECTURES:
+        return {"metric": "mse", "lmbda": lmbda, "loss": {}}
+    kind = rda.ARCHITECTURES[architecture].distortion
+    loss = {"distortion": kind, "lmbda": lmbda}
+    if kind == "ms-ssim":
+        return {"metric": kind, "lmbda": lmbda, "loss": loss}
+    return {"metric": "mse", "lmbda": rda.mse_lmbda(lmbda, kind), "loss": loss}
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     facts = run_facts(args)
@@ -219,14 +238,15 @@ def main(argv: list[str] | None = None) -> None:
         kodak = {"images": len(images), **mean(evaluate(net, images, "Kodak"))}
         kodak["float32"] = mean(evaluate(full, images, "Kodak, before fp16"))
     content = path.read_bytes()
+    trained = trade_off(architecture, facts["lmbda"])
     record = {
         "name": args.name,
         "quality": args.quality,
         "architecture": architecture,
         "N": full.N,
         "M": full.M,
-        "metric": "mse",
-        "lmbda": facts["lmbda"],
+        "metric": trained["metric"],
+        "lmbda": trained["lmbda"],
         "file": path.relative_to(ZOO).as_posix(),
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
@@ -238,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
             "minutes": facts["minutes"],
             "steps": facts["step"],
             "machine": facts["machine"],
+            **trained["loss"],
         },
         "gaussian_tables_crc32": zoo.tables_checksum(net),
         "golden": evaluate(net, zoo.sample_images(), "samples"),

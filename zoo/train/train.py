@@ -3,13 +3,14 @@
 
     python zoo/train/train.py --arch mbt2018-mean --quality 3 --max-minutes 60 --data PHOTOS
 
-In:  a folder of photographs; an architecture of CompressAI (the stock class, N and M channels).
+In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/model.pth (a stock CompressAI
      state dict of the averaged weights; `eval_model checkpoint -a ARCH -p OUT/model.pth` reads it),
      OUT/log.jsonl (minutes, step, loss, bpp, PSNR on fixed crops of the same photographs) and
      OUT/run.json (what was asked for, what was reached, on which machine).
 
-Objective: bpp + lmbda * 255^2 * MSE, lmbda by CompressAI's table of qualities. What makes it fast:
+Objective: bpp + lmbda * 255^2 * MSE, lmbda by CompressAI's table of qualities; for rate-distortion
+autoencoders (rda-*) their own distortion and table (`compressai_sga.models.rda`). What makes it fast:
 PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); Muon on the convolution
 kernels (muon.py); bf16 autocast with channels-last; an exponential moving average of the weights;
 in the last part larger crops, and straight-through rounding before the decoder (Minnen & Singh
@@ -40,6 +41,7 @@ from crops import CropSampler
 from muon import MuonAdam
 from neighbour import fit_prior_of_y, take_from_neighbour
 from pca import initialise_from_pca
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -47,6 +49,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import compressai_sga.hooks  # noqa: E402, F401 -- registers the package's own architectures
+from compressai_sga.models import rda  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
 
 # CompressAI's training values for MSE, quality 1..8 (its documentation, "Training").
@@ -54,6 +57,7 @@ LMBDA = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 
 COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}
+MS_SSIM_COARSE = {"size": 192, "count": 4}  # its coarsest scale needs more than 160 pixels
 CHECK = {"size": 256, "count": 16}
 EMA_DECAY = 0.998
 SAVE_SECONDS = 60
@@ -76,7 +80,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="model.pth of a neighbour; what fits is taken, the rest is initialised by --init",
+        help="model.pth or zoo .safetensors of a neighbour; what fits is taken, the rest is initialised "
+        "by --init",
     )
     parser.add_argument("--muon-lr", type=float, default=1e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
@@ -111,22 +116,46 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     if args.out is None:
         point = f"lmbda{args.lmbda:g}" if args.quality is None else args.quality
         args.out = Path("runs") / f"{args.arch}-{point}"
-    args.lmbda = LMBDA[args.quality - 1] if args.lmbda is None else args.lmbda
+    args.kind = getattr(model_architectures[args.arch], "distortion", "l2")
+    if args.lmbda is None:
+        table = rda.LMBDA[args.kind] if args.arch in rda.ARCHITECTURES else LMBDA
+        args.lmbda = table[args.quality - 1]
     return args
 
 
 def initialise(model: nn.Module, args: argparse.Namespace, sampler: CropSampler) -> None:
     """PCA, then what fits of a neighbour, then the factorised prior where it is still fresh."""
     if args.init == "pca":
-        initialise_from_pca(model, sampler.batch(32, 128), args.lmbda)
+        initialise_from_pca(model, sampler.batch(32, 128), rda.mse_lmbda(args.lmbda, args.kind))
     taken: list[str] = []
     if args.init_from is not None:
-        theirs = torch.load(args.init_from, map_location="cpu", weights_only=True)
-        taken = take_from_neighbour(model, theirs)
+        taken = take_from_neighbour(model, read_weights(args.init_from))
         count = len(model.state_dict())
         print(f"took {len(taken)} of {count} tensors from {args.init_from}", file=sys.stderr)
     if not hasattr(model, "h_a") and "entropy_bottleneck.quantiles" not in taken:
         fit_prior_of_y(model, sampler.batch(16, 128))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a run's model.pth, or of a weight of the zoo, whose fp16 parts fit float32."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class Objective(RateDistortionLoss):
+    """bpp + lmbda D with the distortion of the architecture; the MSE is there for the PSNR in any case."""
+
+    def __init__(self, lmbda: float, kind: rda.Kind):
+        super().__init__(lmbda=lmbda)
+        self.kind = kind
+
+    def forward(self, output: dict[str, Any], target: Tensor) -> dict[str, Tensor]:
+        out = super().forward(output, target)
+        if self.kind != "l2":  # which is what CompressAI's own has taken
+            cost = rda.distortion(target, output["x_hat"], self.kind).mean()
+            out["loss"] = out["bpp_loss"] + self.lmbda * cost
+        return out
 
 
 class StraightThrough:
@@ -233,7 +262,8 @@ class Run:
         self.straight_through = StraightThrough(self.model)
         self.universal = args.arch in ARCHITECTURES
         self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr)
-        self.criterion = RateDistortionLoss(lmbda=args.lmbda)
+        self.criterion = Objective(args.lmbda, args.kind)
+        self.coarse = MS_SSIM_COARSE if args.kind == "ms-ssim" else COARSE
         self.step = 0
         self.seconds = 0.0
         if self.checkpoint.exists():
@@ -260,7 +290,7 @@ class Run:
         if fine and self.step % 100 == 0:
             update_quantiles(self.model)  # rounding is around the medians
         self.optimizer.set_factor(learning_rate_factor(progress, self.step, self.args.decay_from))
-        x = self.sampler.batch(**(FINE if fine else COARSE))
+        x = self.sampler.batch(**(FINE if fine else self.coarse))
         x = x.to(self.device, memory_format=torch.channels_last)
         self.model.zero_grad()
         with torch.autocast(self.device.type, dtype=torch.bfloat16):

@@ -43,6 +43,7 @@ SIZES = {"trellis": (6, 8, 10, 12), "blocks": (6, 8, 10, 12)}
 _PADDING_BITS = 2
 _ROOTS = (65536, 92682)  # 2^(i / 2) in units of 2^-16
 _MESSAGE_PERCENT = 85  # of the divergence, see the head of the file
+_MOST_BITS_A_NUMBER = 8  # of a message; the loop sends the rest, if there is one
 _WORD_BITS = 16  # of a message, in the stream
 
 
@@ -111,7 +112,8 @@ class Channel:
         return circulant.deliver(numbers[0], self._split(dims, kl_millibits), seed=seed, step=step)
 
     def _message(self, dims: int, kl_millibits: int) -> trellis.Message:
-        return trellis.Message(dims, max(1, (_MESSAGE_PERCENT * kl_millibits + 50_000) // 100_000), self.size)
+        bits = (_MESSAGE_PERCENT * kl_millibits + 50_000) // 100_000
+        return trellis.Message(dims, min(max(1, bits), _MOST_BITS_A_NUMBER * dims), self.size)
 
     def _split(self, dims: int, kl_millibits: int) -> circulant.Split:
         unit = 1000 * self.size
