@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DiffC, compression with a diffusion model (Theis et al. 2022): against its theory, and on images.
 
-    python eval/diffc.py                # the zoo's diffc-f-small, about half an hour of one core
+    python eval/diffc.py                # the zoo's diffc-f-small, about a quarter of an hour of one core
     python eval/diffc.py --weights runs/diffc/model.pth --tiny-weights runs/tiny/model.pth --tiny FILE
     python eval/diffc.py --parts curves --crops 24 --size 128 --device cuda
     python eval/diffc.py --tables       # only print and draw what was measured
