@@ -158,7 +158,7 @@ def card(records: list[dict[str, Any]]) -> str:
     loss = "MSE (loss: bpp + λ·255²·MSE)"
     if first["architecture"] in rda.ARCHITECTURES:
         what = f"Rate-distortion autoencoder `{first['architecture']}` (`compressai_sga.models.rda`)"
-        loss = f"{rda.LOSSES[first['training']['distortion']]}, the loss"
+        loss = f"the loss {rda.LOSSES[first['training']['distortion']]}"
     lines = [
         f"# {first['name']}",
         f"{what}, with few channels, trained for {loss}.",

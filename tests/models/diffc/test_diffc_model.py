@@ -13,6 +13,7 @@ from diffc_parts import WINDOW, costs, images, random_denoiser, random_model
 
 from compressai_sga.errors import BitstreamError, SgaError, ShapeError, UnsupportedModelError
 from compressai_sga.models.diffc import QUALITY_BPP, DiffC, DiffCAncestral, DiffCFlow
+from compressai_sga.models.diffc.chain import reconstruct
 from compressai_sga.models.diffc.codec import encode_image
 from compressai_sga.models.diffc.network import SCALE
 
@@ -33,6 +34,16 @@ def test_round_trip_and_layout():
     model.check(**out)
     # The random network knows nothing, but what was sent is in the image.
     assert float((x_hat[0] - x[0]).square().mean()) < float((x_hat[0] - x[1]).square().mean())
+
+
+def test_the_image_is_where_the_flow_leads_what_was_sent():
+    model, x = random_model(), images(seed=4)
+    coder = model.coder()
+    code = encode_image((x[0] - 0.5) / SCALE, coder, target_bits=0.5 * WINDOW**2)
+    steps = math.ceil(4 * (9.5 - code.log_snr) / 17.5)
+    x_hat = reconstruct(coder.denoiser, code.z[None], code.log_snr, steps=steps, highest=9.5)
+    expected = (x_hat * SCALE + 0.5).float().clamp(0, 1)
+    assert torch.equal(model.decompress([[code.data]], (WINDOW, WINDOW))["x_hat"], expected)
 
 
 def test_golden_bytes():
