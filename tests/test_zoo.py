@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -88,7 +89,9 @@ def test_golden_results_of_stock_evaluation(record):
     if record.architecture == "mbt2018":
         images = images[:1]  # coding pixel by pixel is slow
     for path in images:
-        measured, golden = inference(net, read_image(path)), record.golden[path.name]
+        # By attribute: the plugin's does not pad for models that need no padding.
+        measured = sys.modules["compressai.utils.eval_model.__main__"].inference(net, read_image(path))
+        golden = record.golden[path.name]
         assert measured["bpp"] == pytest.approx(golden["bpp"], rel=record.tolerance["bpp"])
         assert measured["psnr-rgb"] == pytest.approx(golden["psnr-rgb"], abs=record.tolerance["psnr-rgb"])
 
