@@ -15,7 +15,7 @@ import compressai.registry
 import compressai.zoo
 import pytest
 import torch
-from compressai.utils.eval_model.__main__ import eval_model, inference, load_pretrained, read_image
+from compressai.utils.eval_model.__main__ import eval_model, load_pretrained, read_image
 from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 
