@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classical codecs for comparisons: those of CompressAI's bench, and three more that Pillow may write.
+
+jpeg and webp are the bench's own, with Pillow's default settings. avif and jxl are coded likewise, quality 0
+to 100 (jxl needs the package pillow-jxl-plugin). jpeg2000 takes the place of the bench's, which needs ffmpeg:
+OpenJPEG by Pillow, irreversible wavelet and colour transform, a bare codestream; its points are compression
+ratios of 24 bits a pixel. bpg, vtm, hm, av1 and tfci are the bench's; they need their programs, and their
+options say where those are.
+
+In:  the path of an image, a point. Out: bits a pixel of the whole file, seconds, the decoded picture.
+Fails with ``SgaError`` where Pillow cannot write a format or an option is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import PIL
+from compressai.utils.bench import codecs as bench
+from PIL import Image
+
+from compressai_sga.errors import SgaError
+
+__all__ = ["CODECS", "Classical", "available", "check", "make"]
+
+
+class Avif(bench.PillowCodec):
+    """AVIF by Pillow (libavif), 4:2:0 as its default is."""
+
+    fmt = "avif"
+    _description = f"AVIF. Pillow version {PIL.__version__}"
+    name = "AVIF"
+
+
+class JpegXL(bench.PillowCodec):
+    """JPEG XL by Pillow's plug-in (libjxl)."""
+
+    fmt = "jxl"
+    _description = f"JPEG XL. pillow-jxl-plugin, Pillow version {PIL.__version__}"
+    name = "JPEG XL"
+
+
+class Jpeg2000(bench.PillowCodec):
+    """JPEG 2000 by Pillow (OpenJPEG)."""
+
+    fmt = "jpeg2000"
+    _description = f"JPEG 2000. OpenJPEG, Pillow version {PIL.__version__}"
+    name = "JPEG 2000"
+
+    def _run_impl(self, in_filepath: str, quality: float) -> tuple[dict[str, float], Image.Image]:
+        image = self._load_img(in_filepath)
+        start = time.time()
+        file = io.BytesIO()
+        image.save(
+            file,
+            format="JPEG2000",
+            irreversible=True,
+            mct=1,  # Pillow's default leaves the colours as they are, which costs some dB
+            no_jp2=True,
+            quality_mode="rates",
+            quality_layers=[float(quality)],
+        )
+        encoded = time.time()
+        decoded = Image.open(io.BytesIO(file.getvalue()))
+        decoded.load()
+        info = {
+            "bpp": 8 * file.tell() / (image.width * image.height),
+            "encoding_time": encoded - start,
+            "decoding_time": time.time() - encoded,
+        }
+        return info, decoded
+
+
+@dataclass(frozen=True)
+class Classical:
+    """A codec class of the bench's kind and the points of its curve where none are named."""
+
+    codec: type[bench.Codec]
+    points: tuple[str, ...]
+
+
+_PERCENT = ("5", "10", "20", "30", "50", "70", "85", "95")
+_QP = ("22", "27", "32", "37", "42", "47")
+CODECS: dict[str, Classical] = {
+    "jpeg": Classical(bench.JPEG, _PERCENT),
+    "webp": Classical(bench.WebP, ("0", "10", "25", "40", "60", "80", "90", "95")),
+    "avif": Classical(Avif, ("15", "25", "35", "45", "55", "65", "75", "85")),
+    "jxl": Classical(JpegXL, ("0", "10", "25", "40", "55", "70", "80", "90")),
+    "jpeg2000": Classical(Jpeg2000, ("200", "130", "90", "60", "40", "24", "16", "12")),
+    "bpg": Classical(bench.BPG, _QP),
+    "vtm": Classical(bench.VTM, _QP),
+    "hm": Classical(bench.HM, _QP),
+    "av1": Classical(bench.AV1, ("20", "30", "40", "50", "60")),
+    "tfci": Classical(bench.TFCI, ("1", "2", "3", "4", "5", "6", "7", "8")),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SgaError(message)
+
+
+def available(name: str) -> bool:
+    """Whether Pillow can write the format of this codec; False for those that need programs."""
+    fmt = getattr(CODECS[name].codec, "fmt", None)
+    if not issubclass(CODECS[name].codec, bench.PillowCodec):
+        return False
+    if fmt == "jxl":
+        try:
+            importlib.import_module("pillow_jxl")
+        except ImportError:
+            return False
+    Image.init()
+    return fmt.upper() in Image.SAVE
+
+
+def check(name: str, options: Mapping[str, str], entry: str) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        SgaError: Pillow cannot write the format, or the options are not the codec's.
+    """
+    if issubclass(CODECS[name].codec, bench.PillowCodec) and not available(name):
+        cure = "pip install pillow-jxl-plugin" if name == "jxl" else "install a Pillow that can"
+        raise SgaError(f"entry {entry!r}: this Pillow cannot write {name}; {cure}, or leave the entry out")
+    try:
+        make(name, options)
+    except SgaError as error:
+        raise SgaError(f"entry {entry!r}: {error}") from error
+
+
+def make(name: str, options: Mapping[str, str]) -> bench.Codec:
+    """The codec with its options, which the bench reads as those of its command line."""
+    codec = CODECS[name].codec
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    codec.setup_args(parser)
+    words = [(("-" if len(key) == 1 else "--") + key, value) for key, value in options.items()]
+    args: Any = parser.parse_args([word for pair in words for word in pair])
+    return codec(args)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Codecs side by side on the same images: curves, a table with BD-rates, and a report to look at.
+
+    python eval/compare.py                                             # on the zoo's sample images
+    python eval/compare.py --images KODAK --entries jpeg avif mbt2018-mean-small:refine=fast --anchor avif
+    python eval/compare.py --images KODAK --entries mbt2018-mean:checkpoint=MINE.pth jpeg2000
+
+In:  a folder of images; entries (`entries` says how they are written); published points of other codecs
+     (--published FILE NAME..., JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
+Out: in the folder --out
+     results.json     every image's values, written as it ends; the same command goes on from there
+     ENTRY.json       means over the images in CompressAI's schema, for `python -m compressai.utils.plot`
+     table.md         means, BD-rates against --anchor; rd-METRIC.png, the curves, published ones dotted
+     report.html      one file: curves, tables, and a viewer of two decoded pictures under a slider
+     pictures/        decoded pictures of the first --pictures images; of all for metrics of sets
+
+All entries are measured on the same images by the same functions (`trials`). An image that fails is named,
+and left out of the means of all entries. Exit code 1 where something failed, 2 for wrong use, 130 after
+Ctrl-C. Workers on other machines need the images and --out at the same paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import classical
+import compare_report
+import trials
+from compressai.utils.eval_model.__main__ import collect_images
+from entries import Entry, parse
+from records import Record
+from tasks import Task, add_options, run
+
+from compressai_sga import zoo
+from compressai_sga.errors import SgaError
+from compressai_sga.hooks.measures import Measures
+from compressai_sga.metrics import METRICS, SET_METRICS
+
+MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, help="folder of images (default: the zoo's samples)")
+    parser.add_argument("--entries", nargs="+", metavar="ENTRY", help="see eval/entries.py (default: a few)")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
+    parser.add_argument("--anchor", help="entry or published codec for BD-rates (default: the first entry)")
+    parser.add_argument("--metrics", default="", help=f"of {', '.join([*METRICS, *SET_METRICS])}, by commas")
+    parser.add_argument("--published", nargs="+", metavar="FILE NAME", help="a file of points, codecs in it")
+    parser.add_argument("--pictures", type=int, default=3, help="images in the viewer (default: %(default)s)")
+    parser.add_argument(
+        "--picture-bpp",
+        type=float,
+        nargs="+",
+        default=(0.25, 0.75),
+        metavar="BPP",
+        help="rates at which the viewer has a picture of each entry (default: 0.25 0.75)",
+    )
+    parser.add_argument("--title", default="Image codecs compared", help="of the report")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    if args.pictures < 0:
+        parser.error(f"--pictures is {args.pictures}; it must be 0 or more")
+    return args
+
+
+def find_images(folder: Path | None) -> tuple[Path, list[Path]]:
+    """The folder and its images, as CompressAI's evaluation finds them."""
+    folder = folder or zoo.sample_images()[0].parent
+    if not folder.is_dir():
+        raise SgaError(f"there is no folder {folder}; name one with --images")
+    images = [Path(path) for path in collect_images(str(folder))]
+    if not images:
+        raise SgaError(f"{folder} holds no image (*.png, *.jpg, *.webp, ...); name another with --images")
+    return folder, images
+
+
+def find_entries(texts: Sequence[str] | None) -> list[Entry]:
+    """The entries asked for, or the zoo's default model beside what this Pillow can write."""
+    if texts is None:
+        texts = [name for name in ("jpeg", "jpeg2000", "avif", "jxl") if classical.available(name)]
+        texts += MODELS
+    found = [parse(text) for text in texts]
+    if len({entry.label for entry in found}) < len(found):
+        raise SgaError(f"an entry is named twice in {' '.join(texts)}; give all its points after one @")
+    return found
+
+
+def find_published(words: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Published curves by the names asked for; all of the file where none is."""
+    if words is None:
+        return {}
+    file, *names = words
+    if not Path(file).is_file():
+        raise SgaError(f"there is no file {file} of published points")
+    content = json.loads(Path(file).read_text(encoding="utf-8"))
+    unknown = [name for name in names if name not in content]
+    if unknown:
+        raise SgaError(f"{file} has no {', '.join(unknown)}; it has {', '.join(content)}")
+    return {name: content[name] for name in names or content}
+
+
+class Comparison:
+    """What is compared, and the tasks that it takes.
+
+    Args:
+        args: the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.folder, self.images = find_images(args.images)
+        self.entries = find_entries(args.entries)
+        self.published = find_published(args.published)
+        self.out: Path = args.out
+        names = [name for name in args.metrics.split(",") if name]
+        unknown = [name for name in names if name not in {*METRICS, *SET_METRICS}]
+        if unknown:
+            there = ", ".join([*METRICS, *SET_METRICS])
+            raise SgaError(f"--metrics: there is no {', '.join(unknown)}; there are {there}")
+        Measures.check(names)
+        self.metrics = tuple(name for name in names if name in METRICS)
+        self.set_metrics = tuple(name for name in names if name in SET_METRICS)
+        self.pictured = self.images if self.set_metrics else self.images[: args.pictures]
+        self._sha256 = {image: trials.sha256(image) for image in self.images}
+
+    def picture(self, entry: Entry, point: str, image: Path) -> Path:
+        """Where the decoded picture is kept."""
+        name = image.relative_to(self.folder).with_suffix(".png")
+        return self.out / "pictures" / entry.slug / compare_report.shown(point) / name
+
+    def cell(self, entry: Entry, point: str, image: Path) -> str:
+        """Name in the record."""
+        return f"{entry.label} {compare_report.shown(point)} {image.relative_to(self.folder)}"
+
+    def tasks_of_images(self) -> list[Task]:
+        """Every image through every entry at every point; models in the outer loop, for they load slowly."""
+        return [
+            Task(
+                self.cell(entry, point, image),
+                {
+                    **trials.identity(entry, point),
+                    "image": self._sha256[image],
+                    "metrics": self.metrics,
+                },
+                trials.code,
+                (
+                    entry.label,
+                    point,
+                    str(image),
+                    self.metrics,
+                    str(self.picture(entry, point, image)) if image in self.pictured else "",
+                ),
+            )
+            for entry in self.entries
+            for point in entry.points
+            for image in self.images
+        ]
+
+    def tasks_of_points(self, record: Record) -> list[Task]:
+        """What is measured once a point: multiplications, and metrics of the set where no image failed."""
+        found = []
+        for entry in self.entries:
+            for point in entry.points:
+                of, start = trials.identity(entry, point), f"{entry.label} {compare_report.shown(point)}"
+                if not entry.is_classical:
+                    arguments = (entry.label, point, str(self.images[0]))
+                    found.append(Task(f"{start}: macs", of, trials.count_macs, arguments))
+                cells = [record.cells.get(self.cell(entry, point, image)) for image in self.images]
+                if self.set_metrics and all(cells):
+                    sets = {**of, "images": list(self._sha256.values()), "metrics": self.set_metrics}
+                    pairs = [(str(image), str(self.picture(entry, point, image))) for image in self.images]
+                    found.append(Task(f"{start}: set", sets, trials.whole_set, (pairs, self.set_metrics)))
+        return found
+
+    def forget_lost_pictures(self, record: Record) -> None:
+        """Results whose picture is gone are measured again."""
+        for entry in self.entries:
+            for point in entry.points:
+                for image in self.pictured:
+                    if not self.picture(entry, point, image).is_file():
+                        record.cells.pop(self.cell(entry, point, image), None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        comparison = Comparison(args)
+        record = Record(args.out / "results.json")
+        comparison.forget_lost_pictures(record)
+        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+        failures = run(record, comparison.tasks_of_images(), title="images", **how)
+        failures |= run(record, comparison.tasks_of_points(record), title="points", **how)
+        print(compare_report.write(comparison, record, failures, args))
+    except SgaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
