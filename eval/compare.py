@@ -32,7 +32,7 @@ import classical
 import compare_report
 import trials
 from compressai.utils.eval_model.__main__ import collect_images
-from entries import Entry, parse
+from entries import Entry, parse, slug
 from records import Record
 from tasks import Task, add_options, run
 
@@ -126,16 +126,21 @@ class Comparison:
         self.metrics = tuple(name for name in names if name in METRICS)
         self.set_metrics = tuple(name for name in names if name in SET_METRICS)
         self.pictured = self.images if self.set_metrics else self.images[: args.pictures]
+        self.names: list[str] = []  # of the cells, once they are known
         self._sha256 = {image: trials.sha256(image) for image in self.images}
+
+    def name(self, image: Path) -> str:
+        """Of an image, in results: its path below the folder."""
+        return image.relative_to(self.folder).as_posix()
 
     def picture(self, entry: Entry, point: str, image: Path) -> Path:
         """Where the decoded picture is kept."""
-        name = image.relative_to(self.folder).with_suffix(".png")
-        return self.out / "pictures" / entry.slug / compare_report.shown(point) / name
+        name = self.name(image).removesuffix(".png") + ".png"
+        return self.out / "pictures" / entry.slug / slug(compare_report.shown(point)) / name
 
     def cell(self, entry: Entry, point: str, image: Path) -> str:
         """Name in the record."""
-        return f"{entry.label} {compare_report.shown(point)} {image.relative_to(self.folder)}"
+        return f"{entry.label} {compare_report.shown(point)} {self.name(image)}"
 
     def tasks_of_images(self) -> list[Task]:
         """Every image through every entry at every point; models in the outer loop, for they load slowly."""
@@ -144,7 +149,8 @@ class Comparison:
                 self.cell(entry, point, image),
                 {
                     **trials.identity(entry, point),
-                    "image": self._sha256[image],
+                    "image": self.name(image),
+                    "sha256": self._sha256[image],
                     "metrics": self.metrics,
                 },
                 trials.code,
@@ -177,6 +183,16 @@ class Comparison:
                     found.append(Task(f"{start}: set", sets, trials.whole_set, (pairs, self.set_metrics)))
         return found
 
+    @property
+    def wanted(self) -> list[tuple[str, str, str]]:
+        """Label, point and image of every coding."""
+        return [
+            (entry.label, point, self.name(image))
+            for entry in self.entries
+            for point in entry.points
+            for image in self.images
+        ]
+
     def forget_lost_pictures(self, record: Record) -> None:
         """Results whose picture is gone are measured again."""
         for entry in self.entries:
@@ -193,8 +209,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = Record(args.out / "results.json")
         comparison.forget_lost_pictures(record)
         how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures = run(record, comparison.tasks_of_images(), title="images", **how)
-        failures |= run(record, comparison.tasks_of_points(record), title="points", **how)
+        of_images = comparison.tasks_of_images()
+        failures = run(record, of_images, title="images", **how)
+        of_points = comparison.tasks_of_points(record)
+        failures |= run(record, of_points, title="points", **how)
+        comparison.names = [task.name for task in (*of_images, *of_points)]
         print(compare_report.write(comparison, record, failures, args))
     except SgaError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,9 +3,11 @@
 
 Means are over the images that every entry coded at every point; an entry of which more than half failed is
 left out first. BD-rates (`compressai_sga.metrics.bd_rate`, pchip) come with the interval that they are about;
-where there is none, the reason stands below the table.
+where there is none, the reason stands below the table. `means`, `tables` and `figure` are functions of a
+results file of `compare` alone.
 
-In:  a record of `compare`'s cells. Out: files in the comparison's folder, and the Markdown as text.
+In:  results, {"machine": ..., "cells": ...}; published curves. Out: Markdown, files.
+Fails with ``SgaError`` for an anchor that is not there.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import classical
 import compare_html
 import matplotlib
-import trials  # noqa: F401 -- what the values mean
 from entries import Entry
+from provenance import measured_on, save_figure
+from published import Published
 from records import Record
 
 from compressai_sga.errors import SgaError
@@ -30,11 +34,14 @@ from compressai_sga.metrics import METRICS, SET_METRICS, bd_rate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 if TYPE_CHECKING:
     from compare import Comparison
 
-__all__ = ["Curve", "bd_table", "curves", "figure", "points_table", "shown", "write"]
+__all__ = ["Curve", "Means", "bd_table", "figure", "means", "points_table", "shown", "tables", "write"]
+
+Wanted = Sequence[tuple[str, str, str]]
 
 QUALITIES = ("psnr-rgb", "ms-ssim-rgb", *METRICS, *SET_METRICS)
 COLUMNS = {
@@ -76,88 +83,73 @@ class Curve:
         return {key: list(column) for key, column in self.values.items()}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Means:
-    """The curves, the images that they are over, and what was left out."""
+    """The curves, how many images they are means of, and what was left out and why."""
 
     curves: list[Curve]
-    images: list[Path]
+    images: int
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def shown(point: str) -> str:
-    """A point's name: itself, or that of its checkpoint."""
-    return Path(point).stem if "/" in point or point.endswith((".pth", ".tar", ".pt")) else point
+    """A point's name: a number as it is, a checkpoint without the end of its name."""
+    return point if re.fullmatch(r"[\d.]+", point) else Path(point).with_suffix("").as_posix()
 
 
-def curves(comparison: Comparison, record: Record) -> Means:
-    """Means over the images that all have."""
-    values = {
-        (entry, point, image): record.cells.get(comparison.cell(entry, point, image), {}).get("values")
-        for entry in comparison.entries
-        for point in entry.points
-        for image in comparison.images
-    }
+def means(
+    cells: Mapping[str, Any], published: Published | None = None, wanted: Wanted | None = None
+) -> Means:
+    """Means over the images that all have.
+
+    Args:
+        cells: of a results file; what was measured of an image has "image" in its settings.
+        published: curves to go with them.
+        wanted: labels, points and images that must be there; None: all that are in the cells, combined.
+    """
+    values, once = {}, {}
+    for cell in cells.values():
+        of = cell["of"]
+        if "image" in of:
+            values[of["entry"], of["point"], of["image"]] = cell["values"]
+        else:
+            once.setdefault((of["entry"], of["point"]), {}).update(cell["values"])
+    points = list(dict.fromkeys(key[:2] for key in (values if wanted is None else wanted)))
+    images = list(dict.fromkeys(key[2] for key in (values if wanted is None else wanted)))
     left_out: dict[str, str] = {}
-    kept: list[Entry] = []
-    for entry in comparison.entries:
-        there = [found is not None for (e, *_), found in values.items() if e is entry]
+    for label in dict.fromkeys(label for label, _ in points):
+        there = [(label, p, image) in values for each, p in points if each == label for image in images]
         if sum(there) * 2 <= len(there):
-            left_out[entry.label] = f"failed on {len(there) - sum(there)} of {len(there)} codings"
-        else:
-            kept.append(entry)
-    images = []
-    for image in comparison.images:
-        missing = [e.label for e in kept for p in e.points if values[e, p, image] is None]
+            left_out[label] = f"failed on {len(there) - sum(there)} of {len(there)} codings"
+    points = [point for point in points if point[0] not in left_out]
+    for image in list(images):
+        missing = [label for label, point in points if (label, point, image) not in values]
         if missing:
-            left_out[str(image)] = f"failed with {', '.join(dict.fromkeys(missing))}"
-        else:
-            images.append(image)
-    found = []
-    if images:
-        for entry in kept:
-            rows = [_row(record, comparison, entry, point, images) for point in entry.points]
-            keys = [key for key in COLUMNS if all(key in row for row in rows)]
-            found.append(
-                Curve(
-                    entry.label,
-                    tuple(shown(point) for point in entry.points),
-                    {key: [row[key] for row in rows] for key in keys},
-                    _description(entry),
-                )
-            )
-    published = [
-        Curve(name, (), codec["results"], codec["source"], published=True)
-        for name, codec in comparison.published.items()
-    ]
-    return Means(found + published, images, left_out)
+            left_out[image] = f"failed with {', '.join(dict.fromkeys(missing))}"
+            images.remove(image)
+    curves = []
+    for label in dict.fromkeys(label for label, _ in points if images):
+        names = [point for each, point in points if each == label]
+        rows = [
+            _mean([values[label, point, image] for image in images]) | once.get((label, point), {})
+            for point in names
+        ]
+        keys = [key for key in COLUMNS if all(key in row for row in rows)]
+        columns = {key: [row[key] for row in rows] for key in keys}
+        curves.append(Curve(label, tuple(map(shown, names)), columns))
+    for name, codec in (published or {}).items():
+        curves.append(Curve(name, (), codec["results"], codec["source"], published=True))
+    return Means(curves, len(images), left_out)
 
 
-def _row(
-    record: Record, comparison: Comparison, entry: Entry, point: str, images: Sequence[Path]
-) -> dict[str, float]:
-    """Means of a point, and what was measured once for it."""
-    cells = [record.cells[comparison.cell(entry, point, image)]["values"] for image in images]
-    means = {
-        key: math.fsum(cell[key] for cell in cells) / len(cells)
-        for key in cells[0]
-        if all(key in cell for cell in cells)
-    }
-    for what in ("macs", "set"):
-        once = record.cells.get(f"{entry.label} {shown(point)}: {what}", {})
-        means |= once.get("values", {})
-    return means
+def _mean(cells: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    common = [key for key in cells[0] if all(key in cell for cell in cells)]
+    return {key: math.fsum(cell[key] for cell in cells) / len(cells) for key in common}
 
 
-def _description(entry: Entry) -> str:
-    if entry.is_classical:
-        return classical.make(entry.name, dict(entry.options)).description
-    return f"Inference ({entry.option('coder', 'ans')}), real bitstreams"
-
-
-def points_table(means: Means) -> tuple[list[str], list[list[str]]]:
+def points_table(found: Means) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of means: a row a point."""
-    ours = [curve for curve in means.curves if not curve.published]
+    ours = [curve for curve in found.curves if not curve.published]
     keys = [key for key in COLUMNS if any(key in curve.values for curve in ours)]
     head = ["entry", "point", *(COLUMNS[key][0] for key in keys)]
     rows = []
@@ -171,16 +163,16 @@ def points_table(means: Means) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def bd_table(means: Means, anchor: str) -> tuple[list[str], list[list[str]], list[str]]:
+def bd_table(found: Means, anchor: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Head, rows and footnotes of the BD-rates against the curve of that label."""
-    by_label = {curve.label: curve for curve in means.curves}
+    by_label = {curve.label: curve for curve in found.curves}
     if anchor not in by_label:
         raise SgaError(f"--anchor: there is no curve {anchor!r}; there are {', '.join(by_label)}")
     base = by_label[anchor]
     keys = [key for key in QUALITIES if key in base.values]
     head = ["against " + anchor, *(f"BD-rate by {COLUMNS[key][0].split(',')[0]}" for key in keys)]
     rows, notes = [], []
-    for curve in means.curves:
+    for curve in found.curves:
         if curve is base:
             continue
         cells = []
@@ -207,88 +199,100 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def figure(means: Means, metric: str, path: Path) -> None:
+def tables(results: Mapping[str, Any], anchor: str | None = None, published: Published | None = None) -> str:
+    """The Markdown of a results file."""
+    return _text(means(results["cells"], published), results["machine"], anchor)
+
+
+def _text(found: Means, machine: Mapping[str, str], anchor: str | None) -> str:
+    parts = [_said(found, machine)]
+    shown_tables, notes = _tables(found, anchor)
+    parts += [_markdown(table.head, table.rows) for table in shown_tables]
+    return "\n\n".join([*parts, *(["\n".join(f"* {note}" for note in notes)] if notes else [])])
+
+
+def _tables(found: Means, anchor: str | None) -> tuple[list[compare_html.Table], list[str]]:
+    """The tables, and notes on what is missing in them."""
+    result = [compare_html.Table("Means over the images", *points_table(found))]
+    notes = [f"left out: {what}: {why}" for what, why in found.left_out.items()]
+    if len(found.curves) > 1:
+        label = anchor or found.curves[0].label
+        head, rows, reasons = bd_table(found, label)
+        result.append(compare_html.Table(f"BD-rate against {label}, pchip", head, rows))
+        notes += reasons
+    return result, notes
+
+
+def _said(found: Means, machine: Mapping[str, str]) -> str:
+    return (
+        f"Means over {found.images} images; real bytes; PSNR and MS-SSIM of RGB in 8 bits, means of the "
+        "images' values. Seconds by the clock, and memory above what was in use before, on "
+        f"{measured_on(machine) if machine else 'no machine'}. Encoder and decoder: thousands of "
+        "multiplications a pixel in convolutions and matrix products."
+    )
+
+
+def figure(found: Means, metric: str) -> Figure:
     """Curves of one metric over bits a pixel: ours solid with marks, published ones dotted."""
     fig, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
-    ours = [curve for curve in means.curves if not curve.published and metric in curve.values]
-    for curve in means.curves:
+    ours = [curve for curve in found.curves if not curve.published]
+    for curve in found.curves:
         if metric not in curve.values:
             continue
-        pairs = sorted(zip(curve.values["bpp"], curve.values[metric], strict=True))
-        x, y = zip(*pairs, strict=True)
+        x, y = zip(*sorted(zip(curve.values["bpp"], curve.values[metric], strict=True)), strict=True)
         if metric.startswith("ms-ssim"):
-            y = [-10 * math.log10(1 - value) for value in y]
-        axes.plot(
-            x,
-            y,
-            **({"ls": ":", "lw": 1.2} if curve.published else {"marker": "o", "ms": 4}),
-            label=curve.label,
-        )
+            y = tuple(-10 * math.log10(1 - value) for value in y)
+        style = {"ls": ":", "lw": 1.2} if curve.published else {"marker": "o", "ms": 4}
+        axes.plot(x, y, **style, label=curve.label)
     name = COLUMNS[metric][0] + (", dB" if metric.startswith("ms-ssim") else "")
     highest = max((max(curve.values["bpp"]) for curve in ours), default=1)
-    axes.set(
-        xlabel="bits per pixel",
-        ylabel=f"{name}, mean of {len(means.images)} images",
-        xlim=(0, min(2, 1.05 * highest)),
-    )
+    axes.set(xlabel="bits per pixel", ylabel=f"{name}, mean of {found.images} images")
+    axes.set(xlim=(0, min(2, 1.05 * highest)))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 def write(
     comparison: Comparison, record: Record, failures: Mapping[str, str], args: argparse.Namespace
 ) -> str:
     """Everything that the head of `compare` lists, but for the results; the tables as Markdown."""
-    means = curves(comparison, record)
+    cells = {name: record.cells[name] for name in comparison.names if name in record.cells}
+    found = means(cells, comparison.published, comparison.wanted)
     out: Path = comparison.out
-    out.mkdir(parents=True, exist_ok=True)
-    anchor = args.anchor or next((curve.label for curve in means.curves), "")
-    for entry, curve in [(e, c) for e in comparison.entries for c in means.curves if c.label == e.label]:
+    by_label = {entry.label: entry for entry in comparison.entries}
+    for curve in found.curves:
+        if curve.published:
+            continue
         value = {
-            "name": entry.label,
-            "description": curve.description,
+            "name": curve.label,
+            "description": _description(by_label[curve.label]),
             "results": curve.results,
             "points": list(curve.points),
-            "images": len(means.images),
+            "images": found.images,
         }
-        _write(out / f"{entry.slug}.json", json.dumps(value, indent=1) + "\n")
-    head, rows = points_table(means)
-    tables = [compare_html.Table("Means over the images", head, rows)]
-    notes = [f"left out: {what}: {why}" for what, why in means.left_out.items()]
-    if len(means.curves) > 1:
-        head, rows, reasons = bd_table(means, anchor)
-        tables.append(compare_html.Table(f"BD-rate against {anchor}, pchip", head, rows))
-        notes += reasons
-    said = _said(means, record)
-    text = "\n\n".join(
-        [
-            said,
-            *(f"{_markdown(table.head, table.rows)}" for table in tables),
-            *(f"* {note}" for note in notes),
-        ]
-    )
+        _write(out / f"{by_label[curve.label].slug}.json", json.dumps(value, indent=1) + "\n")
+    text = _text(found, record.machine, args.anchor)
     _write(out / "table.md", text + "\n")
-    measured = [m for m in QUALITIES if any(m in c.values for c in means.curves if not c.published)]
-    for metric in measured:
-        figure(means, metric, out / f"rd-{metric}.png")
+    for metric in QUALITIES:
+        if any(metric in curve.values for curve in found.curves if not curve.published):
+            save_figure(figure(found, metric), out / f"rd-{metric}.png", [record.path])
+    shown_tables, notes = _tables(found, args.anchor)
     report = compare_html.Report(
         title=args.title,
-        paragraphs=[said, *notes],
+        paragraphs=[_said(found, record.machine), *notes],
         curves=[
             compare_html.Curve(
                 c.label,
                 c.values["bpp"],
                 {m: c.values[m] for m in QUALITIES if m in c.values},
                 c.published,
-                c.description,
+                c.description if c.published else _description(by_label[c.label]),
                 c.points,
             )
-            for c in means.curves
+            for c in found.curves
         ],
-        tables=tables,
+        tables=shown_tables,
         pictures=pictures(comparison, record, args.picture_bpp, args.pictures),
         failures=failures,
     )
@@ -296,14 +300,10 @@ def write(
     return text
 
 
-def _said(means: Means, record: Record) -> str:
-    cpu, threads, torch = (record.machine.get(key, "?") for key in ("cpu", "threads", "torch"))
-    where = f"{cpu}, {threads} torch threads a process, torch {torch}"
-    return (
-        f"Means over {len(means.images)} images; real bytes; PSNR and MS-SSIM of RGB in 8 bits, means of the "
-        f"images' values. Seconds by the clock, and memory above what was in use before: of {where}. "
-        "Encoder and decoder: thousands of multiplications a pixel in convolutions and matrix products."
-    )
+def _description(entry: Entry) -> str:
+    if entry.is_classical:
+        return classical.make(entry.name, dict(entry.options)).description
+    return f"Inference ({entry.option('coder', 'ans')}), real bitstreams"
 
 
 def pictures(
@@ -312,7 +312,7 @@ def pictures(
     """Originals, and of every entry the decoded picture nearest to each rate."""
     found = []
     for image in comparison.images[:count]:
-        name = str(image.relative_to(comparison.folder))
+        name = comparison.name(image)
         found.append(compare_html.Picture(name, "original", "", image, None, {}))
         for entry in comparison.entries:
             cells = {
@@ -331,6 +331,7 @@ def pictures(
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -38,7 +38,7 @@ from compressai_sga.hooks import checks
 from compressai_sga.hooks.options import Request, add_options, request_of
 from compressai_sga.refine import METHODS, PRESETS, RefineConfig
 
-__all__ = ["Entry", "parse"]
+__all__ = ["Entry", "parse", "slug"]
 
 OWN_KEYS = ("metric", "coder", "checkpoint")
 VBR_POINTS = ("0.5", "1", "2", "4", "8")  # quantisation step sizes
@@ -67,8 +67,8 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """For names of files."""
-        return re.sub(r"[^\w.+=-]+", "_", self.label).strip("_")
+        """Its label for names of files."""
+        return slug(self.label)
 
     def option(self, key: str, default: str = "") -> str:
         """The value of a key."""
@@ -83,6 +83,11 @@ class Entry:
         add_options(parser)
         args = parser.parse_args(known)
         return request_of(known, args) or Request((), args, None, {}, None, ())
+
+
+def slug(text: str) -> str:
+    """A text as the name of a file."""
+    return re.sub(r"[^\w.+=-]+", "_", text).strip("_")
 
 
 def _key(key: str, value: str) -> str:

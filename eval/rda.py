@@ -24,8 +24,11 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,8 +37,8 @@ import torch
 from compressai.utils.eval_model.__main__ import read_image
 from records import Record, mean_error
 from scipy.special import ndtr
+from tasks import Task, add_options, run
 from torch import nn
-from tqdm import tqdm
 
 from compressai_sga import zoo
 from compressai_sga.models import rda
@@ -53,18 +56,24 @@ SEED = 31230
 SIGMAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 
+@functools.lru_cache(maxsize=1)
+def load(name: str, quality: int) -> nn.Module:
+    """A model of the zoo; the last one is kept."""
+    return zoo.load(name, quality)
+
+
 @torch.no_grad()
-def measure(net: nn.Module, path: Path, kind: rda.Kind) -> dict[str, float]:
+def measure(name: str, quality: int, image: str, kind: rda.Kind) -> dict[str, float]:
     """Bits a pixel and distortions of one image: with noise, with rounding; bits of its strings."""
-    x = read_image(path)[None]
+    net, x = load(name, quality), read_image(Path(image))[None]
     pixels = x.shape[2] * x.shape[3]
     y = net.g_a(x)
     noise = torch.Generator().manual_seed(SEED)
     values = {}
-    for name, y_hat in (("noise", rda.with_noise(y, noise)), ("rounding", rda.with_rounding(net, y))):
+    for how, y_hat in (("noise", rda.with_noise(y, noise)), ("rounding", rda.with_rounding(net, y))):
         x_hat = net.g_s(y_hat).clamp(0, 1)
-        values[f"bpp_{name}"] = float(rda.latent_bits(net, y_hat)) / pixels
-        values[f"distortion_{name}"] = float(rda.distortion(x, x_hat, kind))
+        values[f"bpp_{how}"] = float(rda.latent_bits(net, y_hat)) / pixels
+        values[f"distortion_{how}"] = float(rda.distortion(x, x_hat, kind))
     (string,) = net.entropy_bottleneck.compress(y)
     return {**values, "bpp_file": 8 * len(string) / pixels}
 
@@ -153,8 +162,8 @@ def figure_path(name: str) -> Path:
     return EVAL / "figures" / f"{name}.png"
 
 
-def tables(weights: list[Weight], law: list[dict[str, float]]) -> str:
-    """Means over the images with the differences in percent, paired by image; the Gaussian's numbers."""
+def means_table(weights: list[Weight]) -> str:
+    """Means over the images with the differences in percent, paired by image."""
     lines = [
         "| model | λ | differential, bpp | discrete, bpp | files, bpp | differential − discrete "
         "| distortion: noise | rounding | noise − rounding |",
@@ -169,7 +178,12 @@ def tables(weights: list[Weight], law: list[dict[str, float]]) -> str:
             cells += [format(np.mean([row[key] for row in weight.images]), form) for key in keys + more]
             cells.append(f"{gap['mean']:+.1f} ± {gap['error']:.1f} %")
         lines.append(f"| {weight.name}, {TITLES[weight.kind]} | {weight.lmbda:g} | {' | '.join(cells)} |")
-    lines += ["", "| σ | h, bits | H, bits | error: noise | rounding |", "|---|---|---|---|---|"]
+    return "\n".join(lines)
+
+
+def law_table(law: list[dict[str, float]]) -> str:
+    """The Gaussian's numbers."""
+    lines = ["| σ | h, bits | H, bits | error: noise | rounding |", "|---|---|---|---|---|"]
     for sigma, row in zip(SIGMAS, law):
         bits = f"{row['differential_bits']:.4f} | {row['discrete_bits']:.4f}"
         lines.append(f"| {sigma} | {bits} | {row['mse_noise']:.4f} | {row['mse_rounding']:.4f} |")
@@ -181,6 +195,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/kodak"))
     parser.add_argument("--image", default=IMAGE, help="of that folder, for the pictures")
     parser.add_argument("--out", type=Path, default=EVAL / "results" / "rda.json")
+    add_options(parser)
     args = parser.parse_args(argv)
     if not (args.data / args.image).is_file():
         parser.error(
@@ -189,37 +204,59 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    torch.set_num_threads(1)
-    paths = sorted(args.data.glob("*.png"))
-    record = Record(args.out)
-    law = {
-        mean: [
-            record.cell(f"gaussian {mean} {s}", {}, lambda s=s, mean=mean: gaussian(s, mean)) for s in SIGMAS
-        ]
-        for mean in (0.0, 0.5)
-    }
-    weights = []
+def tasks(paths: list[Path]) -> list[Task]:
+    """Every image through every weight."""
+    found = []
     for entry in (r for name in MODELS for r in zoo.list_models() if r.name == name):
         kind = entry.training.get("distortion", "l2")
         lmbda = entry.training.get("lmbda", entry.lmbda)
-        load = functools.cache(lambda r=entry: zoo.load(r.name, r.quality, r.metric))
-        images = [
-            record.cell(
-                f"{entry.name}-{entry.quality} {path.stem}",
-                {"sha256": entry.sha256, "kind": kind, "seed": SEED},
-                lambda load=load, path=path, kind=kind: measure(load(), path, kind),
-            )
-            for path in tqdm(paths, desc=f"{entry.name}-{entry.quality}", leave=False)
-        ]
-        weights.append(Weight(entry.name, kind, lmbda, images))
-    weights.sort(key=lambda weight: (weight.kind != "l2", weight.kind, weight.lmbda))
-    figures(weights, law[0.0], law[0.5])
-    print(tables(weights, law[0.0]))
-    print()
-    print(rda_pictures.table(record, args.data / args.image, PICTURED, figure_path("rda-pictures")))
+        of = {"sha256": entry.sha256, "kind": kind, "lmbda": lmbda, "seed": SEED}
+        for path in paths:
+            arguments = (entry.name, entry.quality, str(path), kind)
+            found.append(Task(f"{entry.name}-{entry.quality} {path.stem}", of, measure, arguments))
+    return found
+
+
+def measured(cells: Mapping[str, Any]) -> list[Weight]:
+    """The weights of a results file, by kind and rate."""
+    weights: dict[str, Weight] = {}
+    for name, cell in cells.items():
+        label = name.split(" ")[0]
+        if "lmbda" in cell["of"]:
+            of = cell["of"]
+            weights.setdefault(label, Weight(label.rsplit("-", 1)[0], of["kind"], of["lmbda"], []))
+            weights[label].images.append(cell["values"])
+    return sorted(weights.values(), key=lambda weight: (weight.kind != "l2", weight.kind, weight.lmbda))
+
+
+def laws(cells: Mapping[str, Any], mean: float) -> list[dict[str, float]]:
+    """The Gaussian's rows of a results file, one a sigma."""
+    return [cells[f"gaussian {mean} {sigma}"]["values"] for sigma in SIGMAS]
+
+
+def tables(cells: Mapping[str, Any]) -> str:
+    """All tables of a results file, as Markdown."""
+    return "\n\n".join((means_table(measured(cells)), law_table(laws(cells, 0.0)), rda_pictures.table(cells)))
+
+
+def draw(cells: Mapping[str, Any]) -> None:
+    """The figures that follow from a results file."""
+    figures(measured(cells), laws(cells, 0.0), laws(cells, 0.5))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    record = Record(args.out)
+    for mean in (0.0, 0.5):
+        for sigma in SIGMAS:
+            record.cell(f"gaussian {mean} {sigma}", {}, functools.partial(gaussian, sigma, mean))
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(sorted(args.data.glob("*.png"))), title="rda", **how)
+    rda_pictures.make(record, args.data / args.image, PICTURED, figure_path("rda-pictures"))
+    draw(record.cells)
+    print(tables(record.cells))
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

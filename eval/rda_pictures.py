@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One image at one size: JPEG, JPEG 2000 and the autoencoders side by side, with the table of the lecture.
 
-Part of `rda.py`. In: a record of results, an image, names of zoo models (quality 1). Out: a Markdown table,
-and a figure when the pictures are made, for the record keeps numbers only.
+Part of `rda.py`. In: a record of results, an image, names of zoo models (quality 1). Out: a cell, and a
+figure when the pictures are made, for the record keeps numbers only; a Markdown table of such cells.
 
 Sizes are those of whole files: `.csga` of the autoencoders, once as encoded and once refined (the preset
 "fast", same model, same decoder); JPEG by Pillow with optimised Huffman tables; JPEG 2000 as a bare
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from compressai_sga.files import compress_picture, decompress_picture, read_pict
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-__all__ = ["table"]
+__all__ = ["make", "table"]
 
 QUALITY = 1
 REFINE = "fast"
@@ -129,16 +129,23 @@ def draw(coded: dict[str, Coded], original: np.ndarray, path: Path) -> None:
     plt.close(fig)
 
 
-def table(record: Record, path: Path, names: Sequence[str], figure: Path) -> str:
-    """Markdown: a row a file; measured, and drawn, when the record lacks it."""
+def make(record: Record, path: Path, names: Sequence[str], figure: Path) -> None:
+    """Measure the pictures, and draw them, when the record lacks them."""
     weights = {r.name: r.sha256 for r in zoo.list_models() if r.name in names and r.quality == QUALITY}
     settings = {"sha256": weights, "quality": QUALITY, "refine": REFINE}
-    rows = record.cell(f"pictures {path.stem}", settings, lambda: measure(path, names, figure))
-    lines = [
-        f"| {path.stem} | bytes | bpp | PSNR of RGB, dB | PSNR of luma, dB | MS-SSIM |",
-        "|---|---|---|---|---|---|",
-    ]
-    for label, row in rows.items():
-        psnr = f"{row['psnr_rgb_db']:.2f} | {row['psnr_luma_db']:.2f}"
-        lines.append(f"| {label} | {row['bytes']} | {row['bpp']:.3f} | {psnr} | {row['ms_ssim']:.4f} |")
-    return "\n".join(lines)
+    record.cell(f"pictures {path.stem}", settings, lambda: measure(path, names, figure))
+
+
+def table(cells: Mapping[str, Any]) -> str:
+    """Markdown of a results file: a row a file of each picture."""
+    lines: list[str] = []
+    for name, cell in cells.items():
+        if not name.startswith("pictures "):
+            continue
+        image = name.removeprefix("pictures ")
+        lines += ["", f"| {image} | bytes | bpp | PSNR of RGB, dB | PSNR of luma, dB | MS-SSIM |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for label, row in cell["values"].items():
+            psnr = f"{row['psnr_rgb_db']:.2f} | {row['psnr_luma_db']:.2f}"
+            lines.append(f"| {label} | {row['bytes']} | {row['bpp']:.3f} | {psnr} | {row['ms_ssim']:.4f} |")
+    return "\n".join(lines[1:])

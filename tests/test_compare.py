@@ -131,12 +131,12 @@ def test_bd_rates_of_known_curves(compare):
     found = [
         report.Curve(name, ("1", "2", "3", "4"), v) for name, v in (("a", values), ("b", half), ("c", apart))
     ]
-    head, rows, notes = report.bd_table(report.Means(found, []), "a")
+    head, rows, notes = report.bd_table(report.Means(found, 1), "a")
     assert head == ["against a", "BD-rate by PSNR"]
     assert rows[0] == ["b", "-50.0 % (28 to 37 dB, 100 % of both)"] and rows[1] == ["c", "-"]
     assert len(notes) == 1 and "no dB in common" in notes[0]
     with pytest.raises(compare.SgaError, match="no curve 'd'; there are a, b, c"):
-        report.bd_table(report.Means(found, []), "d")
+        report.bd_table(report.Means(found, 1), "d")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_tiny_run_measures_once(script, tmp_path, monkeypatch, capsys):
         lambda *args, refine=None, **more: real(*args, refine=refine, steps=refine and 2, **more),
     )
     arguments = ["--data", str(tmp_path), "--image", "a.png", "--out", str(tmp_path / "r" / "rda.json")]
-    script.main(arguments)
+    assert script.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "| bmshj2018-factorized-small, 255² MSE | 0.0018 |" in printed
     assert "| 0.1 | 0.2606 | 0.0000 | 0.0833 | 0.0100 |" in printed
