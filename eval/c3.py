@@ -15,7 +15,7 @@ whole:  c3-fast on whole images: estimated against real bits, decoders in C++ an
 step:   a step of the fit against the same step with masked convolutions (eval/c3_plain.py).
 figure: whole images beside published Kodak curves, loss against steps; decoded crops.
 
-In:  Kodak, and for the figure the published points (eval/zoo_curve.py has their form).
+In:  Kodak, and for the figure the published points (`published` has their form).
 Out: eval/results/c3.json, a cell an image and setting, which a second call does not measure again unless
      the preset has changed (after changes of the code, remove the file); eval/figures/c3.png and
      c3-crops.png; Markdown tables on stdout.
@@ -40,10 +40,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import torch
 from c3_plain import PlainFit
-from c3_report import REFERENCE, figure, pictures, tables
+from c3_report import ANCHORS, REFERENCE, figure, pictures, tables
 from compressai.utils.eval_model.__main__ import read_image
+from provenance import save_figure
 from records import Record
 from torch import Tensor
 
@@ -322,7 +324,9 @@ def measure_step(record: Record, args: argparse.Namespace) -> None:
 
 def draw(record: Record, args: argparse.Namespace, path: Path) -> None:
     """The figures, of what was measured."""
-    figure(record.cells, json.loads(args.anchors.read_text(encoding="utf-8")), path)
+    results = record.path.parent
+    points = published.keep(args.anchors, [key for key, _ in ANCHORS.values()], results)
+    save_figure(figure(record.cells, points), path, [record.path, results / published.FILE])
     rows = []
     for number in PICTURES:
         cell = record.cells.get(f"crops kodim{number:02}")
@@ -332,7 +336,8 @@ def draw(record: Record, args: argparse.Namespace, path: Path) -> None:
             original = levels(read(args.kodak, number, size)[0])
             rows.append((f"kodim{number:02}", original, levels(x_hat), values["bytes"]))
     if rows:
-        pictures(rows, path.with_name(f"{path.stem.replace('c3', 'c3-crops', 1)}.png"))
+        crops = path.with_name(f"{path.stem.replace('c3', 'c3-crops', 1)}.png")
+        save_figure(pictures(rows), crops, [record.path])
 
 
 def main(argv: list[str] | None = None) -> None:

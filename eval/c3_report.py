@@ -3,8 +3,8 @@
 
 Parts that were not measured yet are left out. J = mse + lmbda * bpp, images in [0, 1], in thousandths.
 
-In:  cells; published points as eval/zoo_curve.py has them; originals and decoded crops.
-Out: Markdown; two PNG files.
+In:  cells; published points (`published`); originals and decoded crops.
+Out: Markdown; two figures.
 Fails with ``ValueError`` where cells of one part belong to different presets.
 """
 
@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-__all__ = ["REFERENCE", "figure", "pictures", "tables"]
+__all__ = ["ANCHORS", "REFERENCE", "figure", "pictures", "tables"]
 
 Cells = dict[str, dict[str, Any]]
 REFERENCE = ("image", "bytes", "bpp", "mse", "psnr_db", "encode_cpu_seconds", "decode_cpu_seconds")
 REFERENCE_NAME = "Cool-Chic 5.0.1"
-# Label: (key in the anchors' file, line style).
+# Label: (name among the published points, line style).
 ANCHORS = {
     "VTM": ("VTM", "k-"),
     "Cool-Chic 5.0": ("Cool-Chic v5.0", "C2--"),
@@ -103,7 +103,11 @@ def crops_table(cells: Cells) -> str:
     if paired:
         b = {k: mean([reference[n] for n in ours], k) for k in keys}
         row += [f"{b['bytes']:.0f}", *_numbers(b), ratio(a["loss"], b["loss"])]
-    return _markdown(head, [*rows, row])
+    text = _markdown(head, [*rows, row])
+    if paired:
+        below = sum(v["loss"] < reference[n]["loss"] for n, v in ours.items())
+        text += f"\n\n{below} of {len(ours)} crops have a lower J than {REFERENCE_NAME}'s."
+    return text
 
 
 def _numbers(v: dict[str, Any]) -> list[str]:
@@ -139,7 +143,11 @@ def budget_table(cells: Cells) -> str:
             row.append(ratio(mean(v.values(), "loss"), mean([fast[i] for i in v], "loss")))
         rows.append([*row, f"{mean(v.values(), 'encode_cpu_seconds'):.0f}"])
         above = v
-    return _markdown(head, rows)
+    text = _markdown(head, rows)
+    if compared:
+        alone = ", ".join(f"{ratio(v['loss'], fast[i]['loss'])} on {i}" for i, v in above.items())
+        text += f"\n\nAt {steps:,} steps, against c3-fast: {alone}."
+    return text
 
 
 def _steps_of(values: Cells, images: set[str]) -> str:
@@ -217,17 +225,15 @@ def step_table(cells: Cells) -> str:
 # --- Figures ----------------------------------------------------------------------------------------
 
 
-def figure(cells: Cells, published: dict[str, Any], path: Path) -> None:
+def figure(cells: Cells, published: dict[str, Any]) -> Figure:
     """Whole images beside published curves; loss against steps."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", dpi=120)
     _draw_whole(left, part(cells, "whole"), published)
     _draw_steps(right, cells)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 def _draw_whole(axes: Any, values: Cells, published: dict[str, Any]) -> None:
@@ -278,7 +284,7 @@ def _draw_steps(axes: Any, cells: Cells) -> None:
         axes.minorticks_off()
 
 
-def pictures(rows: Sequence[tuple[str, np.ndarray, np.ndarray, int]], path: Path) -> None:
+def pictures(rows: Sequence[tuple[str, np.ndarray, np.ndarray, int]]) -> Figure:
     """Original, c3-fast, JPEG, and both differences, a row an image.
 
     Args:
@@ -286,7 +292,12 @@ def pictures(rows: Sequence[tuple[str, np.ndarray, np.ndarray, int]], path: Path
     """
     columns = 5
     fig, axes = plt.subplots(
-        len(rows), columns, figsize=(3 * columns, 3.3 * len(rows)), layout="constrained", squeeze=False
+        len(rows),
+        columns,
+        figsize=(3 * columns, 3.3 * len(rows)),
+        layout="constrained",
+        squeeze=False,
+        dpi=100,
     )
     for places, (name, original, decoded, size) in zip(axes, rows, strict=True):
         jpeg, jpeg_size, quality = nearest_jpeg(original, size)
@@ -301,9 +312,7 @@ def pictures(rows: Sequence[tuple[str, np.ndarray, np.ndarray, int]], path: Path
             place.imshow(image.transpose(1, 2, 0), interpolation="nearest")
             place.set_title(title, fontsize=9)
             place.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=100)
-    plt.close(fig)
+    return fig
 
 
 def nearest_jpeg(image: np.ndarray, size: int) -> tuple[np.ndarray, int, int]:

@@ -13,8 +13,9 @@ size   Bytes of all strings of all images by each coder, from the same latents, 
 
 cheng2020-anchor has random weights (quality 3's N = 128, its tables updated): its time does not depend
 on them. All images give stock's symbols back; the script checks it. A full run takes about 20 minutes
-on one core of the machine that the result names; a killed one goes on where it stopped. Writes
-eval/results/coders.json and prints the tables.
+on one core of the machine that the result names; a killed one goes on where it stopped.
+
+Out: eval/results/coders.json; two Markdown tables on stdout, medians and totals; the file has quartiles.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,6 +160,65 @@ def measure_size(name: str, quality: int, paths: list[Path]) -> dict:
     return values
 
 
+def tables(cells: Mapping[str, Any]) -> str:
+    """Times and sizes, a row a model, of what was measured."""
+    parts = [make(cells) for make in (time_table, size_table)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def of_part(cells: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Cells of a part by the rest of their names."""
+    return {name.removeprefix(f"{part} "): c for name, c in cells.items() if name.split()[0] == part}
+
+
+def time_table(cells: Mapping[str, Any]) -> str:
+    """Stock's time over ours, by coder."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, cell in of_part(cells, "time").items():
+        model, coder = name.rsplit(" ", 1)
+        found.setdefault(model, {})[coder] = cell
+    if not found:
+        return ""
+    of = next(iter(next(iter(found.values())).values()))["of"]
+    lines = [
+        f"Stock's time over ours, `{'` / `'.join(CODERS)}`: medians of {of['rounds']} pairs of CPU time, "
+        f'{of["image"]}, {of["size"]}; "coding" is without the transforms, but with the context model:',
+        "",
+        "| model | compress | decompress | coding: encode | decode |",
+        "|---|---|---|---|---|",
+    ]
+    for model, by_coder in found.items():
+        steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
+        row = [
+            " / ".join(f"{by_coder[c]['values'][step]['stock / ours']:#.3g}" for c in CODERS if c in by_coder)
+            for step in steps
+        ]
+        lines.append(f"| {model} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def size_table(cells: Mapping[str, Any]) -> str:
+    """Change of the bytes of all images, and of the images with the lowest and the highest change."""
+    found = of_part(cells, "size")
+    if not found:
+        return ""
+    images = next(iter(found.values()))["values"]["images"]
+    lines = [
+        f"Bytes of {images} images, against `ans`, and the images with the lowest and highest change:",
+        "",
+        f"| model | bytes with `ans` | `{'` | `'.join(CODERS)}` |",
+        "|---" * (2 + len(CODERS)) + "|",
+    ]
+    for model, cell in found.items():
+        values, row = cell["values"], []
+        for coder in CODERS:
+            total, (low, high) = values[coder]["ratio"], values[coder]["by image"]
+            changes = (100 * (ratio - 1) for ratio in (total, low, high))
+            row.append("{:+.3f} % ({:+.2f} to {:+.2f})".format(*changes))
+        lines.append(f"| {model} | {values['ans_bytes']:,} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, default=ROOT.parent.parent / "shared" / "data" / "kodak")
@@ -170,37 +231,21 @@ def main(argv: list[str] | None = None) -> None:
     record, parts = Record(args.out), args.part or ["time", "size"]
     if "time" in parts:
         x = read(paths[0])[..., -256:, -256:].contiguous()
-        size = "x".join(map(str, x.shape[2:]))
-        print(f"\n| {paths[0].name}, {size} | coder | part | stock CPU ms | stock / ours (quartiles) |")
-        print("|---|---|---|---|---|")
+        settings = {"image": paths[0].name, "size": "x".join(map(str, x.shape[2:])), "rounds": args.rounds}
         for name, quality in TIMED:
             for coder in CODERS:
-                settings = {"image": paths[0].name, "size": size, "rounds": args.rounds}
-                values = record.cell(
+                record.cell(
                     f"time {name} {quality} {coder}",
                     settings,
                     lambda n=name, q=quality, c=coder: measure_time(n, q, c, x, args.rounds),
                 )
-                for step, v in values.items():
-                    low, high = v["quartiles"]
-                    spread = f"{v['stock / ours']:.2f} ({low:.2f} to {high:.2f})"
-                    print(f"| {name} {quality} | {coder} | {step} | {v['stock_cpu_ms']:.1f} | {spread} |")
     if "size" in parts:
-        print("\n| model | images | ans bytes | coder | bytes | ours / ans - 1 (lowest, highest image) |")
-        print("|---|---|---|---|---|---|")
+        settings = {"images": [path.name for path in paths]}
         for name, quality in SIZED:
-            settings = {"images": [path.name for path in paths]}
-            values = record.cell(
+            record.cell(
                 f"size {name} {quality}", settings, lambda n=name, q=quality: measure_size(n, q, paths)
             )
-            for coder in CODERS:
-                v = values[coder]
-                low, high = (f"{100 * (r - 1):+.2f} %" for r in v["by image"])
-                change = f"{100 * (v['ratio'] - 1):+.3f} % ({low}, {high})"
-                print(
-                    f"| {name} {quality} | {values['images']} | {values['ans_bytes']} | {coder} | "
-                    f"{v['bytes']} | {change} |"
-                )
+    print(tables(record.cells))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from diffc_gaussian import simulate, steps_cost
 from diffc_images import ideal, load, npz_crops, photo_crops, sent, tag
 from diffc_images_report import crops_figure, curves_figure, image_tables, overhead_figure
 from diffc_report import gaussian_figure, gaussian_tables
+from provenance import save_figure
 from records import Record
 from torch import Tensor
 
@@ -233,17 +234,18 @@ def draw(record: Record, inputs: Inputs) -> None:
     """The figures, of what was measured."""
     out = inputs.args.out
     folder = out.parent.parent / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {name.split()[0] for name in record.cells}
-    if "gaussian" in parts:
-        gaussian_figure(record.cells, folder / f"{out.stem}-gaussian.png")
-    if "channel" in parts:
-        overhead_figure(record.cells, folder / f"{out.stem}-overhead.png")
-    if "realism" in parts:
-        curves_figure(record.cells, folder / f"{out.stem}-curves.png")
-        pictures = Pictures(inputs.args.kept / out.stem)
-        if pictures.folder.is_dir():
-            crops_figure(record.cells, inputs.crops, pictures, folder / f"{out.stem}-crops.png")
+    for part, name, figure in (
+        ("gaussian", "gaussian", gaussian_figure),
+        ("channel", "overhead", overhead_figure),
+        ("realism", "curves", curves_figure),
+    ):
+        if part in parts:
+            save_figure(figure(record.cells), folder / f"{out.stem}-{name}.png", [record.path])
+    pictures = Pictures(inputs.args.kept / out.stem)
+    if "realism" in parts and pictures.folder.is_dir():
+        made = crops_figure(record.cells, inputs.crops, pictures)
+        save_figure(made, folder / f"{out.stem}-crops.png", [record.path])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,13 +5,12 @@ Parts that were not measured yet are left out. Rates and PSNRs are means over th
 sums. Between the rates at which the ideal channel was measured, its PSNR is linear in the logarithm of the
 rate.
 
-In:  cells; for the pictures the images and their decoded ones. Out: Markdown; PNG files.
+In:  cells; for the pictures the images and their decoded ones. Out: Markdown; figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -20,12 +19,20 @@ from diffc_beside import levels, psnr_db
 from diffc_curves import Pictures
 from diffc_images import bias
 from diffc_report import Cells, markdown, part
+from matplotlib.figure import Figure
 from torch import Tensor
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-__all__ = ["crops_figure", "curves_figure", "image_tables", "overhead_figure"]
+__all__ = [
+    "channel_tables",
+    "crops_figure",
+    "curve_tables",
+    "curves_figure",
+    "image_tables",
+    "overhead_figure",
+]
 
 Rows = list[dict[str, Any]]
 Channels = dict[tuple[str, str, int, float], Rows]
@@ -98,12 +105,20 @@ def ideal_of(found: Channels, images: str) -> dict[float, Rows]:
 
 
 def image_tables(cells: Cells) -> str:
-    made = []
-    if found := channels(cells):
-        made.append(_channel_table(found))
-    if points := curves(cells):
-        made += [_curve_table(points), _checks(cells, points)]
-    return "\n\n".join(made)
+    """Channels, then codecs beside each other."""
+    return "\n\n".join(filter(None, (channel_tables(cells), curve_tables(cells))))
+
+
+def channel_tables(cells: Cells) -> str:
+    """Bytes, divergences and PSNR by channel."""
+    found = channels(cells)
+    return _channel_table(found) if found else ""
+
+
+def curve_tables(cells: Cells) -> str:
+    """PSNR, realism and seconds by codec and rate."""
+    points = curves(cells)
+    return f"{_curve_table(points)}\n\n{_checks(cells, points)}" if points else ""
 
 
 def _channel_table(found: Channels) -> str:
@@ -155,12 +170,12 @@ def _channel_table(found: Channels) -> str:
     return "\n\n".join(lines)
 
 
-def overhead_figure(cells: Cells, path: Path) -> None:
+def overhead_figure(cells: Cells) -> Figure:
     """Overhead by rate; PSNR by rate beside an ideal channel; loss against bias by size."""
     found = channels(cells)
     images = next(iter(found))[0]
     ideal = ideal_of(found, images)
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained", dpi=120)
     points = sorted((summary(rows, {}) for rows in ideal.values()), key=lambda v: v["bpp"])
     style = {"ls": "--", "lw": 1, "color": "k", "label": "ideal channel"}
     middle.plot([v["bpp"] for v in points], [v["psnr_db"] for v in points], **style)
@@ -185,8 +200,7 @@ def overhead_figure(cells: Cells, path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 def _by_rate(found: Channels, images: str, method: str) -> int | None:
@@ -300,10 +314,10 @@ def prefix_curve(cells: Cells) -> list[tuple[float, float]]:
     ]
 
 
-def curves_figure(cells: Cells, path: Path) -> None:
+def curves_figure(cells: Cells) -> Figure:
     """PSNR and sliced Wasserstein distance against the rate."""
     points = curves(cells)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", dpi=120)
     for codec, (label, color, style) in CODECS.items():
         rows = points.get(codec, [])
         bpp = [v["bpp"] for v in rows]
@@ -341,11 +355,10 @@ def curves_figure(cells: Cells, path: Path) -> None:
         title="Realism: lower is nearer to the originals",
         yscale="log",
     )
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
-def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures, path: Path) -> None:
+def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures) -> Figure:
     """Three images at two rates: original, F, A, and the others at the nearest bytes."""
     points, values = curves(cells), part(cells, "curves")
     rates = [v["setting"] for v in points.get("F", [])]
@@ -355,7 +368,12 @@ def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures,
     others = [codec for codec in ("mbt2018-mean-small", "JPEG2000") if codec in points]
     columns = 3 + len(others)
     fig, places = plt.subplots(
-        len(rows), columns, figsize=(2.5 * columns, 2.7 * len(rows)), layout="constrained", squeeze=False
+        len(rows),
+        columns,
+        figsize=(2.5 * columns, 2.7 * len(rows)),
+        layout="constrained",
+        squeeze=False,
+        dpi=100,
     )
     for row, (name, rate) in zip(places, rows, strict=True):
         x = images[name]
@@ -376,5 +394,4 @@ def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures,
             place.imshow(levels(image), interpolation="nearest")
             place.set_title(title, fontsize=8)
             place.set_axis_off()
-    fig.savefig(path, dpi=100)
-    plt.close(fig)
+    return fig

@@ -37,7 +37,8 @@ import torch
 import torch.nn.functional as F
 from compressai.ops import compute_padding
 from compressai.utils.eval_model.__main__ import read_image
-from hfd_report import CROPS, Cells, crops, figure, tables
+from hfd_report import CROPS, crops, figure, tables
+from provenance import save_figure
 from records import Record
 from torch import Tensor, nn
 from torchvision.utils import save_image
@@ -278,7 +279,7 @@ def measure_samplers(record: Record, decoder: Decoder, paths: list[Path], args: 
     model.method, model.steps = own
 
 
-def draw_crops(cells: Cells, decoder: Decoder, paths: list[Path], args: argparse.Namespace) -> None:
+def draw_crops(record: Record, decoder: Decoder, paths: list[Path], args: argparse.Namespace) -> None:
     """Pictures side by side; those that are gone are made again."""
     files, quality = functools.partial(picture, args.pictures, decoder.sha256), decoder.model.quality
     rows = []
@@ -287,7 +288,8 @@ def draw_crops(cells: Cells, decoder: Decoder, paths: list[Path], args: argparse
             measure_image(decoder, path, args.crop, files)
         pictures = {label: read_image(files(path.stem, quality, label))[None] for label in LABELS}
         rows.append((path.stem, read(path, args.crop), pictures))
-    crops(cells, quality, rows, args.out.parent.parent / "figures" / "hfd-crops.png")
+    path = args.out.parent.parent / "figures" / "hfd-crops.png"
+    save_figure(crops(record.cells, quality, rows), path, [record.path])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -309,12 +311,12 @@ def main(argv: list[str] | None = None) -> None:
             every = functools.partial(measure_set, decoder, paths, args.crop, files)
             record.cell(f"set {quality}", of, every)
             if quality == args.qualities[0]:
-                draw_crops(record.cells, decoder, paths, args)
+                draw_crops(record, decoder, paths, args)
         if args.samplers:
             decoder = Decoder(args, args.qualities[0])
             measure_samplers(record, decoder, paths[: args.samplers], args)
         bar.close()
-    figure(record.cells, args.out.parent.parent / "figures" / "hfd.png")
+    save_figure(figure(record.cells), args.out.parent.parent / "figures" / "hfd.png", [record.path])
     print(tables(record.cells))
 
 

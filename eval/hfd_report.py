@@ -2,17 +2,17 @@
 """Tables and figures of eval/hfd.py, made from the cells of its results file.
 
 In:  cells; for the crops the originals and the reconstructions, (1, 3, H, W) in [0, 1].
-Out: Markdown; two PNG files. Parts that were not measured yet are left out.
+Out: Markdown; two figures. Parts that were not measured yet are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 matplotlib.use("Agg")
@@ -166,9 +166,10 @@ def sampler_table(cells: Cells) -> str:
 # --- Figures -----------------------------------------------------------------------------------------
 
 
-def figure(cells: Cells, path: Path) -> None:
+def figure(cells: Cells) -> Figure:
     """PSNR and SWD over rate, SWD level by level at the lowest quality, and samplers."""
-    fig, ((psnr, distance), (levels, steps)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    fig, grid = plt.subplots(2, 2, figsize=(11, 8), layout="constrained", dpi=120)
+    (psnr, distance), (levels, steps) = grid
     found = qualities(cells)
     for label, name in NAMES.items():
         points = [point(cells, q, label) for q in found]
@@ -196,14 +197,10 @@ def figure(cells: Cells, path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
-def crops(
-    cells: Cells, quality: int, rows: Sequence[tuple[str, Tensor, dict[str, Tensor]]], path: Path
-) -> None:
+def crops(cells: Cells, quality: int, rows: Sequence[tuple[str, Tensor, dict[str, Tensor]]]) -> Figure:
     """Original, first stage, and draws, a row an image.
 
     Args:
@@ -216,6 +213,7 @@ def crops(
         figsize=(4 * (1 + len(shown)), 4.3 * len(rows)),
         layout="constrained",
         squeeze=False,
+        dpi=100,
     )
     for places, (name, x, pictures) in zip(axes, rows):
         values = cells[f"image {quality} {name}"]["values"]
@@ -225,9 +223,7 @@ def crops(
             place.imshow(_cut(image, *CROPS.get(name, (0, 0))), interpolation="nearest")
             place.set_title(title, fontsize=11)
             place.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=100)
-    plt.close(fig)
+    return fig
 
 
 def _cut(x: Tensor, top: int, left: int) -> np.ndarray:

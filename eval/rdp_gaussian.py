@@ -28,11 +28,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from provenance import save_figure
 from records import Record, mean_error
 from scipy import stats
 
@@ -117,15 +121,16 @@ def measure(dims: int, rate_bits: float, blocks: int) -> dict:
     }
 
 
-def table(rows: list[dict]) -> str:
+def tables(cells: Mapping[str, Any]) -> str:
+    """Bits and distortions of every point, and the test for realism."""
     lines = [
-        "| d | R | d R, bits | Zipf code, bits | bytes, bits | bound, bits | D, realism | 2 − 2ρ "
-        "| D of ρ x̂ | 2^−2R | p realism | candidates, mean |",
-        "|---" * 12 + "|",
+        "| d | R, bits | bits sent | dR + log₂(dR + 1) + 5 | distortion | 2 - 2ρ | of its multiple ρ "
+        "| 2^(-2R) | candidates, mean |",
+        "|---" * 9 + "|",
     ]
+    rows = sorted(cells.values(), key=lambda cell: (cell["of"]["dims"], cell["of"]["rate_bits"]))
     for row in rows:
         of, v = row["of"], row["values"]
-        bits = (v["information_bits"], v["code_bits"]["mean"], v["bytes_bits"], v["bound_bits"])
         errors = (
             v["distortion"]["mean"],
             v["formula"],
@@ -133,16 +138,36 @@ def table(rows: list[dict]) -> str:
             v["formula_unrealistic"],
         )
         lines.append(
-            f"| {of['dims']} | {of['rate_bits']} | {' | '.join(f'{b:.2f}' for b in bits)} "
-            f"| {' | '.join(f'{e:.4f}' for e in errors)} | {v['realism_p']:.2f} "
-            f"| {v['candidates']['mean']:.0f} |"
+            f"| {of['dims']} | {of['rate_bits']} | {v['bytes_bits']:.2f} | {v['bound_bits']:.2f} "
+            f"| {' | '.join(f'{e:.4f}' for e in errors)} | {v['candidates']['mean']:.0f} |"
         )
-    return "\n".join(lines)
+    least = min(row["values"]["realism_p"] for row in rows)
+    realism = f"Kolmogorov-Smirnov test for N(0, 1) of what is decoded: least p of {len(rows)}: {least:.2g}."
+    return "\n".join([*lines, "", *_shared(rows), realism])
 
 
-def figure(rows: list[dict], path: Path) -> None:
+def _shared(rows: list[Mapping[str, Any]]) -> list[str]:
+    """What a sample costs by itself and in the largest block, by rate."""
+    lines = []
+    for rate in sorted({row["of"]["rate_bits"] for row in rows}):
+        same = {
+            row["of"]["dims"]: row["values"]["bytes_bits"] / row["of"]["dims"]
+            for row in rows
+            if row["of"]["rate_bits"] == rate
+        }
+        if len(same) > 1:
+            most = max(same)
+            lines.append(
+                f"In blocks of {most} samples, {rate} bit a sample costs {same[most]:.2f} bits instead of "
+                f"{same[min(same)]:.2f}."
+            )
+    return lines
+
+
+def figure(cells: Mapping[str, Any]) -> Figure:
     """Distortion against information; code length of a block; code length a dimension."""
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    rows = list(cells.values())
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", dpi=150)
     rates = np.linspace(0.03, 6.3, 400)
     scalar = [r for r in rows if r["of"]["dims"] == 1]
     information = [r["of"]["rate_bits"] for r in scalar]
@@ -189,9 +214,7 @@ def figure(rows: list[dict], path: Path) -> None:
     right.legend(title="dots: coded, shaded: bounds", fontsize=9, title_fontsize=9)
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    return fig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -199,7 +222,6 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     name = "rdp_gaussian-quick" if args.quick else "rdp_gaussian"
     record = Record(HERE / "results" / f"{name}.json")
-    rows = []
     for dims, rate_bits, blocks in POINTS:
         of = {
             "dims": dims,
@@ -208,9 +230,8 @@ def main(argv: list[str] | None = None) -> None:
         }
         cell = f"d={dims} R={rate_bits}"
         record.cell(cell, of | {"seed": SEED}, lambda of=of: measure(**of))
-        rows.append(record.cells[cell])
-    print(table(rows))
-    figure(rows, HERE / "figures" / f"{name}.png")
+    print(tables(record.cells))
+    save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
 
 
 if __name__ == "__main__":

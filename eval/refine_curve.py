@@ -24,6 +24,8 @@ from typing import Any
 import matplotlib
 import refine_methods
 import torch
+from matplotlib.figure import Figure
+from provenance import save_figure
 
 from compressai_sga import metrics, zoo
 
@@ -71,7 +73,23 @@ def bd_rate(anchor: dict[str, list[float]], ours: dict[str, list[float]]) -> flo
     return metrics.bd_rate(anchor, ours).value
 
 
+def results_paths(results: Path, model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> list[Path]:
+    """The files of a model and crop in the folder of results."""
+    size = f"-crop{crop}" if crop else ""
+    return sorted(results.glob(f"refine-curve-{model}{size}-*.json"))
+
+
+def read_results(results: Path, model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> Curves:
+    """The curves of these files by entry, the unrefined one first."""
+    curves = {}
+    for path in results_paths(results, model, crop):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        curves[value["description"].split(",")[0]] = value["results"]
+    return dict(sorted(curves.items(), key=lambda item: (item[0] != "unrefined", item[0])))
+
+
 def table(curves: Curves) -> str:
+    """BD-rate and changes of the loss."""
     lines = ["| | BD-rate | loss by quality, against unrefined |", "|---|---|---|"]
     unrefined = curves["unrefined"]
     for name, curve in curves.items():
@@ -84,8 +102,9 @@ def table(curves: Curves) -> str:
     return "\n".join(lines)
 
 
-def figure(curves: Curves, title: str, path: Path) -> None:
-    fig, axes = plt.subplots(figsize=(6, 4.5))
+def figure(curves: Curves, title: str) -> Figure:
+    """All curves, the unrefined one dashed."""
+    fig, axes = plt.subplots(figsize=(6, 4.5), dpi=150)
     for name, curve in curves.items():
         style = "k--o" if name == "unrefined" else "-o"
         axes.plot(curve["bpp"], curve["psnr-rgb"], style, ms=4, lw=1.2, label=name)
@@ -94,9 +113,13 @@ def figure(curves: Curves, title: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     fig.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    return fig
+
+
+def title(model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> str:
+    """Of the figure."""
+    what = f"centre crops of {crop} px" if crop else "whole images"
+    return f"{model}, {what}, real bitstreams"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table(curves))
     if args.quality:
         return  # the files and the figure are of all qualities
-    crop = f"-crop{args.crop}" if args.crop else ""
+    crop, paths = f"-crop{args.crop}" if args.crop else "", []
     for name, curve in curves.items():
         value = {
             "name": f"{args.model}-mse",
@@ -114,9 +137,10 @@ def main(argv: list[str] | None = None) -> None:
             "results": curve,
         }
         file = f"refine-curve-{args.model}{crop}-{name.replace(':', '-')}.json"
-        (HERE / "results" / file).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    what = f"centre crops of {args.crop} px" if args.crop else "whole images"
-    figure(curves, f"{args.model}, {what}, real bitstreams", HERE / "figures" / "refine-curve.png")
+        paths.append(HERE / "results" / file)
+        paths[-1].write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    made = figure(curves, title(args.model, args.crop))
+    save_figure(made, HERE / "figures" / "refine-curve.png", paths)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from typing import Any
 import matplotlib
 import torch
 from compressai.utils.eval_model.__main__ import read_image
+from matplotlib.figure import Figure
+from provenance import save_figure
 from tqdm import tqdm
 
 import compressai_sga
@@ -185,9 +187,9 @@ def table(results: Results) -> str:
     return "\n".join([*lines, "", f"{count} images, lambda = {none['lmbda']}"])
 
 
-def figure(results: Results, path: Path) -> None:
+def figure(results: Results) -> Figure:
     """Relaxed loss against steps for the presets that people choose from, with the hard results."""
-    fig, axes = plt.subplots(figsize=(7, 4.5))
+    fig, axes = plt.subplots(figsize=(7, 4.5), dpi=150)
     known = ("fast:88", "best:480", "ssl:500", "ssl-paper:500", "ssl-paper:2000", "sga-paper:500")
     shown = [entry for entry in known if entry in results] or list(results)[:6]
     for entry in shown:
@@ -204,9 +206,7 @@ def figure(results: Results, path: Path) -> None:
     axes.set_title("Lines: relaxed loss on the way. Dots: real bitstreams at the end.", fontsize=9)
     axes.legend(fontsize=8, loc="upper right", ncols=2)
     fig.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    return fig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         measure(args, results, path)
     print(table(results))
     if results:
-        figure(results, HERE / "figures" / "refine-methods.png")
+        save_figure(figure(results), HERE / "figures" / "refine-methods.png", [path])
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import save_figure
 from records import Record, mean_error
-from samples_report import figure, tables
+from samples_report import figure, short_tables, tables
 from scipy import stats
 
 from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
@@ -367,8 +368,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     for part in args.parts:
         measures[part](record, 10 if args.quick else 1)
-    print(tables(record.cells))
-    figure(record.cells, HERE / "figures" / f"{name}.png")
+    print(f"{short_tables(record.cells)}\n\n{tables(record.cells)}")
+    save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
 
 
 if __name__ == "__main__":

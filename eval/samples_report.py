@@ -2,20 +2,22 @@
 """Tables and the figure of eval/samples.py, made from the cells of its results file.
 
 Parts that were not measured yet are left out. Error bars are two standard errors.
+
+In:  cells. Out: Markdown, in short and in full; a figure.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-__all__ = ["figure", "tables"]
+__all__ = ["figure", "short_tables", "tables"]
 
 Cells = dict[str, dict[str, Any]]
 STYLES = {
@@ -33,7 +35,83 @@ def part(cells: Cells, name: str) -> dict[str, dict[str, Any]]:
     return {k.removeprefix(f"{name} "): c["values"] | {"of": c["of"]} for k, c in chosen.items()}
 
 
+# --- In short ----------------------------------------------------------------------------------------
+
+
+def short_tables(cells: Cells) -> str:
+    """Bits and bias of a shifted Gaussian, and the other parts in a sentence each."""
+    makers = {
+        "normal": _short_normal,
+        "hybrid": _short_hybrid,
+        "blocks": _short_blocks,
+        "speed": _short_speed,
+    }
+    made = (make(part(cells, name)) for name, make in makers.items() if part(cells, name))
+    return "\n\n".join(filter(None, made))
+
+
+def _short_normal(values: Cells) -> str:
+    """N(m, 1), then exact sampling of the narrower target."""
+    rows, exact = [], []
+    for kl in dict.fromkeys(v["of"]["kl_bits"] for v in values.values()):
+        shifted = {m: values.get(f"shifted KL={kl} {m}") for m in ("mrc", "pfr", "orc")}
+        if all(shifted.values()):
+            bits = [f"{v['bytes_bits']:.2f}, {v['bias']['mean']:+.2f}" for v in shifted.values()]
+            count, bound = shifted["mrc"]["of"]["candidates"], shifted["orc"]["bound_bits"]
+            rows.append([f"{kl}", f"{count:,}", *bits, f"{bound:.2f}"])
+        if f"narrow KL={kl} pfr exact" in values:
+            exact.append((kl, values[f"narrow KL={kl} pfr exact"]))
+    head = "KL, bits | N | MRC: bits, error of the mean | PFR | ORC | bound"
+    text = _markdown(head, rows)
+    if exact:
+        std = exact[0][1]["of"]["std"]
+        each = "; ".join(f"{v['bytes_bits']:.2f} bits at KL {kl}, p {v['law_p']:.2g}" for kl, v in exact)
+        text += f"\n\nN(m, {std}²) by exact PFR, and p of a Kolmogorov-Smirnov test of its law: {each}."
+    return text
+
+
+def _short_hybrid(values: Cells) -> str:
+    if not {"hybrid", "pfr"} <= set(values):
+        return ""
+    each = []
+    for name, label in (("hybrid", "hybrid"), ("pfr", "PFR")):
+        v, examined = values[name], values[name]["examined"]
+        each.append(
+            f"{label} {examined['mean']:.0f} ± {examined['error']:.0f} candidates (median "
+            f"{examined['median']:.0f}) and {v['bytes_bits']:.2f} bits"
+        )
+    return f"Hybrid's example, exact samples: {', '.join(each)}."
+
+
+def _short_blocks(values: Cells) -> str:
+    """The setting that codecs use: blocks of 8 bits, 16 times the candidates."""
+    v = values.get("orc 8+4")
+    if v is None:
+        return ""
+    of = v["of"]
+    return (
+        f"A Gaussian of {of['dims']} dimensions and {of['total_bits']:.0f} bits, in "
+        f"{v['blocks'] / of['trials']:.0f} blocks by ORC: {v['bytes_bits'] / of['trials']:.0f} bits "
+        f"({100 * (v['bytes_bits'] / v['kl_bits'] - 1):+.0f} %), {v['cpu_sec'] / of['trials']:.1f} s of CPU, "
+        f"its mean {100 * v['shrinkage']['mean']:.0f} % short."
+    )
+
+
+def _short_speed(values: Cells) -> str:
+    each = [
+        f"{v['candidates_a_sec_cpu'] / 1e6:.1f}·10⁶ a second of CPU time, "
+        f"{v['candidates_a_sec_wall'] / 1e6:.1f}·10⁶ by the wall ({v.get('device', 'one core')}, "
+        f"{v['of']['count']} × 2^{v['of']['log2_candidates']} at a time)"
+        for v in values.values()
+    ]
+    return f"Candidates of an 8-dimensional block: {'; '.join(each)}."
+
+
+# --- In full -----------------------------------------------------------------------------------------
+
+
 def tables(cells: Cells) -> str:
+    """Every number of every part."""
     makers = {
         "normal": normal_table,
         "dirichlet": dirichlet_table,
@@ -166,9 +244,12 @@ def speed_table(values: Cells) -> str:
     return _markdown(head, rows)
 
 
-def figure(cells: Cells, path: Path) -> None:
+# --- The figure --------------------------------------------------------------------------------------
+
+
+def figure(cells: Cells) -> Figure:
     """Six panels: bits, law, the two of the Dirichlet experiment, the hybrid, blocks."""
-    fig, axes = plt.subplots(2, 3, figsize=(14, 8.2), layout="constrained")
+    fig, axes = plt.subplots(2, 3, figsize=(14, 8.2), layout="constrained", dpi=120)
     panels = {
         "normal": (_draw_bits, _draw_law),
         "dirichlet": (_draw_distance, _draw_entropy),
@@ -184,9 +265,7 @@ def figure(cells: Cells, path: Path) -> None:
                 place.grid(alpha=0.3)
             else:
                 place.set_axis_off()
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 def _draw_bits(axes, values: Cells) -> None:

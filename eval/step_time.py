@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time of one refinement step against the loop that the SGA+ paper's authors published.
 
-    python eval/step_time.py [--size 256] [--rounds 15]
+    python eval/step_time.py [--size 256] [--rounds 15]     # a minute on one core
 
 Their loop (yperugachidiaz/flexible_neural_image_compression), written here from its description and
 not from its code: weights stay trainable, so that backward also computes their gradients; float32,
@@ -10,8 +10,11 @@ hard evaluation; several values read back a step. Ours: the loop of `compressai_
 `ssl-paper`, in the precision that it chooses (bfloat16 where that is fast) and in float32.
 
 All do the same: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. They are
-timed in turn, `rounds` times a few steps each. Printed: median time of a step of each, and the median
-of the ratios of neighbours. Nothing is written.
+timed in turn, `rounds` times a few steps each, in CPU time of the process, so that other programs on the
+machine hardly count.
+
+Out: eval/results/step-time.json, of each the median time of a step and the ratios of neighbours; a Markdown
+     table on stdout. A second call measures only on another kind of processor.
 """
 
 from __future__ import annotations
@@ -21,9 +24,14 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from provenance import measured_on
+from records import Record, machine
 from torch import Tensor, nn
 from torch.distributions import RelaxedOneHotCategorical
 from tqdm import tqdm
@@ -33,7 +41,9 @@ from compressai_sga.refine import trained_lmbda
 from compressai_sga.refine.loop import _pad, _Run
 from compressai_sga.refine.presets import RefineConfig
 
+HERE = Path(__file__).resolve().parent
 STEPS = 10  # steps a round
+THEIRS = "theirs, float32"
 
 
 class PublishedLoop:
@@ -81,17 +91,11 @@ class PublishedLoop:
             value.item()
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
-    parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    model = zoo.load(args.model, args.quality)
-    image = torch.rand(1, 3, args.size // 8, args.size // 8, generator=torch.Generator().manual_seed(0))
-    x = nn.functional.interpolate(image, size=(args.size, args.size), mode="bicubic").clamp(0, 1)
+def measure(name: str, quality: int, size: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step by the median, and the ratios of theirs to each, by loop."""
+    model = zoo.load(name, quality)
+    image = torch.rand(1, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    x = nn.functional.interpolate(image, size=(size, size), mode="bicubic").clamp(0, 1)
     lmbda = trained_lmbda(model)
     theirs = PublishedLoop(model, x, lmbda)
 
@@ -99,30 +103,66 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(STEPS):
             theirs.step()
 
-    runs = {"theirs, float32": run_theirs}
+    runs = {THEIRS: run_theirs}
     padded, pad = _pad(x, None)
     for precision in ("auto", "float32"):
         config = RefineConfig.make(preset="ssl-paper", steps=STEPS, lmbda=lmbda)
         ours = _Run(model, padded, pad, dataclasses.replace(config, precision=precision), {})
         chosen = "bfloat16" if ours.fast.bfloat16 else "float32"
-        runs[f"ours, {precision}" + (f" ({chosen})" if precision == "auto" else "")] = partial(
-            ours.descend, None
-        )
+        label = f"ours, {precision}" + (f" ({chosen})" if precision == "auto" else "")
+        runs[label] = partial(ours.descend, None)
 
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in tqdm(range(args.rounds + 1), unit="round"):
-        for name, run in runs.items():
-            start = time.perf_counter()
+    times: dict[str, list[float]] = {label: [] for label in runs}
+    for turn in tqdm(range(rounds + 1), unit="round"):
+        for label, run in runs.items():
+            start = time.process_time()
             run()
             if turn:  # the first round warms up
-                times[name].append((time.perf_counter() - start) / STEPS)
-    print(f"{args.model} quality {args.quality}, {args.size}x{args.size}, one thread, {args.rounds} rounds")
-    print("| loop | ms a step (median) | published / this (median of pairs, lowest to highest) |")
-    print("|---|---|---|")
-    for name, values in times.items():
-        ratios = sorted(a / b for a, b in zip(times["theirs, float32"], values))
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"| {name} | {1e3 * statistics.median(values):.0f} | {spread} |")
+                times[label].append((time.process_time() - start) / STEPS)
+    return {
+        label: {
+            "ms": 1e3 * statistics.median(values),
+            "theirs / this": sorted(a / b for a, b in zip(times[THEIRS], values, strict=True)),
+        }
+        for label, values in times.items()
+    }
+
+
+def tables(cells: Mapping[str, Any], on: Mapping[str, str]) -> str:
+    """A table a cell; `on` is the machine."""
+    parts = []
+    for cell in cells.values():
+        lines = [
+            "| loop | CPU ms a step (median) | published / this (median of pairs, lowest to highest) |",
+            "|---|---|---|",
+        ]
+        for label, values in cell["values"].items():
+            ratios = values["theirs / this"]
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            lines.append(f"| {label} | {values['ms']:.0f} | {spread} |")
+        of = cell["of"]
+        what = f"{of['model']} quality {of['quality']}, {of['size']}x{of['size']}, {of['rounds']} rounds"
+        lines += ["", f"{what}; {measured_on(on)}."]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
+    parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "step-time.json")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    record = Record(args.out)
+    weight = next(r for r in zoo.list_models() if (r.name, r.quality) == (args.model, args.quality))
+    of = {"model": args.model, "quality": args.quality, "sha256": weight.sha256}
+    of |= {"size": args.size, "rounds": args.rounds, "steps": STEPS, "cpu": machine()["cpu"]}
+    one = partial(measure, args.model, args.quality, args.size, args.rounds)
+    record.cell(f"{args.model} {args.quality} {args.size} px", of, one)
+    print(tables(record.cells, record.machine))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,16 @@ real bytes, which adds what the coder takes. Eight models take about five minute
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
 from compressai.utils.eval_model.__main__ import read_image
+from matplotlib.figure import Figure
+from provenance import save_figure
 from records import Record, mean_error
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -86,21 +90,58 @@ def ideal(net: nn.Module, x: Tensor) -> tuple[float, float]:
     return float(bits) / x[0, 0].numel(), float((out["x_hat"].clamp(0, 1) - x).square().mean())
 
 
-def figure(results: dict[tuple[str, int], dict], path: Path) -> None:
-    plt.figure(figsize=(5.5, 3.6))
-    for name, label in MODELS.items():
-        gaps = [results[name, q]["gap_percent"] for q in QUALITIES]
+def measured(cells: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """{model: {quality: values}}, both ascending."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, cell in sorted(cells.items()):
+        model, quality = name.rsplit("-", 1)
+        found.setdefault(model, {})[int(quality)] = cell["values"]
+    return found
+
+
+def tables(cells: Mapping[str, Any]) -> str:
+    """Loss in training and at test time, and the gap."""
+    lines = [
+        "| model | quality | training: bpp, PSNR, loss | decoded: bpp, PSNR, loss | gap, ideal | gap |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, by_quality in measured(cells).items():
+        for quality, r in by_quality.items():
+            row = [
+                f"{r[k]['bpp']:.3f}, {r[k]['psnr_db']:.2f} dB, {r[k]['loss']['mean']:.4f}"
+                for k in ("training", "test")
+            ]
+            gaps = (r["gap_ideal_percent"], r["gap_percent"])
+            row += [f"{gap['mean']:+.2f} ± {gap['error']:.2f} %" for gap in gaps]
+            lines.append(f"| {model} | {quality} | {' | '.join(row)} |")
+    lines += ["", "Largest gap with real bytes: " + ", ".join(_largest(cells)) + "."]
+    return "\n".join(lines)
+
+
+def _largest(cells: Mapping[str, Any]) -> list[str]:
+    """By the way of quantising."""
+    found = measured(cells)
+    texts = []
+    for model, label in MODELS.items():
+        gaps = [values["gap_percent"]["mean"] for values in found.get(model, {}).values()]
+        if gaps:
+            texts.append(f"{max(gaps, key=abs):+.2f} % with {label}")
+    return texts
+
+
+def figure(cells: Mapping[str, Any]) -> Figure:
+    """The gap by quality, bars of two standard errors."""
+    fig, axes = plt.subplots(figsize=(5.5, 3.6), dpi=150)
+    for model, by_quality in measured(cells).items():
+        gaps = [values["gap_percent"] for values in by_quality.values()]
         means, errors = [g["mean"] for g in gaps], [2 * g["error"] for g in gaps]
-        plt.errorbar(QUALITIES, means, errors, marker="o", capsize=3, label=label)
-    plt.axhline(0, color="black", linewidth=0.8)
-    plt.xticks(QUALITIES)
-    plt.xlabel("quality")
-    plt.ylabel("test loss - training loss, %")
-    plt.legend()
-    plt.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    plt.savefig(path, dpi=150)
-    plt.close()
+        axes.errorbar(list(by_quality), means, errors, marker="o", capsize=3, label=MODELS.get(model, model))
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(sorted({q for by_quality in measured(cells).values() for q in by_quality}))
+    axes.set(xlabel="quality", ylabel="test loss - training loss, %")
+    axes.legend()
+    fig.tight_layout()
+    return fig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,29 +153,19 @@ def main(argv: list[str] | None = None) -> None:
     images = crops(args.data)
     record = Record(args.out)
     lmbdas = {(r.name, r.quality): (r.lmbda, r.sha256) for r in zoo.list_models()}
-    results = {}
     for name in MODELS:
         for quality in QUALITIES:
             lmbda, sha256 = lmbdas[name, quality]
             settings = {"sha256": sha256, "images": len(images), "size": SIZE, "draws": DRAWS}
 
-            def measured(name=name, quality=quality, lmbda=lmbda) -> dict[str, object]:
+            def one(name=name, quality=quality, lmbda=lmbda) -> dict[str, object]:
                 torch.manual_seed(0)
                 return measure(zoo.load(name, quality), images, lmbda)
 
-            results[name, quality] = record.cell(f"{name}-{quality}", settings, measured)
-    figure(results, args.out.parent.parent / "figures" / "universal.png")
-    print("| model | quality | training: bpp, PSNR, loss | decoded: bpp, PSNR, loss | gap, ideal | gap |")
-    print("|---|---|---|---|---|---|")
-    for (name, quality), r in results.items():
-        cells = [
-            f"{r[k]['bpp']:.3f}, {r[k]['psnr_db']:.2f} dB, {r[k]['loss']['mean']:.4f}"
-            for k in ("training", "test")
-        ]
-        cells += [
-            f"{r[k]['mean']:+.2f} ± {r[k]['error']:.2f} %" for k in ("gap_ideal_percent", "gap_percent")
-        ]
-        print(f"| {name} | {quality} | {' | '.join(cells)} |")
+            record.cell(f"{name}-{quality}", settings, one)
+    path = args.out.parent.parent / "figures" / "universal.png"
+    save_figure(figure(record.cells), path, [args.out])
+    print(tables(record.cells))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 In:  a folder of images; the models of the zoo that are installed; published mean points of other
      codecs (JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
 Out: eval/results/zoo-kodak-NAME.json in CompressAI's schema, one entry a quality, and the values
-     of every image under "per-image"; eval/figures/zoo-kodak.png; on stdout two Markdown tables:
-     the points, and BD-rates with the PSNR interval over which they were taken.
+     of every image under "per-image"; the published points that are compared with (`published`);
+     eval/figures/zoo-kodak.png; on stdout two Markdown tables: the points, and BD-rates with the
+     PSNR interval over which they were taken.
 
 Bits are those of real bitstreams by CompressAI's own `inference`; PSNR is the mean of the images'
 PSNRs, as in the anchors used. Each image's values are on disk when they are there: a second call
@@ -22,11 +23,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import published
 from compressai.utils.eval_model.__main__ import inference, read_image
+from matplotlib.figure import Figure
+from provenance import save_figure
 from tqdm import tqdm
 
 from compressai_sga import metrics, zoo
@@ -36,6 +41,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
+NAMES = ("bmshj2018-factorized-small", "mbt2018-mean-small", "mbt2018-small")
 METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
 # Label in our tables: key in the anchors' file.
 ANCHORS = {
@@ -44,6 +50,8 @@ ANCHORS = {
     "bmshj2018-factorized": "compressai:compressai-bmshj2018-factorized_mse_cpu",
     "mbt2018-mean": "compressai:compressai-mbt2018-mean_mse_cpu",
 }
+# What eval/claims.py compares refinement with.
+REFINED = ("Yang2020 base", "Yang2020 SGA")
 BD_METHOD: Literal["pchip"] = "pchip"
 Curve = dict[str, list[float]]
 
@@ -52,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
     parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
-    parser.add_argument("--names", nargs="*", help="models of the zoo (default: all)")
+    parser.add_argument("--names", nargs="*", default=NAMES, help="models of the zoo (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -110,7 +118,21 @@ def _sorted(curve: Curve) -> tuple[list[float], list[float]]:
     return [p[0] for p in points], [p[1] for p in points]
 
 
+def read_results(results: Path, names: Iterable[str] = NAMES) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """Our curves and the published ones from the folder of results."""
+    known, curves = published.points(results), {}
+    for name in names:
+        text = results_path(results, name).read_text(encoding="utf-8")
+        curves[name] = json.loads(text)["results"]
+    return curves, {label: known[key]["results"] for label, key in ANCHORS.items()}
+
+
+def results_path(results: Path, name: str) -> Path:
+    return results / f"zoo-kodak-{name}.json"
+
+
 def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
+    """Points and BD-rates."""
     lines = ["| model | quality | λ | bpp | PSNR, dB | MS-SSIM |", "|---|---|---|---|---|---|"]
     for name, curve in curves.items():
         points = zip(*(curve[k] for k in ("quality", "lmbda", *METRICS)), strict=True)
@@ -128,9 +150,9 @@ def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
     return "\n".join(lines)
 
 
-def figure(curves: dict[str, Curve], anchors: dict[str, Curve], path: Path) -> None:
+def figure(curves: dict[str, Curve], anchors: dict[str, Curve]) -> Figure:
     """Our curves solid with marks, the published ones dotted."""
-    fig, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    fig, axes = plt.subplots(figsize=(7, 5), layout="constrained", dpi=120)
     for label, curve in anchors.items():
         axes.plot(*_sorted(curve), ":", label=label)
     for marker, (name, curve) in zip("osD^v", curves.items(), strict=False):
@@ -146,9 +168,7 @@ def figure(curves: dict[str, Curve], anchors: dict[str, Curve], path: Path) -> N
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
+    return fig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -156,15 +176,13 @@ def main(argv: list[str] | None = None) -> None:
     images = sorted(args.kodak.glob("*.png"))
     if not images:
         raise FileNotFoundError(f"no PNG image in {args.kodak}; name the Kodak folder with --kodak")
-    if not args.anchors.is_file():
-        raise FileNotFoundError(f"no file {args.anchors}; name published points with --anchors")
-    published = json.loads(args.anchors.read_text(encoding="utf-8"))
-    anchors = {label: published[key]["results"] for label, key in ANCHORS.items()}
-    curves = {}
-    for name in args.names or sorted({r.name for r in zoo.list_models()}):
-        path = HERE / "results" / f"zoo-kodak-{name}.json"
-        curves[name] = evaluate(name, images, path)["results"]
-    figure(curves, anchors, HERE / "figures" / "zoo-kodak.png")
+    results = HERE / "results"
+    published.keep(args.anchors, (*ANCHORS.values(), *REFINED), results)
+    for name in args.names:
+        evaluate(name, images, results_path(results, name))
+    curves, anchors = read_results(results, args.names)
+    sources = [results / published.FILE, *(results_path(results, name) for name in args.names)]
+    save_figure(figure(curves, anchors), HERE / "figures" / "zoo-kodak.png", sources)
     print(tables(curves, anchors))
 
 

@@ -102,7 +102,8 @@ def test_all_parts_are_measured_once(script, folder, capsys, monkeypatch):
         *("budget 3 kodim05", "budget 5 kodim05", "step c3-fast", "whole kodim20 0.001"),
         *(f"warm {label} {steps} kodim05" for label in ("first", "second") for steps in (3, 5)),
     }
-    assert printed.count("|---") > 5 and printed.count("\n\n") == 4
+    assert printed.count("|---") > 5
+    assert "of 2 crops have a lower J than Cool-Chic 5.0.1's." in printed
     for name in ("c3.png", "c3-crops.png"):
         assert (folder / "figures" / name).stat().st_size > 10_000
     for name in ("coded", "step_times"):  # a second call must not measure, nor want the reference
@@ -114,7 +115,8 @@ def test_all_parts_are_measured_once(script, folder, capsys, monkeypatch):
     script.main(arguments(folder, "--tables"))
     assert capsys.readouterr().out == printed
     script.main(arguments(folder, "--tables", "--parts", "budget"))
-    assert capsys.readouterr().out.strip() == printed.split("\n\n")[1]
+    part = capsys.readouterr().out.strip()
+    assert part in printed and part.startswith("| steps | bpp") and "At 5 steps, against c3-fast: " in part
 
 
 def test_values_are_those_of_the_strings(script, folder):

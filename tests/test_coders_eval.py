@@ -66,8 +66,30 @@ def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
     arguments = ["--images", str(images), "--rounds", "1", "--out", str(tmp_path / "coders.json")]
     script.main(arguments)
     printed = capsys.readouterr().out
-    assert printed.count("| mbt2018-mean-small 3 |") == 4 * 3 + 3
+    assert printed.count("| mbt2018-mean-small 3 |") == 2
     for measure in ("measure_time", "measure_size"):
         monkeypatch.setattr(script, measure, None)  # a second call must not measure
     script.main(arguments)
     assert capsys.readouterr().out == printed
+
+
+def test_the_tables_hold_the_cells(monkeypatch):
+    monkeypatch.syspath_prepend(str(EVAL))
+    monkeypatch.delitem(sys.modules, "coders", raising=False)
+    script = pytest.importorskip("coders")
+    steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
+    of = {"image": "a.png", "size": "8x8", "rounds": 3}
+    cells = {
+        f"time m 3 {coder}": {
+            "of": of,
+            "values": {step: {"stock / ours": 1.5 + k + 10 * c} for k, step in enumerate(steps)},
+        }
+        for c, coder in enumerate(CODERS)
+    }
+    sizes = {coder: {"ratio": 0.995, "by image": [0.99, 1.01]} for coder in CODERS}
+    cells["size m 3"] = {"of": {}, "values": {"images": 2, "ans_bytes": 1000, **sizes}}
+    text = script.tables(cells)
+    assert (
+        "| m 3 | 1.50 / 11.5 / 21.5 | 2.50 / 12.5 / 22.5 | 3.50 / 13.5 / 23.5 | 4.50 / 14.5 / 24.5 |" in text
+    )
+    assert "| m 3 | 1,000 | -0.500 % (-1.00 to +1.00) |" in text

@@ -87,7 +87,8 @@ def test_overhead_of_a_dimension_falls_with_the_size_of_the_block(rate_bits):
 def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "POINTS", ((1, 1, 2000), (2, 0.5, 1000)))
     script.main(["--quick"])
-    assert "| 2 | 0.5 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| 2 | 0.5 |" in printed and "least p of 2: " in printed
     path = tmp_path / "results" / "rdp_gaussian-quick.json"
     results = path.read_text()
     for cell in json.loads(results)["cells"].values():

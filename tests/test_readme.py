@@ -30,11 +30,8 @@ from compressai_sga.refine import METHODS, PRESETS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "compressai_sga"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "zoo/README.md", "eval/gpu_runs.md")
-RESULTS = (
-    *("zoo-kodak", "methods", "curve", "step-time", "coders", "c3", "hfd", "diffc"),
-    *("universal", "samples", "rdp", "circle"),
-)
+EVALUATION = ("eval/RESULTS.md", "eval/README.md", "eval/gpu_runs.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "zoo/README.md", *EVALUATION)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -54,7 +51,8 @@ def commands(document: str) -> Iterator[list[str]]:
                 yield words[1:]
 
 
-COMMANDS = sorted({(d, *words) for d in DOCUMENTS if (ROOT / d).is_file() for words in commands(d)})
+FOUND = {tuple(words): d for d in DOCUMENTS[::-1] if (ROOT / d).is_file() for words in commands(d)}
+COMMANDS = sorted((document, *words) for words, document in FOUND.items())  # each once, of the first document
 
 
 def docstring_examples() -> Iterator[tuple[str, str]]:
@@ -181,31 +179,52 @@ def test_the_tables_list_every_method_and_preset():
         assert int(shared[1] if name in METHODS else rows[name]) == preset.steps, name
 
 
-def test_the_map_and_the_links_exist():
+def test_the_map_and_what_is_named_exist():
     rows = re.findall(r"^\| `([^`]+)` \|", README.split("\n## Map\n")[1].split("\n## ")[0], re.M)
     assert len(rows) > 10
-    links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    figures = {f"eval/figures/{path.name}" for path in (ROOT / "eval" / "figures").glob("*.png")}
-    assert set(links) == figures
     named = re.findall(r"`((?:compressai_sga|zoo|eval|tests|\.ci)/[\w./-]+)`", README)
-    assert [path for path in rows + links + named if not (ROOT / path).exists()] == []
+    assert [path for path in rows + named if not (ROOT / path).exists()] == []
     folders = {f"{p.name}/" for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
     files = {p.name for p in PACKAGE.glob("*.py")} - {"__init__.py"}
     assert {f"compressai_sga/{name}" for name in folders | files} <= set(rows)
 
 
-def results(name: str) -> str:
-    """What stands between the markers of a table of results."""
-    found = re.findall(rf"<!-- results:{name} -->\n(.*?)<!-- /results -->", README, re.S)
-    assert len(found) == 1, name
-    return found[0]
+def links(document: str) -> list[tuple[Path, str]]:
+    """(file, anchor) of the links of a document that stay in the repository, pictures included."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall(r"\[[^]\n]*\]\(([^)\s]+)\)", text)
+    parts = [link.partition("#") for link in found if "://" not in link]
+    folder = (ROOT / document).parent
+    return [((folder / path).resolve() if path else ROOT / document, anchor) for path, _, anchor in parts]
+
+
+def anchors(path: Path) -> set[str]:
+    """Of the headings of a document, as pages that show Markdown make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for path, anchor in links(document):
+        assert path.exists(), path
+        assert not anchor or anchor in anchors(path), f"{path.name}#{anchor}"
+
+
+def test_every_figure_is_shown():
+    shown = {path for document in ("README.md", *EVALUATION) for path, _ in links(document)}
+    assert set((ROOT / "eval" / "figures").glob("*.png")) <= shown
+    pictures = [path for path, _ in links("README.md") if path.suffix == ".png"]
+    assert 4 <= len(pictures) <= 6
 
 
 def test_results_have_a_command_each():
-    for name in RESULTS:
-        results(name)
-        before = README.split(f"<!-- results:{name} -->")[0]
-        assert "```\npython eval/" in before.split("\n### ")[-1]
+    text = (ROOT / "eval" / "RESULTS.md").read_text(encoding="utf-8")
+    sections = text.split("\n## ")[1:]
+    assert len(sections) > 10
+    for section in sections:
+        assert "<!-- results:" in section
+        assert "```\npython eval/" in section.split("<!-- results:")[0]
 
 
 def test_ci_runs_the_commands_of_the_readme():

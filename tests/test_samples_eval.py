@@ -202,6 +202,20 @@ def test_half_a_million_candidates_a_second_on_one_core():
         assert cell["candidates_a_sec_cpu"] > 5e5
 
 
+def test_the_short_table_is_of_the_cells(monkeypatch):
+    monkeypatch.syspath_prepend(str(EVAL))
+    import samples_report
+
+    text = samples_report.short_tables(RECORD)
+    for kl_bits in (4, 8, 14):
+        mrc, pfr, orc = (SHIFTED[f"normal shifted KL={kl_bits} {m}"] for m in ("mrc", "pfr", "orc"))
+        each = (f"{c['bytes_bits']:.2f}, {c['bias']['mean']:+.2f}" for c in (mrc, pfr, orc))
+        assert f"| {kl_bits} | {mrc['candidates']:,} | {' | '.join(each)} |" in text
+    assert f"hybrid {CELLS['hybrid hybrid']['examined']['mean']:.0f} ±" in text
+    only = {name: cell for name, cell in RECORD.items() if name.startswith("speed")}
+    assert samples_report.short_tables(only).startswith("Candidates of an 8-dimensional block: ")
+
+
 # --- The script itself -----------------------------------------------------------------------------------
 
 
@@ -237,6 +251,7 @@ def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     script.main(argv)
     printed = capsys.readouterr().out
     assert "| N(m, 1) | 4 | ORC | 64 |" in printed and "greedy rejection" in printed and "12 × 6" in printed
+    assert printed.startswith("| KL, bits | N | MRC: bits, error of the mean | PFR | ORC | bound |")
     path = tmp_path / "results" / "samples-quick.json"
     results = path.read_text()
     values = {name: cell["values"] for name, cell in json.loads(results)["cells"].items()}

@@ -97,7 +97,8 @@ def test_the_realism_test_can_fail(script, monkeypatch):
 def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     argv = ["--draws", "500", "--codes", "2", "5"]
     script.main(argv)
-    assert "| 5 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| 5 |" in printed and "500 draws each, within " in printed
     path = tmp_path / "results" / "stochastic_encoders.json"
     results = path.read_text()
     assert len(json.loads(results)["cells"]) == 6

@@ -51,6 +51,7 @@ def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
     script.main(arguments)
     printed = capsys.readouterr().out
     assert "| mbt2018-mean-small | 3 |" in printed and "| mbt2018-mean-uq-small | 3 |" in printed
+    assert "% with rounding, " in printed and "% with universal quantisation." in printed
     assert (tmp_path / "figures" / "universal.png").stat().st_size > 1000
     monkeypatch.setattr(script, "measure", None)  # a second call must not measure
     script.main(arguments)

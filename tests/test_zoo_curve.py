@@ -20,7 +20,8 @@ ANCHOR = {"bpp": [0.1, 0.2, 0.4, 0.8], "psnr-rgb": [28.0, 31.0, 34.0, 37.0]}
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("zoo_curve", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -85,6 +86,30 @@ def test_values_of_another_weight_are_measured_again(script, tmp_path, monkeypat
     result["per-image"][str(record.quality)][image.stem]["bpp"] = 99
     path.write_text(json.dumps(result))
     assert script.evaluate(name, [image], path)["results"]["bpp"][0] < 3
+
+
+def test_published_points_are_kept_beside_the_results(script, tmp_path, monkeypatch):
+    """Tables follow from the folder of results alone, wherever the published points came from."""
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setattr(script, "evaluate", lambda name, images, path: script._write(path, {"results": ours}))
+    ours = ANCHOR | {key: [1, 2, 3, 4] for key in ("quality", "lmbda", "ms-ssim-rgb")}
+    double = {"bpp": [2 * b for b in ANCHOR["bpp"]], "psnr-rgb": ANCHOR["psnr-rgb"]}
+    keys = (*script.ANCHORS.values(), *script.REFINED, "never asked for")
+    collection = tmp_path / "points.json"
+    collection.write_text(json.dumps({key: {"source": "a book", "results": double} for key in keys}))
+    shutil.copy(zoo.sample_images()[0], tmp_path / "image.png")
+    given = ["--kodak", str(tmp_path), "--anchors", str(collection), "--names", "a-model"]
+    script.main(given)
+    collection.unlink()
+    curves, anchors = script.read_results(tmp_path / "results", ["a-model"])
+    assert "| a-model | -50.0 % (28.0–37.0 dB) |" in script.tables(curves, anchors)
+    kept = json.loads((tmp_path / "results" / "published-kodak.json").read_text())
+    assert set(kept) == set(keys) - {"never asked for"} and kept[keys[0]]["source"] == "a book"
+    with pytest.raises(FileNotFoundError, match="--anchors"):
+        script.main(given)
+    collection.write_text("{}")
+    with pytest.raises(ValueError, match="has no compressai:jpeg"):
+        script.main(given)
 
 
 def test_missing_images_are_named(script, tmp_path):

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A paper's claim beside our result, a row of eval/README.md.
+
+    Claim(claim, paper, command, result, agrees, why)
+
+A verdict is computed from the results, never typed; where it is not "yes", a sentence says why. A claim that
+we know from the paper's abstract, its authors' code or tables is stated as it is; one that we only believe to
+know ends in "(as we understand it)". A number of a paper stands here only where it was read, or follows from
+published points (`published`).
+
+In:  the folder of results. Out: sentences and verdicts.
+Fails with ``ValueError`` for a paper that is not in `PAPERS`, or a verdict that nobody explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+__all__ = ["PAPERS", "Claim", "Row", "Verdict", "not_measured", "nothing"]
+
+Verdict = Literal["yes", "partly", "no", "undecided", "not measured"]
+PAPERS = {
+    "sga": 'Yang, Bamler & Mandt 2020, "Improving inference for neural image compression"',
+    "sga+": "Perugachi-Diaz, Gansekoele & Bhulai 2024, "
+    '"Robustly overfitting latents for flexible neural image compression"',
+    "c3": "Kim, Bauer, Theis, Schwarz & Dupont 2024, "
+    '"C3: High-performance and low-complexity neural compression from a single image or video"',
+    "hfd": 'Hoogeboom et al. 2023, "High-fidelity image compression with score-based generative models"',
+    "diffc": 'Theis, Salimans, Hoffman & Mentzer 2022, "Lossy compression with Gaussian diffusion"',
+    "samples": 'Theis & Yosri 2022, "Algorithms for the communication of samples"',
+    "universal": 'Agustsson & Theis 2020, "Universally quantized neural compression"',
+    "rdp": 'Theis & Wagner 2021, "A coding theorem for the rate-distortion-perception function"',
+    "stochastic": 'Theis & Agustsson 2021, "On the advantages of stochastic encoders"',
+    "realistic": 'Theis 2024, "What makes an image realistic?"',
+    "lecture": "McAllester, lecture on rate-distortion autoencoders",
+    "introduction": 'Yang, Mandt & Theis 2023, "An introduction to neural data compression"',
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim that was judged.
+
+    Args:
+        claim: what the paper says, in a sentence.
+        paper: key of `PAPERS`.
+        command: that measures it.
+        result: ours.
+        verdict: whether it agrees.
+        why: a sentence for any verdict but "yes".
+    """
+
+    claim: str
+    paper: str
+    command: str
+    result: str
+    verdict: Verdict
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.paper not in PAPERS:
+            raise ValueError(f"there is no paper {self.paper!r}; use one of {', '.join(PAPERS)}, or add it")
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"{self.verdict!r} is no verdict; use one of {', '.join(get_args(Verdict))}")
+        if self.verdict != "yes" and not self.why:
+            raise ValueError(f"nobody says why {self.claim!r} is {self.verdict!r}; give it a `why`")
+
+    def markdown(self) -> str:
+        """Claim, command, result, verdict."""
+        verdict = self.verdict if self.verdict == "yes" else f"{self.verdict}: {self.why}"
+        return f"| {self.claim} | `{self.command}` | {self.result} | {verdict} |"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, before it is judged; as in `Row`.
+
+    Args:
+        result: ours, of the folder of results.
+        agrees: a verdict, or whether it is "yes"; computed from the same.
+        needs: a results file without which there is no row.
+    """
+
+    claim: str
+    paper: str
+    command: str
+    result: Callable[[Path], str]
+    agrees: Callable[[Path], bool | Verdict]
+    why: str = ""
+    needs: str = ""
+
+    def row(self, results: Path) -> Row:
+        """Judged by the results that are there; true is "yes", false "no"."""
+        found = self.agrees(results)
+        verdict: Verdict = found if isinstance(found, str) else "yes" if found else "no"
+        return Row(self.claim, self.paper, self.command, self.result(results), verdict, self.why)
+
+
+def not_measured(results: Path) -> Verdict:
+    """Of a claim for which there is no experiment."""
+    return "not measured"
+
+
+def nothing(results: Path) -> str:
+    """The result of such a claim."""
+    return "-"
