@@ -6,71 +6,201 @@ Used by the scripts here that measure for long. A file is
     {"machine": {...}, "cells": {"NAME": {"of": {settings}, "seconds": s, "values": {...}}, ...}}
 
 A cell is measured once: when a cell of that name and of the same settings is in the file, its values
-are returned, else it is measured and the whole file is written again (under a temporary name first).
+are returned, else it is measured and the whole file is written again (under a temporary name first). Runs of
+many cells (`tasks`) append each to a journal beside the file, NAME.jsonl, which is read with it and becomes
+part of it when the run ends; a line that a kill has cut off is a cell that was not measured. A cell that was
+measured on another machine than the file's says so: "machine".
+
+One process at a time adds to a file. It holds a lock meanwhile (NAME.lock, which the system opens when a
+process dies), and another is refused with ``SgaError``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-__all__ = ["Record", "machine", "mean_error"]
+__all__ = ["Record", "machine", "mean_error", "plain"]
 
 
 class Record:
-    """Cells of one results file, read when made and written after every new cell."""
+    """Cells of one results file and of its journal, read when made."""
 
     def __init__(self, path: Path):
         self.path = path
-        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.cells: dict[str, dict[str, Any]] = old.get("cells", {})
-        self.machine: dict[str, str] = old.get("machine", {})
+        self.cells: dict[str, dict[str, Any]] = {}
+        self.machine: dict[str, str] = {}
+        self._journal = path.with_suffix(".jsonl")
+        self._appending: BinaryIO | None = None
+        self._lock = FileLock(path.with_suffix(".lock"), timeout=0)
+        self._read()
 
-    def cell(self, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict:
+    def cell(self, name: str, settings: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict:
         """Values of the cell `name`, from the file when it has them for these settings."""
-        of = json.loads(json.dumps(settings))  # as the file gives it back: tuples are lists
-        if self.cells.get(name, {}).get("of") != of:
-            tqdm.write(f"{self.path.stem}: {name}", file=sys.stderr)
-            start = time.perf_counter()
-            values = measure()
-            seconds = round(time.perf_counter() - start, 2)
-            self.cells[name] = {"of": of, "seconds": seconds, "values": _rounded(values)}
-            self.machine = machine()
-            self.write()
-        return self.cells[name]["values"]
+        values = self.known(name, settings)
+        if values is None:
+            with self.alone():
+                tqdm.write(f"{self.path.stem}: {name}", file=sys.stderr)
+                start = time.perf_counter()
+                measured = measure()
+                values = self._set(name, settings, time.perf_counter() - start, measured)
+                self.write()
+        return values
+
+    def known(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Values of the cell `name` where they were measured with these settings."""
+        cell = self.cells.get(name, {})
+        return cell["values"] if cell.get("of") == plain(dict(settings), digits=None) else None
+
+    def keep(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        seconds: float,
+        values: dict[str, Any],
+        measured_on: Mapping[str, str] | None = None,
+    ) -> None:
+        """Append a measured cell to the journal; it is on disk when this returns.
+
+        Args:
+            name: of the cell.
+            settings: that it belongs to.
+            seconds: that it took.
+            values: JSON.
+            measured_on: what `machine` says where it was measured; None: here.
+        """
+        with self.alone():
+            self._set(name, settings, seconds, values)
+            if measured_on not in (None, self.machine):
+                self.cells[name]["machine"] = dict(measured_on)
+            entry = {"name": name, "cell": self.cells[name], "machine": self.machine}
+            self._append(json.dumps(entry).encode() + b"\n")
+
+    def sort(self, names: Sequence[str]) -> None:
+        """Put the cells of these names into their order; the others stay where they are."""
+        here = [name for name in names if name in self.cells]
+        moving, ordered = set(here), iter(here)
+        self.cells = {
+            name: self.cells[name]
+            for name in (next(ordered) if name in moving else name for name in list(self.cells))
+        }
 
     def write(self) -> None:
         """Write all cells, so that a killed process leaves the old file or the new one."""
+        with self.alone():
+            temporary = self.path.with_suffix(".tmp")
+            content = {"machine": self.machine, "cells": self.cells}
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+            self._close()
+            self._journal.unlink(missing_ok=True)
+            self._seen = self._stamps()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes off the file, and read what they have added since.
+
+        Raises:
+            SgaError: where another process is there.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        content = {"machine": self.machine, "cells": self.cells}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            from compressai_sga.errors import SgaError  # not above: workers would import it for nothing
+
+            raise SgaError(
+                f"another run is writing {self.path}; wait until it ends, or give this one another file"
+            ) from None
+        outermost = self._lock.lock_counter == 1
+        try:
+            if outermost and self._stamps() != self._seen:
+                self._read()
+            yield
+        finally:
+            if outermost:
+                self._close()
+                if os.name == "posix":  # elsewhere an open file cannot be removed, and filelock does it
+                    Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _set(self, name: str, settings: Mapping[str, Any], seconds: float, values: dict[str, Any]) -> dict:
+        self.cells[name] = {
+            "of": plain(dict(settings), digits=None),
+            "seconds": round(seconds, 2),
+            "values": plain(values),
+        }
+        self.machine = machine()
+        return self.cells[name]["values"]
+
+    def _append(self, line: bytes) -> None:
+        if self._appending is None:
+            self._appending = self._journal.open("ab+")
+            if self._appending.tell():
+                self._appending.seek(-1, os.SEEK_END)
+                if self._appending.read(1) != b"\n":  # cut off by a kill
+                    line = b"\n" + line
+        self._appending.write(line)
+        self._appending.flush()
+        os.fsync(self._appending.fileno())
+
+    def _close(self) -> None:
+        if self._appending is not None:
+            self._appending.close()
+            self._appending = None
+
+    def _read(self) -> None:
+        self._seen = self._stamps()
+        old = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        self.cells, self.machine = old.get("cells", {}), old.get("machine", {})
+        if self._journal.is_file():
+            with self._journal.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    with contextlib.suppress(ValueError):  # cut off by a kill
+                        entry = json.loads(line)
+                        self.cells[entry["name"]], self.machine = entry["cell"], entry["machine"]
+
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        """Of the file and of its journal: they change when another process writes."""
+        files = [path.stat() if path.is_file() else None for path in (self.path, self._journal)]
+        return [(file.st_mtime_ns, file.st_size) if file else None for file in files]
 
 
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [s.split(":")[1].strip() for s in cpuinfo.read_text().split("\n") if "model name" in s]
-        cpu = names[0] if names else cpu
     return {
-        "cpu": cpu,
+        "cpu": _cpu(),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+@functools.cache
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [s.split(":")[1].strip() for s in cpuinfo.read_text().split("\n") if "model name" in s]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
 
 
 def mean_error(values: np.ndarray) -> dict[str, float]:
@@ -79,12 +209,26 @@ def mean_error(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "error": float(values.std(ddof=1) / len(values) ** 0.5)}
 
 
-def _rounded(value: Any) -> Any:
-    """The same with six significant digits, which keeps the files readable."""
+def plain(value: Any, digits: int | None = 6) -> Any:
+    """The value as the file gives it back: lists for tuples, Python's numbers, few digits to be readable.
+
+    NaN and infinity stay what they are, in the file as Python writes them.
+
+    Args:
+        value: of dictionaries, lists, strings and numbers.
+        digits: significant digits of floats; None: all.
+
+    Raises:
+        TypeError: for what JSON does not hold.
+    """
+    return json.loads(json.dumps(_rounded(value, digits)))
+
+
+def _rounded(value: Any, digits: int | None) -> Any:
     if isinstance(value, dict):
-        return {str(k): _rounded(v) for k, v in value.items()}
+        return {str(k): _rounded(v, digits) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.6g}")
+        return [_rounded(v, digits) for v in value]
+    if isinstance(value, float | np.floating) and digits is not None:
+        return float(f"{value:.{digits}g}")
     return value.item() if isinstance(value, np.generic) else value
