@@ -12,7 +12,7 @@ crops:  c3-fast on 256x256 centre crops of eight Kodak images at lmbda 1e-3. J =
 budget: c3 on some of the crops, a complete fit for each number of steps.
 warm:   c3-fast with and without the nets that the package ships as a start.
 whole:  c3-fast on whole images: estimated against real bits, decoders in C++ and Python.
-step:   a step of the fit against the same step with masked convolutions (eval/c3_plain.py).
+step:   a step of the fit against the same step with masked convolutions (eval/c3_plain.py), in one process.
 figure: whole images beside published Kodak curves, loss against steps; decoded crops.
 
 In:  Kodak, and for the figure the published points (`published` has their form).
@@ -47,6 +47,7 @@ from c3_report import ANCHORS, REFERENCE, figure, pictures, tables
 from compressai.utils.eval_model.__main__ import read_image
 from provenance import save_figure
 from records import Record
+from tasks import Task, add_options, finish, run
 from torch import Tensor
 
 from compressai_sga.models.c3 import C3, native
@@ -94,6 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", **numbers, help="a trial: budgets; other parts take the last")
     parser.add_argument("--tables", action="store_true", help="measure nothing, print the tables")
     parser.add_argument("--out", type=Path, help="results file (default: eval/results/c3.json)")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -177,19 +179,25 @@ def timed(function: Any, times: int) -> tuple[Any, float, float]:
     return found, statistics.median(cpu), statistics.median(wall)
 
 
-def measure_crops(record: Record, args: argparse.Namespace) -> None:
-    if args.reference is not None:
-        for of in read_reference(args.reference, args.size):
-            values = of | {"loss": of["mse"] + LMBDA * of["bpp"]}
-            record.cell(f"reference {of['image']}", of, lambda values=values: values)
+def crop(folder: Path, number: int, size: int, steps: int) -> dict[str, Any]:
+    """c3-fast on a centre crop, with its strings."""
+    found, values = coded(read(folder, number, size), steps, LMBDA, {"preset": "c3-fast"})
+    return values | {"strings": [base64.b64encode(s).decode() for s in found.strings]}
+
+
+def tasks_of_crops(args: argparse.Namespace) -> list[Task]:
     of = settings_of("c3-fast", args.steps and args.steps[-1], size=args.size)
+    return [
+        Task(f"crops kodim{number:02}", of, crop, (args.kodak, number, args.size, of["steps"]))
+        for number in args.crops
+    ]
 
-    def measure(number: int) -> dict[str, Any]:
-        found, values = coded(read(args.kodak, number, args.size), of["steps"], LMBDA, {"preset": "c3-fast"})
-        return values | {"strings": [base64.b64encode(s).decode() for s in found.strings]}
 
-    for number in args.crops:
-        record.cell(f"crops kodim{number:02}", of, functools.partial(measure, number))
+def keep_reference(record: Record, path: Path, size: int) -> None:
+    """The rows of another codec as cells."""
+    for of in read_reference(path, size):
+        values = of | {"loss": of["mse"] + LMBDA * of["bpp"]}
+        record.cell(f"reference {of['image']}", of, lambda values=values: values)
 
 
 def read_reference(path: Path, size: int) -> list[dict[str, Any]]:
@@ -212,30 +220,35 @@ def read_reference(path: Path, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_fits(
-    record: Record, args: argparse.Namespace, part: str, label: str, options: dict[str, Any], steps: int
-) -> None:
+def fit(folder: Path, number: int, size: int, steps: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Any entry on a centre crop."""
+    return coded(read(folder, number, size), steps, LMBDA, options)[1]
+
+
+def tasks_of_fits(
+    args: argparse.Namespace, part: str, label: str, options: dict[str, Any], steps: int
+) -> list[Task]:
     """One budget of one entry on the part's crops."""
     others = {name: value for name, value in options.items() if name != "preset"}
-    of = settings_of(options["preset"], steps, size=args.size, **others)
+    of, found = settings_of(options["preset"], steps, size=args.size, **others), []
     for number in getattr(args, part):
-        cell = " ".join(filter(None, (part, label, str(steps), f"kodim{number:02}")))
-        record.cell(
-            cell,
-            of,
-            lambda number=number: coded(read(args.kodak, number, args.size), steps, LMBDA, options)[1],
-        )
+        name = " ".join(filter(None, (part, label, str(steps), f"kodim{number:02}")))
+        found.append(Task(name, of, fit, (args.kodak, number, args.size, steps, options)))
+    return found
 
 
-def measure_budget(record: Record, args: argparse.Namespace) -> None:
-    for steps in args.steps or BUDGETS:
-        measure_fits(record, args, "budget", "", {"preset": "c3"}, steps)
+def tasks_of_budget(args: argparse.Namespace) -> list[Task]:
+    found = (tasks_of_fits(args, "budget", "", {"preset": "c3"}, n) for n in args.steps or BUDGETS)
+    return [task for tasks in found for task in tasks]
 
 
-def measure_warm(record: Record, args: argparse.Namespace) -> None:
-    for steps in args.steps or WARM_BUDGETS:
-        for label, options in STARTS.items():
-            measure_fits(record, args, "warm", label, options, steps)
+def tasks_of_warm(args: argparse.Namespace) -> list[Task]:
+    return [
+        task
+        for steps in args.steps or WARM_BUDGETS
+        for label, options in STARTS.items()
+        for task in tasks_of_fits(args, "warm", label, options, steps)
+    ]
 
 
 # --- Whole images -----------------------------------------------------------------------------------
@@ -252,8 +265,9 @@ def float_bits(found: Fitted) -> float:
 
 
 @torch.no_grad()
-def whole(x: Tensor, steps: int, lmbda: float) -> dict[str, Any]:
-    """Estimated and real bits of an image (1, 3, H, W), and its decoding by both decoders."""
+def whole(folder: Path, number: int, steps: int, lmbda: float) -> dict[str, Any]:
+    """Estimated and real bits of an image, and its decoding by both decoders."""
+    x = read(folder, number)
     found, values = coded(x, steps, lmbda, {"preset": "c3-fast"})
     size = tuple(x.shape[2:])
     values |= {
@@ -277,25 +291,23 @@ def whole(x: Tensor, steps: int, lmbda: float) -> dict[str, Any]:
     return values
 
 
-def measure_whole(record: Record, args: argparse.Namespace) -> None:
+def tasks_of_whole(args: argparse.Namespace) -> list[Task]:
+    steps, found = WHOLE_STEPS if args.steps is None else args.steps[-1], []
     for number in args.whole:
         for lmbda in args.lmbdas:
-            steps = WHOLE_STEPS if args.steps is None else args.steps[-1]
             of = settings_of("c3-fast", steps, lmbda, native=native.AVAILABLE)
-            record.cell(
-                f"whole kodim{number:02} {lmbda:g}",
-                of,
-                lambda number=number, lmbda=lmbda, of=of: whole(read(args.kodak, number), of["steps"], lmbda),
-            )
+            arguments = (args.kodak, number, steps, lmbda)
+            found.append(Task(f"whole kodim{number:02} {lmbda:g}", of, whole, arguments))
+    return found
 
 
 # --- A step ------------------------------------------------------------------------------------------
 
 
-def step_times(x: Tensor, rounds: int, steps: int) -> dict[str, Any]:
+def step_times(folder: Path, number: int, size: int, rounds: int, steps: int) -> dict[str, Any]:
     """CPU milliseconds of a step of both, and their ratio, in turn."""
     torch.manual_seed(SEED)
-    ours = Fit(x, PRESETS["c3-fast"], LMBDA, steps=100 * rounds * steps)
+    ours = Fit(read(folder, number, size), PRESETS["c3-fast"], LMBDA, steps=100 * rounds * steps)
     runs: dict[str, Any] = {"ours": ours, "plain": PlainFit(ours)}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
@@ -311,12 +323,11 @@ def step_times(x: Tensor, rounds: int, steps: int) -> dict[str, Any]:
     return medians | {"ratio": middle, "quartiles": [low, high]}
 
 
-def measure_step(record: Record, args: argparse.Namespace) -> None:
+def tasks_of_step(args: argparse.Namespace) -> list[Task]:
     steps = ROUND_STEPS if args.steps is None else 1
     rounds = ROUNDS if args.steps is None else 3
     of = {"fingerprint": fingerprint("c3-fast"), "size": args.size, "rounds": rounds, "round_steps": steps}
-    x = functools.partial(read, args.kodak, args.crops[0], args.size)
-    record.cell("step c3-fast", of, lambda: step_times(x(), rounds, steps))
+    return [Task("step c3-fast", of, step_times, (args.kodak, args.crops[0], args.size, rounds, steps))]
 
 
 # --- All --------------------------------------------------------------------------------------------
@@ -342,30 +353,33 @@ def draw(record: Record, args: argparse.Namespace, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
     name = "c3" if args.steps is None else "c3-trial"
     out = args.out or HERE / "results" / f"{name}.json"
     if args.tables and not out.is_file():
         raise FileNotFoundError(f"no file {out}; measure first, or name the results with --out")
-    record = Record(out)
+    record, failures = Record(out), {}
     if not args.tables:
         for number in {*args.crops, *args.budget, *args.warm, *args.whole}:  # now, not after an hour
             image_path(args.kodak, number)
         if "figure" in args.parts and not args.anchors.is_file():
             raise FileNotFoundError(f"no file {args.anchors}; name published points with --anchors")
-        measures = {
-            "crops": measure_crops,
-            "budget": measure_budget,
-            "warm": measure_warm,
-            "whole": measure_whole,
-            "step": measure_step,
+        if args.reference is not None and "crops" in args.parts:
+            keep_reference(record, args.reference, args.size)
+        makers = {
+            "crops": tasks_of_crops,
+            "budget": tasks_of_budget,
+            "warm": tasks_of_warm,
+            "whole": tasks_of_whole,
         }
-        for part in args.parts:
-            if part in measures:
-                measures[part](record, args)
+        fits = [task for part in args.parts if part in makers for task in makers[part](args)]
+        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+        failures = run(record, fits, title="c3", **how)
+        if "step" in args.parts:
+            failures |= run(record, tasks_of_step(args), title="c3, step")
         if "figure" in args.parts:
             draw(record, args, out.parent.parent / "figures" / f"{out.stem}.png")
     print(tables(record.cells, args.parts))
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """C3 (Kim et al. 2024) on whole Kodak images in batches: its rate-distortion curve, and seconds an image.
 
-    python eval/c3_kodak.py --presets c3-fast --device cuda --batch 6
+    python eval/c3_kodak.py --presets c3-fast --device cuda --batch 6     # --workers N where there are N GPUs
     python eval/c3_kodak.py --images 1 2 --lmbdas 1e-3 --steps 20         # a trial
 
 Images of a batch are fitted together (`models.c3.fit`): what a GPU needs to be busy, since the fit of one
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from c3 import SEED, SHARED, image_path, levels, read, settings_of
 from records import Record
+from tasks import Task, add_options, finish, run
 
 from compressai_sga.models.c3 import C3
 from compressai_sga.models.c3.config import PRESETS
@@ -43,6 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of kodimNN.png")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "c3-kodak.json")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -54,10 +56,12 @@ def batches(folder: Path, numbers: list[int], count: int) -> list[list[int]]:
     return [same[i : i + count] for same in by_size.values() for i in range(0, len(same), count)]
 
 
-def measure(args: argparse.Namespace, numbers: list[int], preset: str, lmbda: float) -> dict[str, Any]:
+def measure(
+    folder: Path, numbers: list[int], preset: str, lmbda: float, steps: int, device: str
+) -> dict[str, Any]:
     """Bytes and mse of each image of a batch, and the seconds of all."""
-    x = torch.cat([read(args.kodak, number) for number in numbers]).to(args.device)
-    model = C3(lmbda=lmbda, steps=args.steps, seed=SEED, preset=preset)
+    x = torch.cat([read(folder, number) for number in numbers]).to(device)
+    model = C3(lmbda=lmbda, steps=steps, seed=SEED, preset=preset, progress=False)
     start = time.perf_counter()
     fitted = model.fit(x)
     seconds = time.perf_counter() - start
@@ -67,7 +71,7 @@ def measure(args: argparse.Namespace, numbers: list[int], preset: str, lmbda: fl
         mse = float(np.square((levels(x_hat).astype(np.float64) - levels(image)) / 255).mean())
         size = sum(len(s) for s in found.strings)
         images[str(number)] = {"bytes": size, "bpp": 8 * size / image[0].numel(), "mse": mse}
-    return {"images": images, "seconds": seconds, "device": _name(args.device)}
+    return {"images": images, "seconds": seconds, "device": _name(device)}
 
 
 def _name(device: str) -> str:
@@ -98,27 +102,29 @@ def table(cells: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    torch.set_num_threads(1)
-    for number in args.images:  # now, not after an hour
-        image_path(args.kodak, number)
-    record = Record(args.out)
+def tasks(args: argparse.Namespace) -> list[Task]:
+    """Every batch with every preset and trade-off."""
+    found = []
     for preset in args.presets:
         for lmbda in args.lmbdas:
             of = settings_of(preset, args.steps, lmbda, device=args.device, batch=args.batch)
+            start = f"{preset} {lmbda:g} batch {args.batch} {of['steps']}"
             for numbers in batches(args.kodak, args.images, args.batch):
-                name = " ".join(
-                    [
-                        preset,
-                        f"{lmbda:g}",
-                        f"batch {args.batch}",
-                        str(of["steps"]),
-                        *(f"kodim{n:02}" for n in numbers),
-                    ]
-                )
-                record.cell(name, of, lambda n=numbers, p=preset, la=lmbda: measure(args, n, p, la))
+                name = " ".join([start, *(f"kodim{n:02}" for n in numbers)])
+                arguments = (args.kodak, numbers, preset, lmbda, of["steps"], args.device)
+                found.append(Task(name, of, measure, arguments))
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    for number in args.images:  # now, not after an hour
+        image_path(args.kodak, number)
+    record = Record(args.out)
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(args), title="c3-kodak", **how)
     print(table(record.cells))
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 time   For each model, stock and ours in turn on one 256x256 crop, one thread: `rounds` pairs after one
        that warms up, in CPU time of the process, so that other programs on the machine hardly count.
+       Nothing runs beside it, whatever --workers says, which is for sizes.
        "model": whole compress / decompress. "entropy": only what is coded: the entropy bottleneck;
        build_indexes and the Gaussian conditional; the scan over the latent of an autoregressive model.
        Given: stock's median in ms, and the median of stock / ours over the pairs with its quartiles.
@@ -32,6 +33,7 @@ import torch
 from compressai.registry import MODELS
 from PIL import Image
 from records import Record
+from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 
 from compressai_sga import zoo
@@ -81,6 +83,11 @@ def read(path: Path) -> Tensor:
     return x[..., : x.shape[2] // 64 * 64, : x.shape[3] // 64 * 64].contiguous()
 
 
+def crop(path: Path) -> Tensor:
+    """What is timed: (1, 3, 256, 256) where the image is so large."""
+    return read(path)[..., -256:, -256:].contiguous()
+
+
 def steps(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     out = model.compress(x)
@@ -114,7 +121,8 @@ def steps(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
 
 
 @torch.no_grad()
-def measure_time(name: str, quality: int, coder: str, x: Tensor, rounds: int) -> dict:
+def measure_time(name: str, quality: int, coder: str, path: Path, rounds: int) -> dict:
+    x = crop(path)
     stock, ours = build(name, quality), set_coder(build(name, quality), coder)
     theirs = stock.decompress(*stock.compress(x).values())["x_hat"]
     mine = ours.decompress(*ours.compress(x).values())["x_hat"]
@@ -158,6 +166,20 @@ def measure_size(name: str, quality: int, paths: list[Path]) -> dict:
         values[coder] = {"bytes": total[coder], "ratio": total[coder] / total["ans"]}
         values[coder]["by image"] = [min(ratios), max(ratios)]
     return values
+
+
+def tasks_of_time(path: Path, rounds: int) -> list[Task]:
+    of = {"image": path.name, "size": "x".join(map(str, crop(path).shape[2:])), "rounds": rounds}
+    return [
+        Task(f"time {name} {quality} {coder}", of, measure_time, (name, quality, coder, path, rounds))
+        for name, quality in TIMED
+        for coder in CODERS
+    ]
+
+
+def tasks_of_size(paths: list[Path]) -> list[Task]:
+    of = {"images": [path.name for path in paths]}
+    return [Task(f"size {name} {q}", of, measure_size, (name, q, paths)) for name, q in SIZED]
 
 
 def tables(cells: Mapping[str, Any]) -> str:
@@ -225,27 +247,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--part", choices=["time", "size"], action="append")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "coders.json")
+    add_options(parser)
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)
     paths = sorted(args.images.glob("*.png")) or zoo.sample_images()
-    record, parts = Record(args.out), args.part or ["time", "size"]
+    record, parts, failures = Record(args.out), args.part or ["time", "size"], {}
     if "time" in parts:
-        x = read(paths[0])[..., -256:, -256:].contiguous()
-        settings = {"image": paths[0].name, "size": "x".join(map(str, x.shape[2:])), "rounds": args.rounds}
-        for name, quality in TIMED:
-            for coder in CODERS:
-                record.cell(
-                    f"time {name} {quality} {coder}",
-                    settings,
-                    lambda n=name, q=quality, c=coder: measure_time(n, q, c, x, args.rounds),
-                )
+        failures |= run(record, tasks_of_time(paths[0], args.rounds), title="coders, time")
     if "size" in parts:
-        settings = {"images": [path.name for path in paths]}
-        for name, quality in SIZED:
-            record.cell(
-                f"size {name} {quality}", settings, lambda n=name, q=quality: measure_size(n, q, paths)
-            )
+        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+        failures |= run(record, tasks_of_size(paths), title="coders, size", **how)
     print(tables(record.cells))
+    finish(failures)
 
 
 if __name__ == "__main__":

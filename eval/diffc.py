@@ -29,11 +29,11 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffc_beside import jpeg, jpeg2000, kodak_crops, npz_images, stock
 from diffc_curves import CLASSES, Pictures, beside, coded, prefix, realism
 from diffc_gaussian import simulate, steps_cost
@@ -42,7 +42,8 @@ from diffc_images_report import crops_figure, curves_figure, image_tables, overh
 from diffc_report import gaussian_figure, gaussian_tables
 from provenance import save_figure
 from records import Record
-from torch import Tensor
+from tasks import Task, add_options, finish, run
+from torch import Tensor, nn
 
 from compressai_sga import zoo
 from compressai_sga.models.diffc import DiffC
@@ -86,83 +87,55 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--kept", type=Path, default=Path("runs") / "diffc-eval", help="folder of decoded images")
     add("--tables", action="store_true", help="measure nothing")
     add("--out", type=Path, default=HERE / "results" / "diffc.json", help="results file")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
+# --- Models and images -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """Models and images, made when they are needed."""
+    """Where models and images come from, as `--help` says, and the folder of decoded images."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-
-    @functools.cached_property
-    def model(self) -> DiffC:
-        crops = functools.partial(photo_crops, self.args.photos, seed=SEED)
-        return load(self.args.weights, crops, self.args.kept, self.args.device)
-
-    @functools.cached_property
-    def crops(self) -> dict[str, Tensor]:
-        return kodak_crops(self.args.kodak, self.args.crops, self.args.size, SEED)
-
-    @functools.cached_property
-    def small(self) -> tuple[str, DiffC, dict[str, Tensor]]:
-        """Name, model and images of parts overhead and bias."""
-        args = self.args
-        if args.tiny_weights is None:
-            images = dict(list(self.crops.items())[: args.images])
-            return f"crops{args.size}", self.model, images
-        images = npz_images(args.tiny, args.images)
-        model = load(args.tiny_weights, functools.partial(npz_crops, args.tiny), args.kept, args.device)
-        return "tiny", model, images
-
-    def on_device(self, x: Tensor) -> Tensor:
-        return x.to(self.args.device)
+    weights: Path | None
+    tiny_weights: Path | None
+    kodak: Path
+    crops: int
+    size: int
+    tiny: Path
+    images: int
+    photos: Path
+    kept: Path
+    pictures: Path
+    device: str
 
 
-def measure_gaussian(record: Record, inputs: Inputs) -> None:
-    for source, of in (("scalar", SCALAR), ("spectrum", SPECTRUM)):
-        of = {"source": source, **of, "seed": SEED}
-        record.cell(f"gaussian {source}", of, functools.partial(simulate, **of))
-    for spacing, counts in STEPS.items():
-        for steps in counts:
-            of = {"steps": steps, "spacing": spacing, "draws": STEPS_DRAWS, "seed": SEED}
-            record.cell(f"gaussian steps {steps} {spacing}", of, functools.partial(steps_cost, **of))
+@functools.lru_cache(maxsize=1)
+def model_of(inputs: Inputs) -> DiffC:
+    crops = functools.partial(photo_crops, inputs.photos, seed=SEED)
+    return load(inputs.weights, crops, inputs.kept, inputs.device)
 
 
-# --- Channels ----------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=1)
+def crops_of(inputs: Inputs) -> dict[str, Tensor]:
+    return kodak_crops(inputs.kodak, inputs.crops, inputs.size, SEED)
 
 
-def measure_overhead(record: Record, inputs: Inputs) -> None:
-    rates = sorted(inputs.args.rates)
-    for bpp in (rates[0] / 2, *rates, 1.25 * rates[-1]):  # so that a real channel's points lie between
-        measure_ideal(record, inputs, bpp)
-    for method, size in CHANNELS:
-        for bpp in rates:
-            measure_channel(record, inputs, method, size, bpp)
+@functools.lru_cache(maxsize=1)
+def small_of(inputs: Inputs) -> tuple[str, DiffC, dict[str, Tensor]]:
+    """Name, model and images of parts overhead and bias."""
+    if inputs.tiny_weights is None:
+        images = dict(list(crops_of(inputs).items())[: inputs.images])
+        return f"crops{inputs.size}", model_of(inputs), images
+    images = npz_images(inputs.tiny, inputs.images)
+    crops = functools.partial(npz_crops, inputs.tiny)
+    return "tiny", load(inputs.tiny_weights, crops, inputs.kept, inputs.device), images
 
 
-def measure_bias(record: Record, inputs: Inputs) -> None:
-    for bpp in (0.5 * inputs.args.bias_rate, inputs.args.bias_rate, 1.25 * inputs.args.bias_rate):
-        measure_ideal(record, inputs, bpp)
-    for method, sizes in SIZES.items():
-        for size in sizes:
-            measure_channel(record, inputs, method, size, inputs.args.bias_rate)
-
-
-def measure_ideal(record: Record, inputs: Inputs, bpp: float) -> None:
-    name, model, images = inputs.small
-    for image, x in images.items():
-        of = settings_of(model, x, bpp)
-        cell = f"channel {name} ideal 0 {bpp:g} {image}"
-        record.cell(cell, of, lambda x=x: ideal(model, inputs.on_device(x), bpp))
-
-
-def measure_channel(record: Record, inputs: Inputs, method: str, size: int, bpp: float) -> None:
-    name, model, images = inputs.small
-    for image, x in images.items():
-        of = settings_of(model, x, bpp) | {"method": method, "size": size}
-        cell = f"channel {name} {method} {size} {bpp:g} {image}"
-        record.cell(cell, of, lambda x=x: sent(model, inputs.on_device(x), method, size, bpp))
+@functools.lru_cache(maxsize=6)  # each image goes through all
+def stock_of(quality: int) -> nn.Module:
+    return zoo.load(STOCK, quality)
 
 
 def settings_of(model: DiffC, x: Tensor, bpp: float) -> dict[str, Any]:
@@ -170,69 +143,190 @@ def settings_of(model: DiffC, x: Tensor, bpp: float) -> dict[str, Any]:
     return {"model": tag(model), "seed": SEED, "bpp": bpp, "device": str(model.costs.device)} | pixels
 
 
+# --- Gaussian sources --------------------------------------------------------------------------------
+
+
+def tasks_of_gaussian() -> list[Task]:
+    found = []
+    for source, of in (("scalar", SCALAR), ("spectrum", SPECTRUM)):
+        of = {"source": source, **of, "seed": SEED}
+        found.append(Task(f"gaussian {source}", of, gaussian, (of,)))
+    for spacing, counts in STEPS.items():
+        for steps in counts:
+            of = {"steps": steps, "spacing": spacing, "draws": STEPS_DRAWS, "seed": SEED}
+            found.append(Task(f"gaussian steps {steps} {spacing}", of, gaussian, (of,)))
+    return found
+
+
+def gaussian(of: dict[str, Any]) -> dict[str, Any]:
+    return simulate(**of) if "source" in of else steps_cost(**of)
+
+
+# --- Channels ----------------------------------------------------------------------------------------
+
+
+def tasks_of_overhead(inputs: Inputs, rates: list[float]) -> list[Task]:
+    rates = sorted(rates)
+    found = []
+    for bpp in (rates[0] / 2, *rates, 1.25 * rates[-1]):  # so that a real channel's points lie between
+        found += tasks_of_channel(inputs, "ideal", 0, bpp)
+    for method, size in CHANNELS:
+        for bpp in rates:
+            found += tasks_of_channel(inputs, method, size, bpp)
+    return found
+
+
+def tasks_of_bias(inputs: Inputs, rate: float) -> list[Task]:
+    found = []
+    for bpp in (0.5 * rate, rate, 1.25 * rate):
+        found += tasks_of_channel(inputs, "ideal", 0, bpp)
+    for method, sizes in SIZES.items():
+        for size in sizes:
+            found += tasks_of_channel(inputs, method, size, rate)
+    return found
+
+
+def tasks_of_channel(inputs: Inputs, method: str, size: int, bpp: float) -> list[Task]:
+    """A channel, or method "ideal", at a rate."""
+    name, model, images = small_of(inputs)
+    found = []
+    for image, x in images.items():
+        of = settings_of(model, x, bpp) | ({} if method == "ideal" else {"method": method, "size": size})
+        arguments = (inputs, image, method, size, bpp)
+        found.append(Task(f"channel {name} {method} {size} {bpp:g} {image}", of, channel, arguments))
+    return found
+
+
+def channel(inputs: Inputs, image: str, method: str, size: int, bpp: float) -> dict[str, Any]:
+    _, model, images = small_of(inputs)
+    x = images[image].to(inputs.device)
+    return ideal(model, x, bpp) if method == "ideal" else sent(model, x, method, size, bpp)
+
+
 # --- Curves ------------------------------------------------------------------------------------------
 
 
-def measure_curves(record: Record, inputs: Inputs) -> None:
-    args, pictures = inputs.args, Pictures(inputs.args.kept / inputs.args.out.stem)
-    settings: dict[str, list[str]] = {}
-    for codec, setting, image, of, measure in jobs(inputs, pictures):
-        cell = f"curves {codec} {setting} {image}"
-        kinds = ("F", "A") if codec == "DiffC" else (codec,)
-        for kind in kinds:
-            if setting not in settings.setdefault(kind, []):
-                settings[kind].append(setting)
-        if not all(pictures.path(kind, setting, image).is_file() for kind in kinds):
-            record.cells.pop(cell, None)  # its numbers are there, its image is not
-        record.cell(cell, of, measure)
-    top, model = max(args.rates), inputs.model
-    for image, x in inputs.crops.items():
-        whole = record.cells[f"curves DiffC {top:g} {image}"]["values"]
-        for bpp in sorted(args.rates):
+def settings_of_codecs(rates: list[float]) -> dict[str, list[str]]:
+    """What each codec is asked for; a text each, as in the names of cells and folders."""
+    return {
+        "DiffC": [f"{bpp:g}" for bpp in rates],
+        STOCK: [str(r.quality) for r in zoo.list_models() if r.name == STOCK],
+        "JPEG": [str(quality) for quality in JPEG_QUALITIES],
+        "JPEG2000": [f"{bpp:g}" for bpp in JPEG2000_BPP],
+    }
+
+
+def tasks_of_curves(inputs: Inputs, rates: list[float]) -> list[Task]:
+    """Every image through every codec and setting."""
+    weights = {str(r.quality): r.sha256 for r in zoo.list_models() if r.name == STOCK}
+    steps = {kind: made.default_steps for kind, made in CLASSES.items()}
+    model, found = model_of(inputs), []
+    for image, x in crops_of(inputs).items():
+        for codec, settings in settings_of_codecs(rates).items():
+            for setting in settings:
+                of: dict[str, Any] = {"seed": SEED, "size": x.shape[2]}
+                if codec == "DiffC":
+                    of = settings_of(model, x, float(setting)) | {"steps": steps}
+                elif codec == STOCK:
+                    of["sha256"] = weights[setting]
+                arguments = (inputs, codec, setting, image)
+                found.append(Task(f"curves {codec} {setting} {image}", of, curve_point, arguments))
+    return found
+
+
+def curve_point(inputs: Inputs, codec: str, setting: str, image: str) -> dict[str, Any]:
+    """An image by a codec; the decoded one is kept."""
+    x, pictures = crops_of(inputs)[image], Pictures(inputs.pictures)
+    if codec == "DiffC":
+        return coded(model_of(inputs), x.to(inputs.device), float(setting), image, pictures)
+    if codec == STOCK:
+        made = stock(stock_of(int(setting)), x)
+    elif codec == "JPEG":
+        made = jpeg(x, int(setting))
+    else:
+        made = jpeg2000(x, 24 / float(setting))
+    return beside(made, x, pictures, codec, setting, image)
+
+
+def kinds(codec: str) -> tuple[str, ...]:
+    """Its folders of decoded images."""
+    return tuple(CLASSES) if codec == "DiffC" else (codec,)
+
+
+def forget_lost_pictures(record: Record, inputs: Inputs, todo: list[Task]) -> None:
+    """Numbers whose image is gone are measured again."""
+    for task in todo:
+        _, codec, setting, image = task.arguments
+        paths = [Pictures(inputs.pictures).path(kind, setting, image) for kind in kinds(codec)]
+        if not all(path.is_file() for path in paths):
+            record.cells.pop(task.name, None)
+
+
+def tasks_of_prefixes(
+    record: Record, inputs: Inputs, rates: list[float], failures: Collection[str]
+) -> list[Task]:
+    """The beginnings of DiffC's streams of the highest rate."""
+    top, model, found = max(rates), model_of(inputs), []
+    for image, x in crops_of(inputs).items():
+        name = f"curves DiffC {top:g} {image}"
+        if name in failures:
+            continue
+        whole = record.cells[name]["values"]
+        for bpp in sorted(rates):
             size = min(int(bpp * x.shape[2] * x.shape[3] / 8), whole["bytes"])
-            measure = functools.partial(prefix, model, inputs.on_device(x), whole["string"], size)
             of = settings_of(model, x, bpp) | {"of_bpp": top}
-            record.cell(f"prefix {bpp:g} {image}", of, measure)
-    for codec, found in settings.items():
-        for setting in found:
-            of = {"images": list(inputs.crops), "size": args.size, "seed": SEED, "model": tag(model)}
-            measure = functools.partial(realism, inputs.crops, pictures, codec, setting)
-            record.cell(f"realism {codec} {setting}", of, measure)
+            arguments = (inputs, image, whole["string"], size)
+            found.append(Task(f"prefix {bpp:g} {image}", of, decoded_prefix, arguments))
+    return found
 
 
-def jobs(inputs: Inputs, pictures: Pictures) -> Iterator[tuple[str, str, str, dict[str, Any], Any]]:
-    """(codec, setting, image, settings of the cell, how to measure it), image after image."""
-    qualities = {str(r.quality): r for r in zoo.list_models() if r.name == STOCK}
-    nets = {quality: zoo.load(STOCK, r.quality) for quality, r in qualities.items()}
-    model = inputs.model
-    for image, x in inputs.crops.items():
-        base = {"seed": SEED, "size": x.shape[2]}
-        for bpp in inputs.args.rates:
-            measure = functools.partial(coded, model, inputs.on_device(x), bpp, image, pictures)
-            of = settings_of(model, x, bpp) | {
-                "steps": {kind: made.default_steps for kind, made in CLASSES.items()}
-            }
-            yield "DiffC", f"{bpp:g}", image, of, measure
-        coders: dict[tuple[str, str], Any] = {
-            (STOCK, quality): functools.partial(stock, net, x) for quality, net in nets.items()
-        }
-        coders |= {("JPEG", str(q)): functools.partial(jpeg, x, q) for q in JPEG_QUALITIES}
-        coders |= {("JPEG2000", f"{b:g}"): functools.partial(jpeg2000, x, 24 / b) for b in JPEG2000_BPP}
-        for (codec, setting), code in coders.items():
-            of = base | ({"sha256": qualities[setting].sha256} if codec == STOCK else {})
+def decoded_prefix(inputs: Inputs, image: str, string: str, size: int) -> dict[str, Any]:
+    return prefix(model_of(inputs), crops_of(inputs)[image].to(inputs.device), string, size)
 
-            def measure(x=x, code=code, name=(codec, setting, image)):
-                return beside(code(), x, pictures, *name)
 
-            yield codec, setting, image, of, measure
+def tasks_of_realism(inputs: Inputs, rates: list[float], failures: Collection[str]) -> list[Task]:
+    """Of all images by a codec at a setting, where none failed."""
+    images = list(crops_of(inputs))
+    of = {"images": images, "size": inputs.size, "seed": SEED, "model": tag(model_of(inputs))}
+    return [
+        Task(f"realism {kind} {setting}", of, realism_of, (inputs, kind, setting))
+        for codec, settings in settings_of_codecs(rates).items()
+        for kind in kinds(codec)
+        for setting in settings
+        if not any(f"curves {codec} {setting} {image}" in failures for image in images)
+    ]
+
+
+def realism_of(inputs: Inputs, kind: str, setting: str) -> dict[str, Any]:
+    return realism(crops_of(inputs), Pictures(inputs.pictures), kind, setting)
 
 
 # --- All ---------------------------------------------------------------------------------------------
 
 
+def measure(record: Record, args: argparse.Namespace, inputs: Inputs) -> dict[str, str]:
+    """What the parts lack; the failures."""
+    makers = {
+        "gaussian": tasks_of_gaussian,
+        "overhead": functools.partial(tasks_of_overhead, inputs, args.rates),
+        "bias": functools.partial(tasks_of_bias, inputs, args.bias_rate),
+        "curves": functools.partial(tasks_of_curves, inputs, args.rates),
+    }
+    of_parts = {part: makers[part]() for part in args.parts}
+    forget_lost_pictures(record, inputs, of_parts.get("curves", []))
+    todo = {task.name: task for part in of_parts.values() for task in part}  # overhead and bias share some
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, todo.values(), title="diffc", **how)
+    if "curves" in args.parts:
+        others = tasks_of_prefixes(record, inputs, args.rates, failures)
+        others += tasks_of_realism(inputs, args.rates, failures)
+        failures |= run(record, others, title="diffc, prefixes and realism", **how)
+    return failures
+
+
 def draw(record: Record, inputs: Inputs) -> None:
     """The figures, of what was measured."""
-    out = inputs.args.out
+    out = record.path
     folder = out.parent.parent / "figures"
     parts = {name.split()[0] for name in record.cells}
     for part, name, figure in (
@@ -242,28 +336,22 @@ def draw(record: Record, inputs: Inputs) -> None:
     ):
         if part in parts:
             save_figure(figure(record.cells), folder / f"{out.stem}-{name}.png", [record.path])
-    pictures = Pictures(inputs.args.kept / out.stem)
+    pictures = Pictures(inputs.pictures)
     if "realism" in parts and pictures.folder.is_dir():
-        made = crops_figure(record.cells, inputs.crops, pictures)
+        made = crops_figure(record.cells, crops_of(inputs), pictures)
         save_figure(made, folder / f"{out.stem}-crops.png", [record.path])
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
     if args.tables and not args.out.is_file():
         raise FileNotFoundError(f"no file {args.out}; measure first, or name the results with --out")
-    record, inputs = Record(args.out), Inputs(args)
-    measures = {
-        "gaussian": measure_gaussian,
-        "overhead": measure_overhead,
-        "bias": measure_bias,
-        "curves": measure_curves,
-    }
-    for part in () if args.tables else args.parts:
-        measures[part](record, inputs)
+    given = {name: getattr(args, name) for name in Inputs.__annotations__ if name != "pictures"}
+    record, inputs = Record(args.out), Inputs(**given, pictures=args.kept / args.out.stem)
+    failures = {} if args.tables else measure(record, args, inputs)
     print("\n\n".join(filter(None, (gaussian_tables(record.cells), image_tables(record.cells)))))
     draw(record, inputs)
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def cells(results: Path, name: str) -> Cells:
 
 def methods(results: Path) -> refine_methods.Results:
     """What the table of methods is made of."""
-    return json.loads((results / METHODS).read_text(encoding="utf-8"))
+    return refine_methods.by_entry(cells(results, METHODS.removesuffix(".json")))
 
 
 def lowering(results: Path, entry: str) -> float:

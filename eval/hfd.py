@@ -18,18 +18,20 @@ In:  a folder of PNG images; the zoo, or with --weights the state dict of a deno
      zoo/train/denoiser.py has trained, whose first stages are the zoo's.
 Out: eval/results/hfd.json, a cell an image and set, which a second call does not measure again;
      eval/figures/hfd.png and hfd-crops.png; Markdown tables on stdout.
-Fails with ``SystemExit`` without images, ``RuntimeError`` where bits differ from the first stage's.
+Fails with ``SystemExit`` without images. An image whose bits differ from the first stage's is a failure, and
+of a quality with a failure there is no set.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from compressai.utils.eval_model.__main__ import read_image
 from hfd_report import CROPS, crops, figure, tables
 from provenance import save_figure
 from records import Record
+from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -78,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, default=HERE.parent / "runs" / "hfd-eval")
     parser.add_argument("--tables", action="store_true", help="measure nothing, print the tables")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "hfd.json")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -109,28 +113,46 @@ def psnr_db(x: Tensor, x_hat: Tensor) -> float:
 # --- The codec ---------------------------------------------------------------------------------------
 
 
-class Decoder:
-    """HFD at one quality, and its first stage by itself.
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What every task is told: where the codec comes from, what it works on, where its pictures go.
 
     Args:
-        args: of the command.
-        quality: of the first stage.
+        weights: of a denoiser; None for the zoo's.
+        method, steps: of the sampler; None for the model's.
+        precision, device: of the denoiser.
+        crop: side of the centre crops; None for whole images.
+        pictures: folder.
     """
 
-    def __init__(self, args: argparse.Namespace, quality: int) -> None:
-        self.device = torch.device(args.device)
-        if args.weights is None:
+    weights: Path | None
+    steps: int | None
+    precision: str
+    device: str
+    crop: int | None
+    pictures: Path
+    method: str | None = None
+
+
+class Decoder:
+    """HFD at one quality of the first stage, and this stage by itself."""
+
+    def __init__(self, setup: Setup, quality: int) -> None:
+        self.device = torch.device(setup.device)
+        if setup.weights is None:
             self.model = zoo.load("hfd-small", quality)
             self.sha256 = next(r.sha256 for r in zoo.list_models() if r.name == "hfd-small")
         else:
             net = ResidualDenoiser.from_state_dict(
-                torch.load(args.weights, map_location="cpu", weights_only=True)
+                torch.load(setup.weights, map_location="cpu", weights_only=True)
             )
             self.model = HFD(zoo.load(net.first_stage, quality), net, quality=quality).eval()
-            self.sha256 = hashlib.sha256(args.weights.read_bytes()).hexdigest()
-        self.model.precision = args.precision
-        if args.steps is not None:
-            self.model.steps = args.steps
+            self.sha256 = hashlib.sha256(setup.weights.read_bytes()).hexdigest()
+        self.model.precision = setup.precision
+        if setup.steps is not None:
+            self.model.steps = setup.steps
+        if setup.method is not None:
+            self.model.method = setup.method
         self.model.denoiser.to(self.device)
         self.first_name = self.model.denoiser.first_stage
         self.first: nn.Module = zoo.load(self.first_name, quality)
@@ -167,13 +189,21 @@ class Decoder:
         return drawn - x_first, clock() - start
 
 
-def picture(folder: Path, sha256: str, image: str, quality: int, label: str) -> Path:
-    return folder / sha256[:12] / f"{image}-q{quality}-{label}.png"
+@functools.lru_cache(maxsize=1)
+def decoder_of(setup: Setup, quality: int) -> Decoder:
+    """The last one is kept."""
+    return Decoder(setup, quality)
 
 
-def measure_image(decoder: Decoder, path: Path, crop: int | None, files: Callable[..., Path]) -> dict:
-    """Values of one image; its reconstructions go to `files`(image, quality, label)."""
-    x, model = read(path, crop), decoder.model
+def picture(setup: Setup, quality: int, image: str, label: str) -> Path:
+    """File of a reconstruction."""
+    sha256 = decoder_of(setup, quality).sha256
+    return setup.pictures / sha256[:12] / f"{image}-q{quality}-{label}.png"
+
+
+def measure_image(setup: Setup, quality: int, path: Path) -> dict[str, Any]:
+    """Values of one image, whose reconstructions are kept."""
+    decoder, x = decoder_of(setup, quality), read(path, setup.crop)
     start = time.process_time()
     x_first, size, seed = decoder.first_stage(x)
     first_seconds = time.process_time() - start
@@ -190,7 +220,7 @@ def measure_image(decoder: Decoder, path: Path, crop: int | None, files: Callabl
     }
     for label, realism in zip(LABELS, (0.0, *REALISM), strict=True):
         x_hat = eight_bits(F.pad(x_first + realism * drawn, unpad))
-        file = files(path.stem, model.quality, label)
+        file = picture(setup, quality, path.stem, label)
         file.parent.mkdir(parents=True, exist_ok=True)
         save_image(x_hat, file)
         values["psnr_db"][label] = psnr_db(x, x_hat)
@@ -229,20 +259,15 @@ def other_metrics(names: list[str], pairs: Callable[[], Any]) -> dict[str, Any]:
     return found
 
 
-def measure_set(
-    decoder: Decoder, paths: list[Path], crop: int | None, files: Callable[..., Path]
-) -> dict[str, Any]:
+def measure_set(setup: Setup, quality: int, paths: list[Path]) -> dict[str, Any]:
     """Values of all images together, by the kind of reconstruction."""
     values: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    for label in tqdm(LABELS, desc=f"sets of quality {decoder.model.quality}", leave=False):
+    for label in LABELS:
 
         def pairs(label: str = label) -> Any:
             for path in paths:
-                file = files(path.stem, decoder.model.quality, label)
-                if not file.is_file():  # the results came without the pictures
-                    measure_image(decoder, path, crop, files)
-                yield read(path, crop), read_image(file)[None]
+                yield read(path, setup.crop), reconstruction(setup, quality, path, label)
 
         others = other_metrics([k for k in ("lpips", "fid") if k not in missing], pairs)
         values[label] = {**swd(pairs), **missing, **others}
@@ -250,74 +275,97 @@ def measure_set(
     return values
 
 
+def reconstruction(setup: Setup, quality: int, path: Path, label: str) -> Tensor:
+    """A picture (1, 3, H, W), made again where the results came without it."""
+    file = picture(setup, quality, path.stem, label)
+    if not file.is_file():
+        measure_image(setup, quality, path)
+    return read_image(file)[None]
+
+
 # --- Samplers ----------------------------------------------------------------------------------------
 
 
-def measure_samplers(record: Record, decoder: Decoder, paths: list[Path], args: argparse.Namespace) -> None:
-    """PSNR, distance and time of full draws by other samplers and budgets, at the first quality."""
-    model, size = decoder.model, min(SAMPLERS_PX, args.crop or SAMPLERS_PX)
-    own = model.method, model.steps
-    firsts = functools.cache(lambda: [(read(p, size), *decoder.first_stage(read(p, size))) for p in paths])
+def measure_sampler(setup: Setup, quality: int, paths: list[Path]) -> dict[str, Any]:
+    """PSNR, distance and time of full draws."""
+    decoder = decoder_of(setup, quality)
+    pairs, psnrs, total = [], [], 0.0
+    for x in (read(path, setup.crop) for path in paths):
+        x_first, _, seed = decoder.first_stage(x)
+        drawn, seconds = decoder.draw(x_first, seed)
+        _, unpad = compute_padding(*x.shape[2:], min_div=64)
+        x_hat = eight_bits(F.pad(x_first + drawn, unpad))
+        pairs.append((x, x_hat))
+        psnrs.append(psnr_db(x, x_hat))
+        total += seconds
+    distances = swd(lambda: pairs, patches=SAMPLERS_PATCHES)
+    return {"psnr_db": sum(psnrs) / len(psnrs), "cpu_seconds": total / len(psnrs), **distances}
 
-    def measure() -> dict[str, Any]:
-        pairs, psnrs, total = [], [], 0.0
-        for x, x_first, _, seed in firsts():
-            drawn, seconds = decoder.draw(x_first, seed)
-            _, unpad = compute_padding(*x.shape[2:], min_div=64)
-            x_hat = eight_bits(F.pad(x_first + drawn, unpad))
-            pairs.append((x, x_hat))
-            psnrs.append(psnr_db(x, x_hat))
-            total += seconds
-        distances = swd(lambda: pairs, patches=SAMPLERS_PATCHES)
-        return {"psnr_db": sum(psnrs) / len(psnrs), "cpu_seconds": total / len(psnrs), **distances}
 
+# --- All ---------------------------------------------------------------------------------------------
+
+
+def tasks_of_images(setup: Setup, qualities: list[int], paths: list[Path]) -> list[Task]:
+    found = []
+    for quality in qualities:
+        of = decoder_of(setup, quality).settings(crop=setup.crop)
+        for path in paths:
+            found.append(Task(f"image {quality} {path.stem}", of, measure_image, (setup, quality, path)))
+    return found
+
+
+def tasks_of_sets(
+    setup: Setup, qualities: list[int], paths: list[Path], failures: Collection[str]
+) -> list[Task]:
+    """Of the qualities of which no image failed."""
+    found = []
+    for quality in qualities:
+        if not any(f"image {quality} {path.stem}" in failures for path in paths):
+            of = decoder_of(setup, quality).settings(crop=setup.crop, images=[p.stem for p in paths])
+            found.append(Task(f"set {quality}", of, measure_set, (setup, quality, paths)))
+    return found
+
+
+def tasks_of_samplers(setup: Setup, quality: int, paths: list[Path], budgets: list[int]) -> list[Task]:
+    """Other samplers and budgets on a few crops."""
+    size, found = min(SAMPLERS_PX, setup.crop or SAMPLERS_PX), []
+    of = decoder_of(setup, quality).settings(crop=size, images=[p.stem for p in paths])
     for method in METHODS:
-        for steps in args.budgets:
-            model.method, model.steps = method, steps
-            of = decoder.settings(crop=size, images=[p.stem for p in paths])
-            record.cell(f"sampler {method} {steps}", of, measure)
-    model.method, model.steps = own
+        for steps in budgets:
+            own = dataclasses.replace(setup, method=method, steps=steps, crop=size)
+            settings = {**of, "method": method, "steps": steps}
+            found.append(Task(f"sampler {method} {steps}", settings, measure_sampler, (own, quality, paths)))
+    return found
 
 
-def draw_crops(record: Record, decoder: Decoder, paths: list[Path], args: argparse.Namespace) -> None:
-    """Pictures side by side; those that are gone are made again."""
-    files, quality = functools.partial(picture, args.pictures, decoder.sha256), decoder.model.quality
+def draw_crops(record: Record, setup: Setup, quality: int, paths: list[Path]) -> None:
+    """Pictures of images side by side."""
     rows = []
     for path in [p for p in paths if p.stem in CROPS] or paths[:1]:
-        if not all(files(path.stem, quality, label).is_file() for label in LABELS):
-            measure_image(decoder, path, args.crop, files)
-        pictures = {label: read_image(files(path.stem, quality, label))[None] for label in LABELS}
-        rows.append((path.stem, read(path, args.crop), pictures))
-    path = args.out.parent.parent / "figures" / "hfd-crops.png"
-    save_figure(crops(record.cells, quality, rows), path, [record.path])
+        pictures = {label: reconstruction(setup, quality, path, label) for label in LABELS}
+        rows.append((path.stem, read(path, setup.crop), pictures))
+    if rows:
+        path = record.path.parent.parent / "figures" / "hfd-crops.png"
+        save_figure(crops(record.cells, quality, rows), path, [record.path])
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    record = Record(args.out)
+    record, failures = Record(args.out), {}
     if not args.tables:
-        torch.set_num_threads(1)
-        paths = find_images(args)
-        bar = tqdm(total=len(paths) * len(args.qualities), unit="image", desc="hfd")
-        for quality in args.qualities:
-            decoder = Decoder(args, quality)
-            files = functools.partial(picture, args.pictures, decoder.sha256)
-            for path in paths:
-                of = decoder.settings(crop=args.crop)
-                one = functools.partial(measure_image, decoder, path, args.crop, files)
-                record.cell(f"image {quality} {path.stem}", of, one)
-                bar.update()
-            of = decoder.settings(crop=args.crop, images=[p.stem for p in paths])
-            every = functools.partial(measure_set, decoder, paths, args.crop, files)
-            record.cell(f"set {quality}", of, every)
-            if quality == args.qualities[0]:
-                draw_crops(record, decoder, paths, args)
+        paths, qualities = find_images(args), args.qualities
+        setup = Setup(args.weights, args.steps, args.precision, args.device, args.crop, args.pictures)
+        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+        failures = run(record, tasks_of_images(setup, qualities, paths), title="hfd, images", **how)
+        others = tasks_of_sets(setup, qualities, paths, failures)
         if args.samplers:
-            decoder = Decoder(args, args.qualities[0])
-            measure_samplers(record, decoder, paths[: args.samplers], args)
-        bar.close()
+            others += tasks_of_samplers(setup, qualities[0], paths[: args.samplers], args.budgets)
+        failures |= run(record, others, title="hfd, sets and samplers", **how)
+        shown = [path for path in paths if f"image {qualities[0]} {path.stem}" not in failures]
+        draw_crops(record, setup, qualities[0], shown)
     save_figure(figure(record.cells), args.out.parent.parent / "figures" / "hfd.png", [record.path])
     print(tables(record.cells))
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from matplotlib.figure import Figure
 from provenance import save_figure
 from records import Record, mean_error
 from scipy import stats
+from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import prng, reverse
 from compressai_sga.channels.laws import DiagonalGaussian
@@ -66,6 +67,7 @@ CONSTANT_BITS = 5  # of the paper's bound R + log2(R + 1) + 5
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the blocks")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -219,19 +221,17 @@ def figure(cells: Mapping[str, Any]) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
     name = "rdp_gaussian-quick" if args.quick else "rdp_gaussian"
-    record = Record(HERE / "results" / f"{name}.json")
+    record, todo = Record(HERE / "results" / f"{name}.json"), []
     for dims, rate_bits, blocks in POINTS:
-        of = {
-            "dims": dims,
-            "rate_bits": rate_bits,
-            "blocks": blocks // 10 if args.quick else blocks,
-        }
-        cell = f"d={dims} R={rate_bits}"
-        record.cell(cell, of | {"seed": SEED}, lambda of=of: measure(**of))
+        blocks = blocks // 10 if args.quick else blocks
+        of = {"dims": dims, "rate_bits": rate_bits, "blocks": blocks, "seed": SEED}
+        todo.append(Task(f"d={dims} R={rate_bits}", of, measure, (dims, rate_bits, blocks)))
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, todo, title="rdp_gaussian", **how)
     print(tables(record.cells))
     save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
+    finish(failures)
 
 
 if __name__ == "__main__":

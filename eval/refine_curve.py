@@ -10,13 +10,15 @@ Out: eval/results/refine-curve-NAME[-cropN]-PRESET-STEPS.json in CompressAI's sc
      quality), eval/figures/refine-curve.png, and a Markdown table with the BD-rate of each refined
      curve against the unrefined one (package bjontegaard, pchip of log rate over PSNR, overlap).
 
-Every quality is measured by eval/refine_methods.py, whose results are reused and which resumes.
+Every quality is measured by eval/refine_methods.py, whose results are reused and which goes on where it
+stopped. Where something failed there are no curves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ import refine_methods
 import torch
 from matplotlib.figure import Figure
 from provenance import save_figure
+from tasks import add_options, finish
 
 from compressai_sga import metrics, zoo
 
@@ -46,22 +49,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, nargs="*", help="default: all in the zoo")
     parser.add_argument("--entries", nargs="*", default=("fast:88", "ssl:200"), metavar="PRESET:STEPS")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
-def measure(args: argparse.Namespace) -> Curves:
-    """Mean bpp, PSNR and loss of every entry, one value a quality."""
+def measure(args: argparse.Namespace) -> tuple[list[refine_methods.Results], dict[str, str]]:
+    """Results of every quality, and the failures of all."""
     qualities = args.quality or [r.quality for r in zoo.list_models() if r.name == args.model]
-    curves: Curves = {e: {k: [] for k in KEYS} for e in ("unrefined", *args.entries)}
+    found, failures = [], {}
     for quality in qualities:
         job: Any = SimpleNamespace(**{**vars(args), "quality": quality})
-        path = refine_methods.results_path(job)
-        results = refine_methods.read_results(path)
-        refine_methods.measure(job, results, path)
+        results, failed = refine_methods.measure(job)
+        found.append(results)
+        failures |= {f"quality {quality}, {name}": error for name, error in failed.items()}
+    return found, failures
+
+
+def curves_of(by_quality: list[refine_methods.Results], entries: Sequence[str]) -> Curves:
+    """Mean bpp, PSNR and loss of every entry, one value a quality."""
+    curves: Curves = {e: {k: [] for k in KEYS} for e in ("unrefined", *entries)}
+    for results in by_quality:
         for key, theirs in KEYS.items():
-            first = results[args.entries[0]]
+            first = results[entries[0]]
             curves["unrefined"][key].append(refine_methods.mean(first, f"{theirs}-before"))
-            for entry in args.entries:
+            for entry in entries:
                 curves[entry][key].append(refine_methods.mean(results[entry], f"{theirs}-after"))
     return curves
 
@@ -124,8 +135,9 @@ def title(model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
-    curves = measure(args)
+    by_quality, failures = measure(args)
+    finish(failures)
+    curves = curves_of(by_quality, args.entries)
     print(table(curves))
     if args.quality:
         return  # the files and the figure are of all qualities

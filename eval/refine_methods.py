@@ -6,20 +6,21 @@
 
 In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); a model of
      the zoo; entries PRESET:STEPS.
-Out: eval/results/refine-methods-NAME-QUALITY.json, per entry and image the loss, bpp and PSNR before
-     and after (real strings, stock decoder) and the trace of the relaxed loss;
+Out: eval/results/refine-methods-NAME-QUALITY[-cropN].json, a cell an entry and batch: of every image the
+     loss, bpp and PSNR before and after (real strings, stock decoder), and the trace of the relaxed loss;
      eval/figures/refine-methods.png (loss against steps); a Markdown table on stdout.
 
 The loss is bpp + lmbda 255^2 MSE with hard rounding; "lowering" is 1 - (mean loss after) / (mean loss
-before). Images are refined in batches. Every finished batch is on disk: a second call goes on, and
-measures again only what belongs to another weight (by sha256) or other settings of a preset.
+before). Images are refined in batches of one shape. A second call measures again only what belongs to another
+weight (by sha256), other settings of a preset or another batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ import matplotlib
 import torch
 from compressai.utils.eval_model.__main__ import read_image
 from matplotlib.figure import Figure
+from PIL import Image
 from provenance import save_figure
-from tqdm import tqdm
+from records import Record
+from tasks import Task, add_options, finish, run
+from torch import Tensor, nn
 
 import compressai_sga
 from compressai_sga import zoo
@@ -79,72 +83,80 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--entries", nargs="*", default=ENTRIES, metavar="PRESET:STEPS")
     parser.add_argument("--table", action="store_true", help="only print what was measured before")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
-def read_crops(folder: Path, size: int) -> tuple[list[str], list[torch.Tensor]]:
-    """Names and centre crops, each (3, size, size); whole images for size 0."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise FileNotFoundError(f"no PNG image in {folder}; name the Kodak folder with --images")
-    crops = []
+def batches(paths: list[Path], crop: int, count: int) -> list[list[Path]]:
+    """Images whose crops have one shape, at most `count` together."""
+    by_shape: dict[tuple[int, ...], list[Path]] = {}
     for path in paths:
-        x = read_image(path)
-        if size:
-            top, left = (x.shape[1] - size) // 2, (x.shape[2] - size) // 2
-            x = x[:, top : top + size, left : left + size]
-        crops.append(x)
-    return [p.stem for p in paths], crops
+        with Image.open(path) as image:
+            shape = tuple(min(crop or side, side) for side in image.size)
+        by_shape.setdefault(shape, []).append(path)
+    return [same[i : i + count] for same in by_shape.values() for i in range(0, len(same), count)]
 
 
-def batches(crops: list[torch.Tensor], size: int) -> list[list[int]]:
-    """Indices of images of one shape, at most `size` together."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, crop in enumerate(crops):
-        by_shape.setdefault(tuple(crop.shape), []).append(index)
-    return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
+def read_crop(path: Path, size: int) -> Tensor:
+    """The square (3, size, size) in the middle; the whole image for size 0."""
+    x = read_image(path)
+    top, left = (max(0, side - (size or side)) // 2 for side in x.shape[1:])
+    return x[:, top : top + (size or x.size(1)), left : left + (size or x.size(2))]
 
 
-def identity(args: argparse.Namespace, preset: str, steps: int) -> dict[str, str]:
-    """What a result belongs to: the weight and every setting."""
-    record = next(r for r in zoo.list_models() if (r.name, r.quality) == (args.model, args.quality))
-    config = compressai_sga.RefineConfig.make(preset=preset, steps=steps)
-    return {"sha256": record.sha256, "config": repr(config)}
+@functools.lru_cache(maxsize=1)
+def load(name: str, quality: int, device: str) -> nn.Module:
+    """A model of the zoo; the last one is kept."""
+    return zoo.load(name, quality).to(device)
 
 
-def measure(args: argparse.Namespace, results: Results, path: Path) -> None:
-    """Refine what is missing of every entry, writing after each batch."""
-    model = zoo.load(args.model, args.quality).to(args.device)
-    names, crops = read_crops(args.images, args.crop)
+def refined(
+    name: str, quality: int, preset: str, steps: int, paths: list[Path], crop: int, device: str
+) -> dict[str, Any]:
+    """A batch before and after, image by image, and every tenth relaxed loss on the way."""
+    x = torch.stack([read_crop(path, crop) for path in paths]).to(device)
+    result = compressai_sga.refine(load(name, quality, device), x, preset=preset, steps=steps)
+    images = {
+        path.stem: {
+            f"{key}-{when}": getattr(rd, key)[row].item()
+            for when, rd in (("before", result.before), ("after", result.after))
+            for key in ("loss", "bpp", "psnr_db")
+        }
+        for row, path in enumerate(paths)
+    }
+    trace = [step["loss"] for step in result.trace[::10]]
+    return {"images": images, "trace": trace, "lmbda": result.lmbda}
+
+
+def tasks(args: argparse.Namespace) -> list[Task]:
+    """Every entry and batch."""
+    paths = sorted(args.images.glob("*.png"))
+    if not paths:
+        raise FileNotFoundError(f"no PNG image in {args.images}; name the Kodak folder with --images")
+    weight = next(r for r in zoo.list_models() if (r.name, r.quality) == (args.model, args.quality))
+    found = []
     for entry in args.entries:
         preset, steps = entry.split(":")
-        of = identity(args, preset, int(steps))
-        if results.get(entry, {}).get("of") != of:
-            results[entry] = {"of": of, "images": {}, "traces": []}
-        done = results[entry]
-        for indices in batches(crops, args.batch):
-            if all(names[i] in done["images"] for i in indices):
-                continue
-            x = torch.stack([crops[i] for i in indices]).to(args.device)
-            with tqdm(total=int(steps), desc=f"{entry} {names[indices[0]]}.. ") as bar:
-                result = compressai_sga.refine(
-                    model, x, preset=preset, steps=int(steps), on_step=lambda *_: bar.update()
-                )
-            for row, index in enumerate(indices):
-                done["images"][names[index]] = {
-                    f"{key}-{when}": round(getattr(rd, key)[row].item(), 5)
-                    for when, rd in (("before", result.before), ("after", result.after))
-                    for key in ("loss", "bpp", "psnr_db")
-                }
-            done["traces"].append(
-                {"images": len(indices), "loss": [round(t["loss"], 4) for t in result.trace[::10]]}
-            )
-            done["lmbda"] = result.lmbda
-            done.setdefault("seconds", []).append(round(result.seconds, 1))
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(path)
+        config = compressai_sga.RefineConfig.make(preset=preset, steps=int(steps))
+        for batch in batches(paths, args.crop, args.batch):
+            names = [path.stem for path in batch]
+            of = {"sha256": weight.sha256, "config": repr(config), "images": names}
+            arguments = (args.model, args.quality, preset, int(steps), batch, args.crop, args.device)
+            found.append(Task(f"{entry} {names[0]} to {names[-1]}", of, refined, arguments))
+    return found
+
+
+def measure(args: argparse.Namespace) -> tuple[Results, dict[str, str]]:
+    """Refine what is missing of every entry; all results, and the failures."""
+    record, todo = Record(results_path(args)), tasks(args)
+    now = {task.name.split()[0]: (task.of["sha256"], task.of["config"]) for task in todo}
+    for name, cell in list(record.cells.items()):
+        of, entry = cell["of"], name.split()[0]
+        if entry in now and now[entry] != (of["sha256"], of["config"]):
+            del record.cells[name]  # it does not belong beside the others of this entry
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, todo, title=f"{args.model} {args.quality}", **how)
+    return by_entry(record.cells), failures
 
 
 def results_path(args: argparse.Namespace) -> Path:
@@ -153,9 +165,15 @@ def results_path(args: argparse.Namespace) -> Path:
     return HERE / "results" / f"refine-methods-{args.model}-{args.quality}{size}.json"
 
 
-def read_results(path: Path) -> Results:
-    """What was measured before, if anything."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def by_entry(cells: Mapping[str, Any]) -> Results:
+    """The batches of each entry together: "images", "traces" with the number of their images, "lmbda"."""
+    results: Results = {}
+    for name, cell in cells.items():
+        values = cell["values"]
+        done = results.setdefault(name.split()[0], {"images": {}, "traces": [], "lmbda": values["lmbda"]})
+        done["images"] |= values["images"]
+        done["traces"].append({"images": len(values["images"]), "loss": values["trace"]})
+    return results
 
 
 def mean(done: dict[str, Any], key: str) -> float:
@@ -211,14 +229,12 @@ def figure(results: Results) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
     path = results_path(args)
-    results = read_results(path)
-    if not args.table:
-        measure(args, results, path)
+    results, failures = (by_entry(Record(path).cells), {}) if args.table else measure(args)
     print(table(results))
     if results:
         save_figure(figure(results), HERE / "figures" / "refine-methods.png", [path])
+    finish(failures)
 
 
 if __name__ == "__main__":

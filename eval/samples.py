@@ -30,7 +30,6 @@ Out: eval/results/samples.json, eval/figures/samples.png, Markdown tables on std
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import statistics
 import time
@@ -42,6 +41,7 @@ from provenance import save_figure
 from records import Record, mean_error
 from samples_report import figure, short_tables, tables
 from scipy import stats
+from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
 from compressai_sga.channels.laws import DiagonalGaussian, Finite
@@ -73,6 +73,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true", help="a tenth of the draws")
     parser.add_argument("--device", default="cpu", help="for the part speed")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -111,15 +112,22 @@ def normal(kl_bits: float, std: float, method: str, candidates: int | None, draw
     }
 
 
-def measure_normal(record: Record, scale: int) -> None:
+def tasks_of_normal(scale: int) -> list[Task]:
+    found = []
     for kl_bits, (candidates, draws) in NORMAL.items():
         for name, std in (("shifted", 1.0), ("narrow", NARROW)):
             runs = [(method, candidates) for method in ("mrc", "pfr", "orc")]
             for method, count in [*runs, ("pfr", None)] if name == "narrow" else runs:
-                of = {"kl_bits": kl_bits, "std": std, "method": method, "candidates": count}
+                of = {
+                    "kl_bits": kl_bits,
+                    "std": std,
+                    "method": method,
+                    "candidates": count,
+                }  # in the order of the arguments
                 of["draws"] = draws // scale
                 cell = f"normal {name} KL={kl_bits} {method}{'' if count else ' exact'}"
-                record.cell(cell, of | {"seed": SEED}, functools.partial(normal, **of))
+                found.append(Task(cell, of | {"seed": SEED}, normal, tuple(of.values())))
+    return found
 
 
 # --- Dirichlet targets on a finite alphabet ----------------------------------------------------------
@@ -201,11 +209,13 @@ def dirichlet(target: int, draws: int) -> dict:
     return values
 
 
-def measure_dirichlet(record: Record, scale: int) -> None:
+def tasks_of_dirichlet(scale: int) -> list[Task]:
+    found = []
     for target in range(TARGETS):
         of = {"target": target, "draws": DIRICHLET_DRAWS // scale}
         settings = of | {"symbols": SYMBOLS, "concentration": CONCENTRATION, "seed": SEED}
-        record.cell(f"dirichlet {target}", settings, functools.partial(dirichlet, **of))
+        found.append(Task(f"dirichlet {target}", settings, dirichlet, tuple(of.values())))
+    return found
 
 
 # --- The hybrid ------------------------------------------------------------------------------------
@@ -251,11 +261,13 @@ def hybrid_example(method: str, draws: int) -> dict:
     }
 
 
-def measure_hybrid(record: Record, scale: int) -> None:
+def tasks_of_hybrid(scale: int) -> list[Task]:
+    found = []
     for method in ("hybrid", "pfr"):
         of = {"method": method, "draws": HYBRID_DRAWS // scale}
         settings = of | {"mean_scale": MEAN_SCALE, "mass": CUT_MASS, "seed": SEED}
-        record.cell(f"hybrid {method}", settings, functools.partial(hybrid_example, **of))
+        found.append(Task(f"hybrid {method}", settings, hybrid_example, tuple(of.values())))
+    return found
 
 
 # --- Blocks ----------------------------------------------------------------------------------------
@@ -298,7 +310,8 @@ def blocks_of(method: str, block_bits: float, padding_bits: int, total_bits: flo
     }
 
 
-def measure_blocks(record: Record, scale: int) -> None:
+def tasks_of_blocks(scale: int) -> list[Task]:
+    found = []
     runs = [("orc", block_bits, 4) for block_bits in BLOCK_BITS]
     runs += [("orc", 8, padding_bits) for padding_bits in (0, 2, 6)]
     runs += [(method, 8, 4) for method in ("pfr", "mrc")]
@@ -307,7 +320,8 @@ def measure_blocks(record: Record, scale: int) -> None:
         of |= {"total_bits": BLOCKS_TOTAL_BITS, "trials": max(1, BLOCKS_TRIALS // scale)}
         cell = f"blocks {method} {block_bits}+{padding_bits}"
         settings = of | {"dims": BLOCKS_DIMS, "spread_bits": BLOCK_SPREAD_BITS, "seed": SEED}
-        record.cell(cell, settings, functools.partial(blocks_of, **of))
+        found.append(Task(cell, settings, blocks_of, tuple(of.values())))
+    return found
 
 
 # --- Speed -----------------------------------------------------------------------------------------
@@ -347,29 +361,33 @@ def speed(count: int, log2_candidates: int, rounds: int, device: str) -> dict:
     }
 
 
-def measure_speed(record: Record, scale: int, device: str = "cpu") -> None:
+def tasks_of_speed(device: str) -> list[Task]:
+    found = []
     for count, log2_candidates in ((1, 18), (256, 12)) if device == "cpu" else ((1, 24), (256, 16)):
         of = {"count": count, "log2_candidates": log2_candidates, "rounds": 15, "device": device}
         cell = f"speed {device} {count}x2^{log2_candidates}"
-        record.cell(cell, of | {"dims": SPEED_DIMS}, functools.partial(speed, **of))
+        found.append(Task(cell, of | {"dims": SPEED_DIMS}, speed, tuple(of.values())))
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
-    name = "samples-quick" if args.quick else "samples"
+    name, scale = ("samples-quick", 10) if args.quick else ("samples", 1)
     record = Record(HERE / "results" / f"{name}.json")
-    measures = {
-        "normal": measure_normal,
-        "dirichlet": measure_dirichlet,
-        "hybrid": measure_hybrid,
-        "blocks": measure_blocks,
-        "speed": functools.partial(measure_speed, device=args.device),
+    makers = {
+        "normal": tasks_of_normal,
+        "dirichlet": tasks_of_dirichlet,
+        "hybrid": tasks_of_hybrid,
+        "blocks": tasks_of_blocks,
     }
-    for part in args.parts:
-        measures[part](record, 10 if args.quick else 1)
+    todo = [task for part in args.parts if part in makers for task in makers[part](scale)]
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, todo, title="samples", **how)
+    if "speed" in args.parts:  # of which wall time is measured: in this process, nothing beside it
+        failures |= run(record, tasks_of_speed(args.device), title="samples, speed")
     print(f"{short_tables(record.cells)}\n\n{tables(record.cells)}")
     save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from matplotlib.figure import Figure
 from provenance import save_figure
 from records import Record, mean_error
 from scipy import stats
+from tasks import Task, add_options, finish, run
 from torch import Tensor
 
 from compressai_sga.channels import prng, universal
@@ -58,6 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=1_000_000, help="of x for each M and scheme")
     parser.add_argument("--codes", type=int, nargs="*", default=CODES, metavar="M")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -183,14 +185,17 @@ def figure(cells: Mapping[str, Any]) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(1)
-    record = Record(HERE / "results" / "stochastic_encoders.json")
-    for codes in args.codes:
-        for scheme in SCHEMES:
-            settings = {"draws": args.draws, "seed": SEED}
-            record.cell(f"{scheme} M={codes}", settings, lambda s=scheme, m=codes: measure(s, m, args.draws))
+    record, of = Record(HERE / "results" / "stochastic_encoders.json"), {"draws": args.draws, "seed": SEED}
+    todo = [
+        Task(f"{scheme} M={codes}", of, measure, (scheme, codes, args.draws))
+        for codes in args.codes
+        for scheme in SCHEMES
+    ]
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, todo, title="stochastic_encoders", **how)
     print(tables(record.cells))
     save_figure(figure(record.cells), HERE / "figures" / "stochastic_encoders.png", [record.path])
+    finish(failures)
 
 
 if __name__ == "__main__":

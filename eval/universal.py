@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training loss against test loss: universal quantisation closes the gap (Agustsson & Theis 2020).
 
-    python eval/universal.py [--data ../shared/data/kodak]
+    python eval/universal.py [--data ../shared/data/kodak] [--workers N]
 
 In:  a folder of photographs (24 of Kodak) and the zoo's mbt2018-mean-small and -uq-small, qualities 1-4.
 Out: eval/results/universal.json, resumable by model and quality; eval/figures/universal.png; a table.
@@ -27,8 +27,8 @@ from compressai.utils.eval_model.__main__ import read_image
 from matplotlib.figure import Figure
 from provenance import save_figure
 from records import Record, mean_error
+from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from compressai_sga import zoo
 
@@ -42,23 +42,20 @@ DRAWS = 8
 SIZE = 256
 
 
-def crops(folder: Path) -> list[Tensor]:
-    """Centre crops (1, 3, 256, 256) of the PNG images of a folder."""
-    images = []
-    for path in sorted(folder.glob("*.png")):
-        x = read_image(path)
-        top, left = ((side - SIZE) // 2 for side in x.shape[1:])
-        images.append(x[None, :, top : top + SIZE, left : left + SIZE])
-    if not images:
-        raise SystemExit(f"{folder} holds no PNG images; name a folder with --data")
-    return images
+def crop(path: str) -> Tensor:
+    """Centre crop (1, 3, 256, 256) of an image."""
+    x = read_image(Path(path))
+    top, left = ((side - SIZE) // 2 for side in x.shape[1:])
+    return x[None, :, top : top + SIZE, left : left + SIZE]
 
 
 @torch.no_grad()
-def measure(net: nn.Module, images: list[Tensor], lmbda: float) -> dict[str, object]:
-    """Bits, distortion and loss in training and at test time, means over the images."""
+def measure(name: str, quality: int, paths: list[str], lmbda: float) -> dict[str, object]:
+    """Bits, distortion and loss of a model in training and at test time, means over the images."""
+    torch.manual_seed(0)
+    net = zoo.load(name, quality)
     rows: dict[str, list[tuple[float, float]]] = {"training": [], "ideal": [], "test": []}
-    for x in tqdm(images, leave=False):
+    for x in map(crop, paths):
         pixels = x.shape[-2] * x.shape[-1]
         draws = []
         net.train()
@@ -144,28 +141,34 @@ def figure(cells: Mapping[str, Any]) -> Figure:
     return fig
 
 
+def tasks(paths: list[str]) -> list[Task]:
+    """One a model and quality, for one stream of noise goes through its images."""
+    entries = {(r.name, r.quality): r for r in zoo.list_models()}
+    found = []
+    for name in MODELS:
+        for quality in QUALITIES:
+            entry = entries[name, quality]
+            of = {"sha256": entry.sha256, "images": len(paths), "size": SIZE, "draws": DRAWS}
+            found.append(Task(f"{name}-{quality}", of, measure, (name, quality, paths, entry.lmbda)))
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/kodak"))
     parser.add_argument("--out", type=Path, default=EVAL / "results" / "universal.json")
+    add_options(parser)
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    images = crops(args.data)
+    paths = [str(path) for path in sorted(args.data.glob("*.png"))]
+    if not paths:
+        parser.error(f"{args.data} holds no PNG images; name a folder with --data")
     record = Record(args.out)
-    lmbdas = {(r.name, r.quality): (r.lmbda, r.sha256) for r in zoo.list_models()}
-    for name in MODELS:
-        for quality in QUALITIES:
-            lmbda, sha256 = lmbdas[name, quality]
-            settings = {"sha256": sha256, "images": len(images), "size": SIZE, "draws": DRAWS}
-
-            def one(name=name, quality=quality, lmbda=lmbda) -> dict[str, object]:
-                torch.manual_seed(0)
-                return measure(zoo.load(name, quality), images, lmbda)
-
-            record.cell(f"{name}-{quality}", settings, one)
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(paths), title="universal", **how)
     path = args.out.parent.parent / "figures" / "universal.png"
     save_figure(figure(record.cells), path, [args.out])
     print(tables(record.cells))
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rate-distortion curves of the zoo's models, unrefined, against published codecs on Kodak.
 
-    python eval/zoo_curve.py [--kodak DIR] [--anchors FILE] [--names mbt2018-mean-small ...]
+    python eval/zoo_curve.py [--kodak DIR] [--anchors FILE] [--names mbt2018-mean-small ...] [--workers N]
 
 In:  a folder of images; the models of the zoo that are installed; published mean points of other
      codecs (JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
-Out: eval/results/zoo-kodak-NAME.json in CompressAI's schema, one entry a quality, and the values
-     of every image under "per-image"; the published points that are compared with (`published`);
+Out: eval/results/zoo-kodak.json, a cell a model, quality and image, which a second call does not measure
+     again unless the weight has changed (by sha256); of it eval/results/zoo-kodak-NAME.json, means in
+     CompressAI's schema; the published points that are compared with (`published`);
      eval/figures/zoo-kodak.png; on stdout two Markdown tables: the points, and BD-rates with the
      PSNR interval over which they were taken.
 
 Bits are those of real bitstreams by CompressAI's own `inference`; PSNR is the mean of the images'
-PSNRs, as in the anchors used. Each image's values are on disk when they are there: a second call
-goes on, and measures again only what belongs to another weight (by sha256).
+PSNRs, as in the anchors used. A model of which an image failed has no means, and is left out.
 BD-rate: package `bjontegaard`, pchip interpolation of log rate over PSNR, on the interval that both
 curves cover. With fewer than three points there is none.
 Fails with ``FileNotFoundError`` when the images or the anchors are missing.
@@ -21,9 +21,10 @@ Fails with ``FileNotFoundError`` when the images or the anchors are missing.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,9 @@ import published
 from compressai.utils.eval_model.__main__ import inference, read_image
 from matplotlib.figure import Figure
 from provenance import save_figure
-from tqdm import tqdm
+from records import Record
+from tasks import Task, add_options, finish, run
+from torch import nn
 
 from compressai_sga import metrics, zoo
 
@@ -61,48 +64,50 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
     parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
     parser.add_argument("--names", nargs="*", default=NAMES, help="models of the zoo (default: %(default)s)")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
-def evaluate(name: str, images: list[Path], path: Path) -> dict[str, Any]:
-    """Results of all qualities of a model, resumed from `path` and written there image by image."""
-    records = [r for r in zoo.list_models() if r.name == name]
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = {
-        str(r.quality): old["per-image"].get(str(r.quality), {})
-        if old.get("sha256", {}).get(str(r.quality)) == r.sha256
-        else {}
-        for r in records
-    }
-    result: dict[str, Any] = {
+@functools.lru_cache(maxsize=1)
+def load(name: str, quality: int) -> nn.Module:
+    """A model of the zoo; the last one is kept."""
+    return zoo.load(name, quality)
+
+
+def measure(name: str, quality: int, image: str) -> dict[str, float]:
+    """Bits and quality of one image."""
+    measured = inference(load(name, quality), read_image(Path(image)))
+    return {key: measured[key] for key in METRICS}
+
+
+def tasks(names: Iterable[str], images: Iterable[Path]) -> list[Task]:
+    """Every image through every quality of these models."""
+    entries = [r for name in names for r in zoo.list_models() if r.name == name]
+    return [
+        Task(cell(r, image), {"sha256": r.sha256}, measure, (r.name, r.quality, str(image)))
+        for r in entries
+        for image in images
+    ]
+
+
+def cell(entry: zoo.ModelRecord, image: Path) -> str:
+    return f"{entry.name} {entry.quality} {image.stem}"
+
+
+def means(cells: Mapping[str, Any], name: str, images: list[Path]) -> dict[str, Any]:
+    """Results of all qualities of a model, in CompressAI's schema."""
+    curve: Curve = {key: [] for key in ("quality", "lmbda", *METRICS)}
+    for entry in (r for r in zoo.list_models() if r.name == name):
+        values = [cells[cell(entry, image)]["values"] for image in images]
+        curve["quality"].append(entry.quality)
+        curve["lmbda"].append(entry.lmbda)
+        for key in METRICS:
+            curve[key].append(sum(of[key] for of in values) / len(values))
+    return {
         "name": f"{name}-mse",
         "description": "Inference (ans), real bitstreams, means over the images",
-        "results": {"quality": [], "lmbda": [], **{key: [] for key in METRICS}},
-        "sha256": {str(r.quality): r.sha256 for r in records},
-        "per-image": kept,
+        "results": curve,
     }
-    for record in records:
-        values = kept[str(record.quality)]
-        missing = [image for image in images if image.stem not in values]
-        net = zoo.load(name, record.quality) if missing else None
-        for image in tqdm(missing, desc=f"{name} {record.quality}"):
-            measured = inference(net, read_image(image))
-            values[image.stem] = {key: round(measured[key], 5) for key in METRICS}
-            _write(path, result)
-        result["results"]["quality"].append(record.quality)
-        result["results"]["lmbda"].append(record.lmbda)
-        for key in METRICS:
-            mean = sum(values[image.stem][key] for image in images) / len(images)
-            result["results"][key].append(mean)
-    _write(path, result)
-    return result
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def bd_rate(anchor: Curve, ours: Curve) -> tuple[float, float, float] | None:
@@ -178,12 +183,19 @@ def main(argv: list[str] | None = None) -> None:
         raise FileNotFoundError(f"no PNG image in {args.kodak}; name the Kodak folder with --kodak")
     results = HERE / "results"
     published.keep(args.anchors, (*ANCHORS.values(), *REFINED), results)
-    for name in args.names:
-        evaluate(name, images, results_path(results, name))
-    curves, anchors = read_results(results, args.names)
-    sources = [results / published.FILE, *(results_path(results, name) for name in args.names)]
-    save_figure(figure(curves, anchors), HERE / "figures" / "zoo-kodak.png", sources)
-    print(tables(curves, anchors))
+    record = Record(results / "zoo-kodak.json")
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(args.names, images), title="zoo", **how)
+    names = [name for name in args.names if not any(f.startswith(f"{name} ") for f in failures)]
+    for name in names:
+        content = json.dumps(means(record.cells, name, images), indent=1) + "\n"
+        results_path(results, name).write_text(content, encoding="utf-8")
+    if names:
+        curves, anchors = read_results(results, names)
+        sources = [results / published.FILE, *(results_path(results, name) for name in names)]
+        save_figure(figure(curves, anchors), HERE / "figures" / "zoo-kodak.png", sources)
+        print(tables(curves, anchors))
+    finish(failures)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_what_was_measured_before_an_interrupt_stays(script, folder, tmp_path, m
 
     monkeypatch.setattr(script, "ideal", ideal)
     given = arguments(folder, tmp_path, "--parts", "overhead")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         script.main(given)
     assert list(cells_of(tmp_path)) == ["channel tiny ideal 0 0.1 test000"]
 
@@ -183,6 +183,30 @@ def test_a_lost_picture_is_made_again(script, folder, tmp_path, monkeypatch):
     assert path.read_bytes() == pixels
     after, name = cells_of(tmp_path), f"curves DiffC 0.5 {path.stem}"
     assert after[name]["values"]["bytes"] == before[name]["values"]["bytes"]
+
+
+def test_what_fails_is_named_and_left_out(script, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "JPEG_QUALITIES", (10, 80))
+    monkeypatch.setattr(script, "JPEG2000_BPP", (1,))
+    real = script.jpeg
+
+    def jpeg(x, quality):
+        if quality == 80:
+            raise OSError("no such encoder")
+        return real(x, quality)
+
+    monkeypatch.setattr(script, "jpeg", jpeg)
+    given = arguments(folder, tmp_path, "--parts", "curves", "--crops", "2", "--rates", "0.5")
+    with pytest.raises(SystemExit, match="failed: curves JPEG 80 kodim05, curves JPEG 80 kodim20;"):
+        script.main(given)
+    assert "OSError: no such encoder" in capsys.readouterr().err
+    cells = cells_of(tmp_path)
+    assert "realism JPEG 10" in cells and "realism JPEG 80" not in cells and "prefix 0.5 kodim20" in cells
+    monkeypatch.setattr(script, "jpeg", real)
+    script.main(given)
+    assert set(cells_of(tmp_path)) - set(cells) == {
+        *("curves JPEG 80 kodim05", "curves JPEG 80 kodim20", "realism JPEG 80")
+    }
 
 
 def test_missing_files_are_named(script, folder, tmp_path):

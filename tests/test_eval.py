@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.utils import save_image
 
@@ -50,13 +51,15 @@ def test_methods_are_measured_once(scripts, images, tmp_path, capsys, monkeypatc
     printed = capsys.readouterr().out
     assert "| `ssl` | 3 |" in printed and "| `fast` | 2 |" in printed and "3 images" in printed
     (path,) = (tmp_path / "results").glob("*.json")
-    results = json.loads(path.read_text())
+    content = path.read_text()
+    assert len(json.loads(content)["cells"]) == 4  # two entries, two batches
+    results = methods.by_entry(json.loads(content)["cells"])
     assert set(results["ssl:3"]["images"]) == {"image0", "image1", "image2"}
     for image in results["fast:2"]["images"].values():
         assert image["loss-after"] <= image["loss-before"]
     monkeypatch.setattr(compressai_sga, "refine", None)  # a second call must not refine
     methods.main(argv)
-    assert json.loads(path.read_text()) == results
+    assert path.read_text() == content
     assert (tmp_path / "figures" / "refine-methods.png").stat().st_size > 1000
 
 
@@ -84,18 +87,54 @@ def test_missing_images_are_named(scripts, tmp_path):
         methods.main(["--images", str(tmp_path), "--entries", "ssl:1"])
 
 
+def cells() -> dict[str, dict]:
+    return json.loads(MEASURED.read_text(encoding="utf-8"))["cells"]
+
+
 def lowering(entry: str) -> float:
     """Percent of the unrefined loss, mean over the images."""
-    images = json.loads(MEASURED.read_text())[entry]["images"].values()
+    batches = [cell["values"]["images"] for name, cell in cells().items() if name.split()[0] == entry]
+    images = [image for batch in batches for image in batch.values()]
     after, before = (sum(i[f"loss-{when}"] for i in images) for when in ("after", "before"))
     return 100 * (1 - after / before)
 
 
-def test_committed_results_are_of_the_shipped_weight():
-    (record,) = (r for r in zoo.list_models() if (r.name, r.quality) == ("mbt2018-mean-small", 3))
-    results = json.loads(MEASURED.read_text())
-    assert {done["of"]["sha256"] for done in results.values()} == {record.sha256}
-    assert {len(done["images"]) for done in results.values()} == {24}
+def test_committed_results_are_known_to_the_script(scripts, monkeypatch, tmp_path):
+    """They are of the shipped weight, of 24 images, and their presets are the package's."""
+    methods, _ = scripts
+    for number in range(1, 25):
+        Image.new("RGB", (768, 512)).save(tmp_path / f"kodim{number:02}.png")
+    known = {name: cell["of"] for name, cell in cells().items()}
+    entries = [name.split()[0] for name in known]
+    args = methods.parse_args(["--images", str(tmp_path), "--entries", *entries])
+    assert {task.name: task.of for task in methods.tasks(args)} == known and len(known) == 20
+
+
+def test_batches_are_of_one_shape(scripts, tmp_path):
+    methods, _ = scripts
+    sizes = [(80, 72), (72, 80), (80, 72), (80, 72)]
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    stems = [[path.stem for path in batch] for batch in methods.batches(paths, 0, 2)]
+    assert stems == [["0", "2"], ["3"], ["1"]]
+    assert len(methods.batches(paths, 64, 4)) == 1
+    assert methods.read_crop(paths[0], 0).shape == (3, 72, 80)
+    assert methods.read_crop(paths[0], 64).shape == (3, 64, 64)
+
+
+def test_values_of_other_settings_are_measured_again(scripts, images, tmp_path):
+    methods, _ = scripts
+    argv = ["--images", str(images), "--crop", "64", "--entries", "polish:0"]
+    methods.main([*argv, "--batch", "2"])
+    (path,) = (tmp_path / "results").glob("*.json")
+    content = json.loads(path.read_text())
+    for cell in content["cells"].values():
+        cell["of"]["sha256"], cell["values"]["images"] = "of another file", {"image0": {}, "gone": {}}
+    path.write_text(json.dumps(content))
+    methods.main(argv)
+    results = methods.by_entry(json.loads(path.read_text())["cells"])
+    assert set(results["polish:0"]["images"]) == {"image0", "image1", "image2"}
 
 
 def test_committed_results_show_the_order_of_the_paper():

@@ -93,7 +93,7 @@ def test_measures_once_and_prints(script, arguments, tmp_path, monkeypatch, caps
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 2 * 4
     for name in ("hfd.png", "hfd-crops.png"):
         assert (tmp_path / "figures" / name).stat().st_size > 5000
-    for name in ("measure_image", "measure_set", "swd"):  # a second call must not measure
+    for name in ("measure_image", "measure_set", "measure_sampler"):  # a second call must not measure
         monkeypatch.setattr(script, name, pytest.fail)
     script.main(arguments)
     assert capsys.readouterr().out == printed
@@ -128,18 +128,18 @@ def test_a_killed_run_goes_on(script, arguments, monkeypatch, tmp_path):
     whole = script.measure_image
     done = []
 
-    def killed(decoder, path, *others):
+    def killed(setup, quality, path):
         if done:
             raise KeyboardInterrupt
         done.append(path.stem)
-        return whole(decoder, path, *others)
+        return whole(setup, quality, path)
 
     monkeypatch.setattr(script, "measure_image", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         script.main(arguments)
     again = []
     monkeypatch.setattr(
-        script, "measure_image", lambda d, path, *others: again.append(path.stem) or whole(d, path, *others)
+        script, "measure_image", lambda s, q, path: again.append(path.stem) or whole(s, q, path)
     )
     script.main(arguments)
     assert (done, again) == (["kodim01"], ["other"])
@@ -157,7 +157,8 @@ def test_pictures_that_are_gone_are_made_again(script, arguments, tmp_path):
     assert after["values"] == before["values"]
 
 
-def test_other_bits_are_an_error(script, arguments, monkeypatch):
+def test_other_bits_are_a_failure(script, arguments, monkeypatch, tmp_path, capsys):
+    """All that compresses is named, and the quality has no set."""
     compress = HFD.compress
 
     def longer(self, x):
@@ -165,8 +166,10 @@ def test_other_bits_are_an_error(script, arguments, monkeypatch):
         return {**out, "strings": [[part[0] + b"\0"] for part in out["strings"]]}
 
     monkeypatch.setattr(HFD, "compress", longer)
-    with pytest.raises(RuntimeError, match="not those of its first stage"):
+    with pytest.raises(SystemExit, match="failed: image 3 kodim01, image 3 other, sampler ddim 1"):
         script.main(arguments)
+    assert "not those of its first stage" in capsys.readouterr().err
+    assert not json.loads((tmp_path / "results" / "hfd.json").read_text(encoding="utf-8"))["cells"]
 
 
 def test_a_folder_without_images_is_named(script, tmp_path):

@@ -94,7 +94,7 @@ def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     for cell in json.loads(results)["cells"].values():
         assert cell["values"]["realism_p"] > 1e-5 and cell["values"]["exact"]
     assert (tmp_path / "figures" / "rdp_gaussian-quick.png").stat().st_size > 1000
-    monkeypatch.setattr(script, "measure", None)  # a second call must not measure
+    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("measured again"))
     script.main(["--quick"])
     assert path.read_text() == results
 

@@ -260,6 +260,6 @@ def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     assert values["normal narrow KL=4 pfr exact"]["law_p"] > 1e-5
     assert (tmp_path / "figures" / "samples-quick.png").stat().st_size > 1000
     for name in ("normal", "dirichlet", "hybrid_example", "blocks_of"):  # a second call must not measure
-        monkeypatch.setattr(script, name, lambda **_: pytest.fail("measured again"))
+        monkeypatch.setattr(script, name, lambda *_: pytest.fail("measured again"))
     script.main(argv)
     assert path.read_text() == results

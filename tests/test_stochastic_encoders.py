@@ -103,7 +103,7 @@ def test_tiny_run_and_resume(script, tmp_path, capsys, monkeypatch):
     results = path.read_text()
     assert len(json.loads(results)["cells"]) == 6
     assert (tmp_path / "figures" / "stochastic_encoders.png").stat().st_size > 1000
-    monkeypatch.setattr(script, "measure", None)  # a second call must not measure
+    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("measured again"))
     script.main(argv)
     assert path.read_text() == results
 

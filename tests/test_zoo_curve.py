@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of eval/zoo_curve.py: BD-rate on the common interval, and evaluation that resumes."""
+"""Claims of eval/zoo_curve.py: BD-rate on the common interval, and a run that goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -46,13 +46,26 @@ def test_two_points_have_no_bd_rate(script):
     assert script.bd_rate(ANCHOR, {k: v[:2] for k, v in ANCHOR.items()}) is None
 
 
-def test_evaluation_resumes_image_by_image(script, tmp_path, monkeypatch):
+@pytest.fixture
+def one_model(script, tmp_path, monkeypatch):
+    """The zoo has one quality, and the script writes below tmp_path."""
     name = "bmshj2018-factorized-small"
-    images = [Path(shutil.copy(path, tmp_path)) for path in zoo.sample_images()]
     record = next(r for r in zoo.list_models() if r.name == name)
     monkeypatch.setattr(zoo, "list_models", lambda: [record])
-    path = tmp_path / "results" / "curve.json"
-    path.parent.mkdir()
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    double = {"bpp": [2 * b for b in ANCHOR["bpp"]], "psnr-rgb": ANCHOR["psnr-rgb"]}
+    keys = (*script.ANCHORS.values(), *script.REFINED, "never asked for")
+    collection = tmp_path / "points.json"
+    collection.write_text(json.dumps({key: {"source": "a book", "results": double} for key in keys}))
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in zoo.sample_images():
+        shutil.copy(path, images)
+    return record, ["--kodak", str(images), "--anchors", str(collection), "--names", name]
+
+
+def test_evaluation_goes_on_image_by_image(script, one_model, tmp_path, monkeypatch, capsys):
+    record, given = one_model
     measured, real = [], script.inference
 
     def inference(net, x):
@@ -62,54 +75,75 @@ def test_evaluation_resumes_image_by_image(script, tmp_path, monkeypatch):
         return measured[-1]
 
     monkeypatch.setattr(script, "inference", inference)
-    with pytest.raises(KeyboardInterrupt):
-        script.evaluate(name, images, path)
-    kept = json.loads(path.read_text())["per-image"][str(record.quality)]
-    assert len(kept) == 2
+    with pytest.raises(SystemExit) as stopped:
+        script.main(given)
+    assert stopped.value.code == 130
+    results = tmp_path / "results"
+    assert len(json.loads((results / "zoo-kodak.json").read_text())["cells"]) == 2
 
     calls = []
     monkeypatch.setattr(script, "inference", lambda net, x: calls.append(x) or real(net, x))
-    result = script.evaluate(name, images, path)
-    assert len(calls) == 1
-    golden = [record.golden[image.name]["bpp"] for image in images]
-    assert result["results"]["bpp"] == [pytest.approx(sum(golden) / 3, rel=0.01)]
-    assert result == json.loads(path.read_text())
-
-
-def test_values_of_another_weight_are_measured_again(script, tmp_path, monkeypatch):
-    name = "bmshj2018-factorized-small"
-    record = next(r for r in zoo.list_models() if r.name == name)
-    monkeypatch.setattr(zoo, "list_models", lambda: [record])
-    path, (image, *_) = tmp_path / "curve.json", zoo.sample_images()
-    result = script.evaluate(name, [image], path)
-    result["sha256"][str(record.quality)] = "of another file"
-    result["per-image"][str(record.quality)][image.stem]["bpp"] = 99
-    path.write_text(json.dumps(result))
-    assert script.evaluate(name, [image], path)["results"]["bpp"][0] < 3
-
-
-def test_published_points_are_kept_beside_the_results(script, tmp_path, monkeypatch):
-    """Tables follow from the folder of results alone, wherever the published points came from."""
-    monkeypatch.setattr(script, "HERE", tmp_path)
-    monkeypatch.setattr(script, "evaluate", lambda name, images, path: script._write(path, {"results": ours}))
-    ours = ANCHOR | {key: [1, 2, 3, 4] for key in ("quality", "lmbda", "ms-ssim-rgb")}
-    double = {"bpp": [2 * b for b in ANCHOR["bpp"]], "psnr-rgb": ANCHOR["psnr-rgb"]}
-    keys = (*script.ANCHORS.values(), *script.REFINED, "never asked for")
-    collection = tmp_path / "points.json"
-    collection.write_text(json.dumps({key: {"source": "a book", "results": double} for key in keys}))
-    shutil.copy(zoo.sample_images()[0], tmp_path / "image.png")
-    given = ["--kodak", str(tmp_path), "--anchors", str(collection), "--names", "a-model"]
     script.main(given)
+    assert len(calls) == 1 and "too few points" in capsys.readouterr().out
+    value = json.loads(script.results_path(results, record.name).read_text())
+    golden = [record.golden[image.name]["bpp"] for image in zoo.sample_images()]
+    assert value["results"]["bpp"] == [pytest.approx(sum(golden) / 3, rel=0.01)]
+    assert value["results"]["quality"] == [record.quality]
+
+
+def test_values_of_another_weight_are_measured_again(script, one_model, tmp_path):
+    record, given = one_model
+    script.main(given)
+    path = tmp_path / "results" / "zoo-kodak.json"
+    content = json.loads(path.read_text())
+    for cell in content["cells"].values():
+        cell["of"]["sha256"], cell["values"]["bpp"] = "of another file", 99
+    path.write_text(json.dumps(content))
+    script.main(given)
+    value = json.loads(script.results_path(tmp_path / "results", record.name).read_text())
+    assert value["results"]["bpp"][0] < 3
+
+
+def test_a_model_with_a_failure_has_no_means(script, one_model, tmp_path, capsys):
+    record, given = one_model
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match=f"failed: {record.name} {record.quality} broken"):
+        script.main(given)
+    assert not script.results_path(tmp_path / "results", record.name).is_file()
+    assert len(json.loads((tmp_path / "results" / "zoo-kodak.json").read_text())["cells"]) == 3
+
+
+def test_published_points_are_kept_beside_the_results(script, one_model, tmp_path, monkeypatch):
+    """Tables follow from the folder of results alone, wherever the published points came from."""
+    _, given = one_model
+    monkeypatch.setattr(script, "run", lambda *_, **__: {})
+    ours = ANCHOR | {key: [1, 2, 3, 4] for key in ("quality", "lmbda", "ms-ssim-rgb")}
+    monkeypatch.setattr(script, "means", lambda *_: {"results": ours})
+    given[-1] = "a-model"
+    script.main(given)
+    collection = tmp_path / "points.json"
     collection.unlink()
     curves, anchors = script.read_results(tmp_path / "results", ["a-model"])
     assert "| a-model | -50.0 % (28.0–37.0 dB) |" in script.tables(curves, anchors)
     kept = json.loads((tmp_path / "results" / "published-kodak.json").read_text())
-    assert set(kept) == set(keys) - {"never asked for"} and kept[keys[0]]["source"] == "a book"
+    keys = {*script.ANCHORS.values(), *script.REFINED}
+    assert set(kept) == keys and all(row["source"] == "a book" for row in kept.values())
     with pytest.raises(FileNotFoundError, match="--anchors"):
         script.main(given)
     collection.write_text("{}")
     with pytest.raises(ValueError, match="has no compressai:jpeg"):
         script.main(given)
+
+
+def test_the_committed_means_are_those_of_the_images(script):
+    """And every image was measured with the weight that the zoo has."""
+    results = SCRIPT.parent / "results"
+    cells = json.loads((results / "zoo-kodak.json").read_text())["cells"]
+    images = [Path(f"kodim{number:02}.png") for number in range(1, 25)]
+    assert all(cells[task.name]["of"] == task.of for task in script.tasks(script.NAMES, images))
+    for name in script.NAMES:
+        value = json.loads(script.results_path(results, name).read_text())
+        assert value == script.means(cells, name, images)
 
 
 def test_missing_images_are_named(script, tmp_path):
