@@ -215,8 +215,7 @@ CLAIMS: tuple[Claim, ...] = (
         RDA,
         _gap("bpp"),
         _gap_is_small("bpp"),
-        "at low rates most latents are rounded to one value, which costs less than noise; the gap falls with "
-        "the rate.",
+        "at low rates most latents are rounded to one value, which costs less than noise.",
         needs="rda.json",
     ),
     Claim(
@@ -225,8 +224,7 @@ CLAIMS: tuple[Claim, ...] = (
         RDA,
         _gap("distortion"),
         _gap_is_small("distortion"),
-        "at low rates most latents are rounded to one value, which disturbs the image less than noise; the "
-        "gap falls with the rate.",
+        "at low rates most latents are rounded to one value, which disturbs the image less than noise.",
         needs="rda.json",
     ),
     Claim(
@@ -235,7 +233,7 @@ CLAIMS: tuple[Claim, ...] = (
         RDA,
         _against_jpeg,
         _better_than_jpeg,
-        "better than JPEG alone; our model is small and was trained for minutes.",
+        "not better than both in all respects; our model is small and was trained for minutes.",
         needs="rda.json",
     ),
 )
