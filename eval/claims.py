@@ -17,14 +17,21 @@ from typing import get_args
 
 import claims_coding
 import claims_models
+import claims_realism
 import claims_refinement
+import claims_sga_plus
 from claim import PAPERS, Claim, Row, Verdict
 
 __all__ = ["CLAIMS", "JUDGED", "Claim", "Row", "rows", "table"]
 
-CLAIMS: tuple[Claim, ...] = (*claims_refinement.CLAIMS, *claims_models.CLAIMS, *claims_coding.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (
+    *claims_refinement.CLAIMS,
+    *claims_models.CLAIMS,
+    *claims_coding.CLAIMS,
+    *claims_realism.CLAIMS,
+)
 # Functions of the folder of results; no rows where theirs are not there.
-JUDGED: tuple[Callable[[Path], Sequence[Row]], ...] = ()
+JUDGED: tuple[Callable[[Path], Sequence[Row]], ...] = (claims_sga_plus.rows,)
 
 
 def rows(results: Path) -> list[Row]:

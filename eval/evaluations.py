@@ -24,6 +24,8 @@ from typing import Any
 
 import c3_report
 import coders
+import compare_report
+import critic_report
 import diffc_images_report
 import diffc_report
 import findings
@@ -34,6 +36,10 @@ import rdp_gaussian
 import refine_curve
 import refine_methods
 import samples_report
+import sga_plus_figures
+import sga_plus_plan
+import sga_plus_report
+import sga_plus_runs
 import step_time
 import stochastic_encoders
 import universal
@@ -97,6 +103,27 @@ def _c3_figure(results: Path) -> Figure:
 
 def _curve_figure(results: Path) -> Figure:
     return refine_curve.figure(refine_curve.read_results(results), refine_curve.title())
+
+
+SGA_PLUS = "sga-plus-reduced"
+COMPARED = "compare-kodak/results.json"
+COMPARED_ANCHOR = "jpeg2000"
+COMPARED_BESIDE = ("compressai:compressai-mbt2018-mean_mse_cpu", "compressai:vtm", "C3 (Adaptive)")
+
+
+def _compared(results: Path) -> str:
+    content = json.loads((results / COMPARED).read_text(encoding="utf-8"))
+    return compare_report.tables(content, COMPARED_ANCHOR, _beside(results))
+
+
+def _beside(results: Path) -> published.Published:
+    points = published.points(results)
+    return {name: points[name] for name in COMPARED_BESIDE}
+
+
+def _compared_means(results: Path) -> compare_report.Means:
+    content = json.loads((results / COMPARED).read_text(encoding="utf-8"))
+    return compare_report.means(content["cells"], _beside(results))
 
 
 # --- Headlines ---------------------------------------------------------------------------------------
@@ -195,6 +222,28 @@ def _hfd(results: Path) -> str:
     )
 
 
+def _compare(results: Path) -> str:
+    head, rows, _ = compare_report.bd_table(_compared_means(results), COMPARED_ANCHOR)
+    rates = {row[0]: row[1].split(" (")[0] for row in rows}
+    names = ("avif", "mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
+    return f"BD-rate {head[0]}: {', '.join(f'`{name}` {rates[name]}' for name in names)}"
+
+
+def _sga_plus(results: Path) -> str:
+    found = sga_plus_runs.Results(findings.cells(results, SGA_PLUS))
+    gaps = {n: sga_plus_runs.bd(found.curve("atanh", n), found.curve("ssl", n)) for n in found.steps}
+    each = ", ".join(f"{gap.rate.value:+.2f} % after {n} steps" for n, gap in gaps.items())
+    return f"BD-rate of SSL against atanh (SGA), the papers' settings: {each}"
+
+
+def _critic(results: Path) -> str:
+    found = critic_report.separation(findings.cells(results, "critic"), "blurred, σ = 1.5 px")
+    return (
+        f"blurred images: U above the original's in {found['u']} of {found['images']}, −log₂ P alone in "
+        f"{found['likelihood']}"
+    )
+
+
 def _diffc(results: Path) -> str:
     gains = findings.diffc_gains(results).values()
     return (
@@ -215,6 +264,22 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"zoo-kodak": lambda results: zoo_curve.figure(*zoo_curve.read_results(results))},
     ),
     Evaluation(
+        "Codecs compared, on Kodak",
+        "python eval/compare.py --images KODAK --out eval/results/compare-kodak --metrics swd "
+        "--anchor jpeg2000 --entries jpeg jpeg2000 webp avif jxl bmshj2018-factorized-small "
+        "mbt2018-mean-small hfd-small@1-4 mbt2018-mean-small@1,3,5:refine=fast",
+        (COMPARED, published.FILE),
+        {"compare": _compared},
+        _compare,
+        {
+            f"compare-{name}": lambda results, metric=metric: compare_report.figure(
+                _compared_means(results), metric
+            )
+            for name, metric in (("psnr", "psnr-rgb"), ("ms-ssim", "ms-ssim-rgb"), ("swd", "swd"))
+        },
+        pictures=("compare-viewer",),
+    ),
+    Evaluation(
         "Methods and presets at the same model",
         "python eval/refine_methods.py --images KODAK",
         (findings.METHODS,),
@@ -229,6 +294,24 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"curve": lambda results: refine_curve.table(refine_curve.read_results(results))},
         _curve,
         {"refine-curve": _curve_figure},
+    ),
+    Evaluation(
+        "The claims of SGA+",
+        "python eval/sga_plus.py --reduced --images KODAK",
+        (f"{SGA_PLUS}.json",),
+        {
+            f"sga-plus-{part}": of_cells(
+                SGA_PLUS, lambda cells, part=part: sga_plus_report.tables(cells, [part])
+            )
+            for part in ("what", *sga_plus_plan.PARTS)
+        },
+        _sga_plus,
+        {
+            f"{SGA_PLUS}-{part}": of_cells(
+                SGA_PLUS, lambda cells, part=part: sga_plus_figures.figure(cells, part)
+            )
+            for part in sga_plus_plan.PARTS
+        },
     ),
     Evaluation(
         "Time of one step",
@@ -325,6 +408,14 @@ EVALUATIONS: tuple[Evaluation, ...] = (
             "diffc-curves": of_cells("diffc", diffc_images_report.curves_figure),
         },
         pictures=("diffc-crops",),
+    ),
+    Evaluation(
+        "The universal critic on real images",
+        "python eval/critic.py --data KODAK",
+        ("critic.json",),
+        {"critic": of_cells("critic", critic_report.tables)},
+        _critic,
+        {"critic": of_cells("critic", critic_report.figure)},
     ),
 )
 

@@ -110,3 +110,39 @@ def test_separation_counts_pairs(report):
     found = report.separation(cells, "x")
     assert (found["images"], found["u"], found["likelihood"], found["seen_by"]) == (2, 1, 1, "WebP")
     assert found["difference"]["mean"] == pytest.approx((1 - 0.5) / 2)
+
+
+# --- The committed results --------------------------------------------------------------------
+
+# In how many of 24 images U, and likelihood alone, find the variant less realistic: at least, at most.
+KINDS = {
+    "blurred, σ = 1.5 px": ((22, 24), (0, 0)),
+    "JPEG 10": ((22, 24), (0, 0)),
+    "noise, σ = 20": ((24, 24), (24, 24)),
+    "sharpened": ((20, 24), (24, 24)),
+    "noise alone": ((24, 24), (24, 24)),
+    "blurred, σ = 0.7 px": ((0, 14), (0, 0)),  # too little for this critic
+    "flat": ((0, 4), (0, 0)),  # the model itself gives it few bits
+    "first stage of HFD": ((16, 24), (0, 0)),
+    "HFD": ((0, 6), (16, 24)),
+}
+
+
+@pytest.mark.parametrize("variant", KINDS)
+def test_what_is_found_and_what_is_not(report, variant):
+    found = report.separation(CELLS, variant)
+    assert found["images"] == 24
+    for key, (least, most) in zip(("u", "likelihood"), KINDS[variant]):
+        assert least <= found[key] <= most
+
+
+def test_committed_results_are_of_the_shipped_model(script):
+    of = {cell["of"].get("model") for name, cell in CELLS.items() if name != "exact"}
+    assert of == {script.hash_of(script.PHOTOGRAPHS)}
+
+
+def test_copies_are_found(report):
+    values = CELLS["batches"]["values"]
+    for size in (2, 4, 8):
+        assert values[f"{size} copies"]["batch"] > values[f"{size} different"]["batch"] + 4
+    assert abs(values["8 copies"]["alone"] - values["1 copies"]["alone"]) < 1e-6

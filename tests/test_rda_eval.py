@@ -151,8 +151,8 @@ def test_the_gap_falls_with_the_rate():
 
 @pytest.mark.skipif(not RECORDS, reason="the zoo has no rate-distortion autoencoders yet")
 def test_the_table_of_pictures():
-    """Better than a larger JPEG in all respects. Against JPEG 2000 of the same size better in MS-SSIM alone, not
-    in PSNR, as the lecture's was: within 1 dB below it. Refinement lowers the loss, though not by much."""
+    """Better than a larger JPEG in all respects. Against JPEG 2000 of the same size better in MS-SSIM alone,
+    not in PSNR, as the lecture's was: within 1 dB below it. Refinement lowers the loss, if not by much."""
     (cell,) = (cell for name, cell in CELLS.items() if name.startswith("pictures "))
     weights = {r.name: r for r in RECORDS if r.quality == 1}
     assert cell["of"]["sha256"] == {name: r.sha256 for name, r in weights.items()}
