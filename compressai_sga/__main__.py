@@ -50,6 +50,12 @@ def _of_files(name: str) -> Callable[[list[str]], int]:
     return run
 
 
+def _bd_rate(argv: list[str]) -> int:
+    from compressai_sga.metrics import command
+
+    return command.compare_curves(argv)
+
+
 COMMANDS = (
     Command("compress", "compress an image to a .csga file", _of_files("compress")),
     Command("decompress", "write the image of a .csga file", _of_files("decompress")),
@@ -60,6 +66,7 @@ COMMANDS = (
         "without any start-up hook",
         _eval_model,
     ),
+    Command("bd-rate", "BD-rate and BD-PSNR between rate-distortion curves in CompressAI's JSON", _bd_rate),
 )
 
 

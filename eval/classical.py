@@ -19,18 +19,54 @@ import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, NoReturn
 
 import PIL
 from compressai.utils.bench import codecs as bench
 from PIL import Image
+from resources import measured
 
 from compressai_sga.errors import SgaError
 
-__all__ = ["CODECS", "Classical", "available", "check", "make"]
+__all__ = ["CODECS", "Classical", "available", "check", "make", "versions"]
 
 
-class Avif(bench.PillowCodec):
+class Pillow(bench.PillowCodec):
+    """A codec of Pillow's as the bench has it, which also says what it took of the processor."""
+
+    def options(self, quality: str) -> dict[str, Any]:
+        """What `Image.save` is told; the bench's way."""
+        return {"quality": int(quality)}
+
+    def _run_impl(self, in_filepath: str, quality: str) -> tuple[dict[str, float], Image.Image]:
+        image = self._load_img(in_filepath)
+        with measured() as used:
+            start = time.time()
+            file = io.BytesIO()
+            image.save(file, format=self.fmt, **self.options(quality))
+            encoded = time.time()
+            decoded = Image.open(io.BytesIO(file.getvalue()))
+            decoded.load()
+            end = time.time()
+        info = {
+            "bpp": 8 * file.tell() / (image.width * image.height),
+            "encoding_time": encoded - start,
+            "decoding_time": end - encoded,
+            **used,
+        }
+        return info, decoded
+
+
+class Jpeg(Pillow, bench.JPEG):
+    """The bench's JPEG."""
+
+
+class WebP(Pillow, bench.WebP):
+    """The bench's WebP."""
+
+
+class Avif(Pillow):
     """AVIF by Pillow (libavif), 4:2:0 as its default is."""
 
     fmt = "avif"
@@ -38,7 +74,7 @@ class Avif(bench.PillowCodec):
     name = "AVIF"
 
 
-class JpegXL(bench.PillowCodec):
+class JpegXL(Pillow):
     """JPEG XL by Pillow's plug-in (libjxl)."""
 
     fmt = "jxl"
@@ -46,35 +82,17 @@ class JpegXL(bench.PillowCodec):
     name = "JPEG XL"
 
 
-class Jpeg2000(bench.PillowCodec):
+class Jpeg2000(Pillow):
     """JPEG 2000 by Pillow (OpenJPEG)."""
 
     fmt = "jpeg2000"
     _description = f"JPEG 2000. OpenJPEG, Pillow version {PIL.__version__}"
     name = "JPEG 2000"
 
-    def _run_impl(self, in_filepath: str, quality: float) -> tuple[dict[str, float], Image.Image]:
-        image = self._load_img(in_filepath)
-        start = time.time()
-        file = io.BytesIO()
-        image.save(
-            file,
-            format="JPEG2000",
-            irreversible=True,
-            mct=1,  # Pillow's default leaves the colours as they are, which costs some dB
-            no_jp2=True,
-            quality_mode="rates",
-            quality_layers=[float(quality)],
-        )
-        encoded = time.time()
-        decoded = Image.open(io.BytesIO(file.getvalue()))
-        decoded.load()
-        info = {
-            "bpp": 8 * file.tell() / (image.width * image.height),
-            "encoding_time": encoded - start,
-            "decoding_time": time.time() - encoded,
-        }
-        return info, decoded
+    def options(self, quality: str) -> dict[str, Any]:
+        """Pillow's default leaves the colours as they are, which costs some dB: hence mct."""
+        how = {"irreversible": True, "mct": 1, "no_jp2": True}
+        return {**how, "quality_mode": "rates", "quality_layers": [float(quality)]}
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,8 @@ class Classical:
 _PERCENT = ("5", "10", "20", "30", "50", "70", "85", "95")
 _QP = ("22", "27", "32", "37", "42", "47")
 CODECS: dict[str, Classical] = {
-    "jpeg": Classical(bench.JPEG, _PERCENT),
-    "webp": Classical(bench.WebP, ("0", "10", "25", "40", "60", "80", "90", "95")),
+    "jpeg": Classical(Jpeg, _PERCENT),
+    "webp": Classical(WebP, ("0", "10", "25", "40", "60", "80", "90", "95")),
     "avif": Classical(Avif, ("15", "25", "35", "45", "55", "65", "75", "85")),
     "jxl": Classical(JpegXL, ("0", "10", "25", "40", "55", "70", "80", "90")),
     "jpeg2000": Classical(Jpeg2000, ("200", "130", "90", "60", "40", "24", "16", "12")),
@@ -118,6 +136,12 @@ def available(name: str) -> bool:
             return False
     Image.init()
     return fmt.upper() in Image.SAVE
+
+
+def versions(name: str) -> dict[str, str]:
+    """Of the packages that code; programs of others are not asked."""
+    packages = ["Pillow", *(["pillow-jxl-plugin"] if name == "jxl" else [])]
+    return {package: metadata.version(package) for package in packages}
 
 
 def check(name: str, options: Mapping[str, str], entry: str) -> None:

@@ -9,14 +9,15 @@ In:  a folder of images; entries (`entries` says how they are written); publishe
      (--published FILE NAME..., JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
 Out: in the folder --out
      results.json     every image's values, written as it ends; the same command goes on from there
-     ENTRY.json       means over the images in CompressAI's schema, for `python -m compressai.utils.plot`
+     curves/*.json    an entry's means in CompressAI's schema, for `python -m compressai.utils.plot`
      table.md         means, BD-rates against --anchor; rd-METRIC.png, the curves, published ones dotted
      report.html      one file: curves, tables, and a viewer of two decoded pictures under a slider
      pictures/        decoded pictures of the first --pictures images; of all for metrics of sets
 
 All entries are measured on the same images by the same functions (`trials`). An image that fails is named,
-and left out of the means of all entries. Exit code 1 where something failed, 2 for wrong use, 130 after
-Ctrl-C. Workers on other machines need the images and --out at the same paths.
+and left out of the means of all entries. A further metric, or more pictures, needs decoded pictures: all is
+coded again. Exit code 1 where something failed, 2 for wrong use, 130 after Ctrl-C. Workers on other machines
+need the images and --out at the same paths.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import compare_report
 import trials
 from compressai.utils.eval_model.__main__ import collect_images
 from entries import Entry, parse, slug
+from PIL import Image
 from records import Record
 from tasks import Task, add_options, run
 
@@ -98,11 +100,18 @@ def find_published(words: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     file, *names = words
     if not Path(file).is_file():
         raise SgaError(f"there is no file {file} of published points")
-    content = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SgaError(f"{file} is no JSON file of published points ({error})") from error
     unknown = [name for name in names if name not in content]
     if unknown:
         raise SgaError(f"{file} has no {', '.join(unknown)}; it has {', '.join(content)}")
-    return {name: content[name] for name in names or content}
+    found = {name: content[name] for name in names or content}
+    for name, codec in found.items():
+        if not isinstance(codec, dict) or not {"source", "results"} <= codec.keys():
+            raise SgaError(f"{file}: {name} must have a source and results")
+    return found
 
 
 class Comparison:
@@ -116,6 +125,13 @@ class Comparison:
         self.folder, self.images = find_images(args.images)
         self.entries = find_entries(args.entries)
         self.published = find_published(args.published)
+        labels = [entry.label for entry in self.entries]
+        both = sorted(set(labels) & set(self.published))
+        if both:
+            raise SgaError(f"--published has a codec called like the entry {both[0]}; rename it in its file")
+        if args.anchor not in (None, *labels, *self.published):
+            there = ", ".join([*labels, *self.published])
+            raise SgaError(f"--anchor: there is no curve {args.anchor!r}; there are {there}")
         self.out: Path = args.out
         names = [name for name in args.metrics.split(",") if name]
         unknown = [name for name in names if name not in {*METRICS, *SET_METRICS}]
@@ -125,8 +141,7 @@ class Comparison:
         Measures.check(names)
         self.metrics = tuple(name for name in names if name in METRICS)
         self.set_metrics = tuple(name for name in names if name in SET_METRICS)
-        self.pictured = self.images if self.set_metrics else self.images[: args.pictures]
-        self.names: list[str] = []  # of the cells, once they are known
+        self.pictured = set(self.images if self.set_metrics else self.images[: args.pictures])
         self._sha256 = {image: trials.sha256(image) for image in self.images}
 
     def name(self, image: Path) -> str:
@@ -135,50 +150,53 @@ class Comparison:
 
     def picture(self, entry: Entry, point: str, image: Path) -> Path:
         """Where the decoded picture is kept."""
-        name = self.name(image).removesuffix(".png") + ".png"
-        return self.out / "pictures" / entry.slug / slug(compare_report.shown(point)) / name
+        return self.out / "pictures" / entry.slug / slug(point) / self._png(image)
+
+    def original(self, image: Path) -> Path:
+        """Where the picture that was coded is kept: RGB, as CompressAI reads it."""
+        path = self.out / "pictures" / "original" / self._png(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(image) as picture:
+            picture.convert("RGB").save(path)
+        return path
+
+    def _png(self, image: Path) -> str:
+        return self.name(image).removesuffix(".png") + ".png"
 
     def cell(self, entry: Entry, point: str, image: Path) -> str:
         """Name in the record."""
-        return f"{entry.label} {compare_report.shown(point)} {self.name(image)}"
+        return f"{entry.label} {point} {self.name(image)}"
 
     def tasks_of_images(self) -> list[Task]:
         """Every image through every entry at every point; models in the outer loop, for they load slowly."""
-        return [
-            Task(
-                self.cell(entry, point, image),
-                {
-                    **trials.identity(entry, point),
-                    "image": self.name(image),
-                    "sha256": self._sha256[image],
-                    "metrics": self.metrics,
-                },
-                trials.code,
-                (
-                    entry.label,
-                    point,
-                    str(image),
-                    self.metrics,
-                    str(self.picture(entry, point, image)) if image in self.pictured else "",
-                ),
-            )
-            for entry in self.entries
-            for point in entry.points
-            for image in self.images
-        ]
-
-    def tasks_of_points(self, record: Record) -> list[Task]:
-        """What is measured once a point: multiplications, and metrics of the set where no image failed."""
         found = []
         for entry in self.entries:
             for point in entry.points:
-                of, start = trials.identity(entry, point), f"{entry.label} {compare_report.shown(point)}"
-                if not entry.is_classical:
-                    arguments = (entry.label, point, str(self.images[0]))
-                    found.append(Task(f"{start}: macs", of, trials.count_macs, arguments))
-                cells = [record.cells.get(self.cell(entry, point, image)) for image in self.images]
-                if self.set_metrics and all(cells):
-                    sets = {**of, "images": list(self._sha256.values()), "metrics": self.set_metrics}
+                identity = trials.identity(entry, point)
+                for image in self.images:
+                    picture = str(self.picture(entry, point, image)) if image in self.pictured else ""
+                    of = {"image": self.name(image), "sha256": self._sha256[image], "metrics": self.metrics}
+                    arguments = (entry.label, point, str(image), self.metrics, picture)
+                    name = self.cell(entry, point, image)
+                    found.append(Task(name, {**identity, **of}, trials.code, arguments))
+        return found
+
+    def tasks_of_points(self, known: Mapping[str, Any]) -> list[Task]:
+        """What is measured once a point: multiplications, and metrics of the set where no image failed."""
+        found = []
+        large = [image for image in self.images if trials.is_large_enough(image)][:1]
+        for entry in self.entries:
+            for point in entry.points:
+                of, start = trials.identity(entry, point), f"{entry.label} {point}"
+                if large and not entry.is_classical:
+                    macs = {**of, "sha256": self._sha256[large[0]]}
+                    found.append(
+                        Task(f"{start}: macs", macs, trials.count_macs, (entry.label, point, str(large[0])))
+                    )
+                names = [self.cell(entry, point, image) for image in self.images]
+                if self.set_metrics and all(name in known for name in names):
+                    coded = [known[name]["values"]["picture"] for name in names]
+                    sets = {**of, "pictures": coded, "metrics": self.set_metrics}
                     pairs = [(str(image), str(self.picture(entry, point, image))) for image in self.images]
                     found.append(Task(f"{start}: set", sets, trials.whole_set, (pairs, self.set_metrics)))
         return found
@@ -194,12 +212,22 @@ class Comparison:
         ]
 
     def forget_lost_pictures(self, record: Record) -> None:
-        """Results whose picture is gone are measured again."""
+        """Results whose picture is gone, or another one, are measured again."""
         for entry in self.entries:
             for point in entry.points:
                 for image in self.pictured:
-                    if not self.picture(entry, point, image).is_file():
-                        record.cells.pop(self.cell(entry, point, image), None)
+                    cell = record.cells.get(self.cell(entry, point, image))
+                    path = self.picture(entry, point, image)
+                    if cell is None or (
+                        path.is_file() and trials.sha256(path) == cell["values"].get("picture")
+                    ):
+                        continue
+                    del record.cells[self.cell(entry, point, image)]
+
+
+def known(record: Record, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The cells that belong to these tasks, and not to earlier images, weights or versions."""
+    return {t.name: record.cells[t.name] for t in tasks if record.known(t.name, t.of) is not None}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,11 +239,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
         of_images = comparison.tasks_of_images()
         failures = run(record, of_images, title="images", **how)
-        of_points = comparison.tasks_of_points(record)
+        cells = known(record, of_images)
+        of_points = comparison.tasks_of_points(cells)
         failures |= run(record, of_points, title="points", **how)
-        comparison.names = [task.name for task in (*of_images, *of_points)]
-        print(compare_report.write(comparison, record, failures, args))
-    except SgaError as error:
+        cells |= known(record, of_points)
+        results = {"machine": record.machine, "cells": cells}
+        print(compare_report.write(comparison, results, failures, args))
+    except (SgaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if failures else 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a comparison writes: CompressAI's JSON, a Markdown table with BD-rates, figures, the report in HTML.
 
-Means are over the images that every entry coded at every point; an entry of which more than half failed is
-left out first. BD-rates (`compressai_sga.metrics.bd_rate`, pchip) come with the interval that they are about;
+Means are over the images that every entry coded at every point; a point of which half or more failed is left
+out first. BD-rates (`compressai_sga.metrics.bd_rate`, pchip) come with the interval that they are about;
 where there is none, the reason stands below the table. `means`, `tables` and `figure` are functions of a
 results file of `compare` alone.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ import matplotlib
 from entries import Entry
 from provenance import measured_on, save_figure
 from published import Published
-from records import Record
 
 from compressai_sga.errors import SgaError
 from compressai_sga.metrics import METRICS, SET_METRICS, bd_rate
@@ -39,7 +37,7 @@ from matplotlib.figure import Figure  # noqa: E402
 if TYPE_CHECKING:
     from compare import Comparison
 
-__all__ = ["Curve", "Means", "bd_table", "figure", "means", "points_table", "shown", "tables", "write"]
+__all__ = ["Curve", "Means", "bd_table", "figure", "means", "points_table", "tables", "write"]
 
 Wanted = Sequence[tuple[str, str, str]]
 
@@ -92,11 +90,6 @@ class Means:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def shown(point: str) -> str:
-    """A point's name: a number as it is, a checkpoint without the end of its name."""
-    return point if re.fullmatch(r"[\d.]+", point) else Path(point).with_suffix("").as_posix()
-
-
 def means(
     cells: Mapping[str, Any], published: Published | None = None, wanted: Wanted | None = None
 ) -> Means:
@@ -107,26 +100,29 @@ def means(
         published: curves to go with them.
         wanted: labels, points and images that must be there; None: all that are in the cells, combined.
     """
-    values, once = {}, {}
+    values, once, small = {}, {}, 0
     for cell in cells.values():
         of = cell["of"]
         if "image" in of:
+            small += "ms-ssim-rgb" not in cell["values"]
             values[of["entry"], of["point"], of["image"]] = cell["values"]
         else:
             once.setdefault((of["entry"], of["point"]), {}).update(cell["values"])
     points = list(dict.fromkeys(key[:2] for key in (values if wanted is None else wanted)))
     images = list(dict.fromkeys(key[2] for key in (values if wanted is None else wanted)))
     left_out: dict[str, str] = {}
-    for label in dict.fromkeys(label for label, _ in points):
-        there = [(label, p, image) in values for each, p in points if each == label for image in images]
-        if sum(there) * 2 <= len(there):
-            left_out[label] = f"failed on {len(there) - sum(there)} of {len(there)} codings"
-    points = [point for point in points if point[0] not in left_out]
+    for label, point in list(points):
+        failed = sum((label, point, image) not in values for image in images)
+        if 2 * failed >= len(images):
+            left_out[f"{label}, {point}"] = f"failed on {failed} of {len(images)} images"
+            points.remove((label, point))
     for image in list(images):
         missing = [label for label, point in points if (label, point, image) not in values]
         if missing:
             left_out[image] = f"failed with {', '.join(dict.fromkeys(missing))}"
             images.remove(image)
+    if small:
+        left_out["MS-SSIM"] = "some images have sides of 160 pixels or less"
     curves = []
     for label in dict.fromkeys(label for label, _ in points if images):
         names = [point for each, point in points if each == label]
@@ -136,14 +132,14 @@ def means(
         ]
         keys = [key for key in COLUMNS if all(key in row for row in rows)]
         columns = {key: [row[key] for row in rows] for key in keys}
-        curves.append(Curve(label, tuple(map(shown, names)), columns))
+        curves.append(Curve(label, tuple(names), columns))
     for name, codec in (published or {}).items():
         curves.append(Curve(name, (), codec["results"], codec["source"], published=True))
     return Means(curves, len(images), left_out)
 
 
 def _mean(cells: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    common = [key for key in cells[0] if all(key in cell for cell in cells)]
+    common = [key for key in cells[0] if key in COLUMNS and all(key in cell for cell in cells)]
     return {key: math.fsum(cell[key] for cell in cells) / len(cells) for key in common}
 
 
@@ -224,42 +220,55 @@ def _tables(found: Means, anchor: str | None) -> tuple[list[compare_html.Table],
 
 
 def _said(found: Means, machine: Mapping[str, str]) -> str:
+    published = any(curve.published for curve in found.curves)
     return (
         f"Means over {found.images} images; real bytes; PSNR and MS-SSIM of RGB in 8 bits, means of the "
         "images' values. Seconds by the clock, and memory above what was in use before, on "
         f"{measured_on(machine) if machine else 'no machine'}. Encoder and decoder: thousands of "
         "multiplications a pixel in convolutions and matrix products."
+        + (" Published curves are of the images that their sources name." if published else "")
     )
 
 
 def figure(found: Means, metric: str) -> Figure:
     """Curves of one metric over bits a pixel: ours solid with marks, published ones dotted."""
     fig, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
-    ours = [curve for curve in found.curves if not curve.published]
-    for curve in found.curves:
-        if metric not in curve.values:
-            continue
-        x, y = zip(*sorted(zip(curve.values["bpp"], curve.values[metric], strict=True)), strict=True)
+    ours = [curve for curve in found.curves if not curve.published and metric in curve.values]
+    theirs = [curve for curve in found.curves if curve.published and metric in curve.values]
+    right = min(2, 1.05 * max(max(curve.values["bpp"]) for curve in ours))
+    seen: list[float] = []
+    for curve in ours + theirs:
+        pairs = zip(curve.values["bpp"], curve.values[metric], strict=True)
+        points = sorted((bpp, value) for bpp, value in pairs if math.isfinite(value))
         if metric.startswith("ms-ssim"):
-            y = tuple(-10 * math.log10(1 - value) for value in y)
-        style = {"ls": ":", "lw": 1.2} if curve.published else {"marker": "o", "ms": 4}
-        axes.plot(x, y, **style, label=curve.label)
+            points = [(bpp, -10 * math.log10(1 - value)) for bpp, value in points if value < 1]
+        style: dict[str, Any] = {"marker": "o", "ms": 4}
+        if curve.published:
+            gap = 1 + 1.5 * theirs.index(curve)
+            style = {"ls": (0, (1, gap)), "lw": 1.4, "color": "black"}
+        axes.plot(*zip(*points), **style, label=curve.label)
+        seen += [value for bpp, value in points if bpp <= right]
+    margin = 0.05 * (max(seen) - min(seen))
     name = COLUMNS[metric][0] + (", dB" if metric.startswith("ms-ssim") else "")
-    highest = max((max(curve.values["bpp"]) for curve in ours), default=1)
     axes.set(xlabel="bits per pixel", ylabel=f"{name}, mean of {found.images} images")
-    axes.set(xlim=(0, min(2, 1.05 * highest)))
+    axes.set(xlim=(0, right), ylim=(min(seen) - margin, max(seen) + margin))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return fig
 
 
 def write(
-    comparison: Comparison, record: Record, failures: Mapping[str, str], args: argparse.Namespace
+    comparison: Comparison,
+    results: Mapping[str, Any],
+    failures: Mapping[str, str],
+    args: argparse.Namespace,
 ) -> str:
     """Everything that the head of `compare` lists, but for the results; the tables as Markdown."""
-    cells = {name: record.cells[name] for name in comparison.names if name in record.cells}
-    found = means(cells, comparison.published, comparison.wanted)
+    machine = results["machine"]
+    found = means(results["cells"], comparison.published, comparison.wanted)
     out: Path = comparison.out
+    for stale in (out / "curves").glob("*.json"):
+        stale.unlink()
     by_label = {entry.label: entry for entry in comparison.entries}
     for curve in found.curves:
         if curve.published:
@@ -271,16 +280,16 @@ def write(
             "points": list(curve.points),
             "images": found.images,
         }
-        _write(out / f"{by_label[curve.label].slug}.json", json.dumps(value, indent=1) + "\n")
-    text = _text(found, record.machine, args.anchor)
+        _write(out / "curves" / f"{by_label[curve.label].slug}.json", json.dumps(value, indent=1) + "\n")
+    text = _text(found, machine, args.anchor)
     _write(out / "table.md", text + "\n")
     for metric in QUALITIES:
         if any(metric in curve.values for curve in found.curves if not curve.published):
-            save_figure(figure(found, metric), out / f"rd-{metric}.png", [record.path])
+            save_figure(figure(found, metric), out / f"rd-{metric}.png", [out / "results.json"])
     shown_tables, notes = _tables(found, args.anchor)
     report = compare_html.Report(
         title=args.title,
-        paragraphs=[_said(found, record.machine), *notes],
+        paragraphs=[_said(found, machine), *notes],
         curves=[
             compare_html.Curve(
                 c.label,
@@ -293,7 +302,7 @@ def write(
             for c in found.curves
         ],
         tables=shown_tables,
-        pictures=pictures(comparison, record, args.picture_bpp, args.pictures),
+        pictures=pictures(comparison, results["cells"], args.picture_bpp, args.pictures),
         failures=failures,
     )
     compare_html.write(report, out / "report.html")
@@ -307,26 +316,25 @@ def _description(entry: Entry) -> str:
 
 
 def pictures(
-    comparison: Comparison, record: Record, rates: Sequence[float], count: int
+    comparison: Comparison, cells: Mapping[str, Any], rates: Sequence[float], count: int
 ) -> list[compare_html.Picture]:
     """Originals, and of every entry the decoded picture nearest to each rate."""
     found = []
     for image in comparison.images[:count]:
-        name = comparison.name(image)
-        found.append(compare_html.Picture(name, "original", "", image, None, {}))
+        name, coded = comparison.name(image), []
         for entry in comparison.entries:
-            cells = {
-                point: record.cells[comparison.cell(entry, point, image)]["values"]
-                for point in entry.points
-                if comparison.cell(entry, point, image) in record.cells
-            }
-            nearest = {min(cells, key=lambda p: abs(cells[p]["bpp"] - rate)) for rate in rates if cells}
+            names = {point: comparison.cell(entry, point, image) for point in entry.points}
+            there = {point: cells[cell]["values"] for point, cell in names.items() if cell in cells}
+            nearest = {min(there, key=lambda p: abs(there[p]["bpp"] - rate)) for rate in rates if there}
             for point in [p for p in entry.points if p in nearest]:
-                values = {key: cells[point][key] for key in QUALITIES if key in cells[point]}
+                values = {key: there[point][key] for key in QUALITIES if key in there[point]}
                 path = comparison.picture(entry, point, image)
-                found.append(
-                    compare_html.Picture(name, entry.label, shown(point), path, cells[point]["bpp"], values)
+                coded.append(
+                    compare_html.Picture(name, entry.label, point, path, there[point]["bpp"], values)
                 )
+        if coded:
+            original = comparison.original(image)
+            found += [compare_html.Picture(name, "original", "", original, None, {}), *coded]
     return found
 
 

@@ -21,6 +21,7 @@ Fails with ``SgaError`` that names the entry, what is wrong with it, and what th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import classical
+from compressai import available_entropy_coders
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo.image import cfgs
 
@@ -41,6 +43,7 @@ from compressai_sga.refine import METHODS, PRESETS, RefineConfig
 __all__ = ["Entry", "parse", "slug"]
 
 OWN_KEYS = ("metric", "coder", "checkpoint")
+SLUG = 80  # characters
 VBR_POINTS = ("0.5", "1", "2", "4", "8")  # quantisation step sizes
 
 
@@ -86,8 +89,11 @@ class Entry:
 
 
 def slug(text: str) -> str:
-    """A text as the name of a file."""
-    return re.sub(r"[^\w.+=-]+", "_", text).strip("_")
+    """A text as the name of a file; a long one is cut, and told apart by a hash."""
+    name = re.sub(r"[^\w.+=-]+", "_", text).strip("_")
+    if len(name) <= SLUG:
+        return name
+    return f"{name[: SLUG - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _key(key: str, value: str) -> str:
@@ -155,6 +161,11 @@ def _checked_model(entry: Entry) -> Entry:
     metric = entry.option("metric", "mse")
     if metric not in ("mse", "ms-ssim"):
         raise SgaError(f"entry {entry.label!r}: metric is {metric!r}; it must be mse or ms-ssim")
+    coder = entry.option("coder")
+    if coder and coder not in (coders := available_entropy_coders()):
+        raise SgaError(f"entry {entry.label!r}: coder is {coder!r}; it must be one of {', '.join(coders)}")
+    if len(files) > 1 and entry.name.endswith("-vbr"):
+        raise SgaError(f"entry {entry.label!r}: a vbr model takes one checkpoint; give each an entry")
     request = entry.request
     if request.trace is not None or request.metrics:
         raise SgaError(f"entry {entry.label!r}: refine-trace and metrics are no options of an entry")

@@ -8,7 +8,7 @@ Models are coded by CompressAI's own `inference`, as its `eval_model` does: padd
     bpp              8 x bytes of the strings or the file / pixels
     psnr-rgb         dB, of the picture in 8 bits; ms-ssim-rgb likewise, for sides of more than 160 pixels
     encoding_time, decoding_time    seconds by the clock, as CompressAI counts them
-    cpu_sec, peak_memory_mb         of both together (`resources`)
+    cpu_sec, peak_memory_mb         of both together (`resources`); not of codecs that are other programs
 
 `count_macs` counts multiplications of convolutions and matrix products, as PyTorch dispatches them, a pixel
 of an image whose sides are multiples of 64; C3, whose decoder is no PyTorch, counts its own. Classical: none.
@@ -22,13 +22,12 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import classical
-import compressai
 import entries
-import PIL
 import torch
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo.image import model_urls
@@ -40,30 +39,42 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-import compressai_sga
-from compressai_sga import coding, metrics, zoo
+from compressai_sga import coding, metrics, zoo, zoo_files
 from compressai_sga.errors import SgaError
 from compressai_sga.hooks import checks
+from compressai_sga.models import c3
 from compressai_sga.refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
 
-__all__ = ["code", "count_macs", "identity", "load", "sha256", "whole_set"]
+__all__ = ["check_image", "code", "count_macs", "identity", "is_large_enough", "load", "sha256", "whole_set"]
 
 MS_SSIM_LEAST_PX = 161
 MACS_PX = 64
 
 
 def identity(entry: Entry, point: str) -> dict[str, Any]:
-    """What a result of the entry belongs to: its label, its weights, the versions of the packages."""
-    weights: str | None = None
+    """What a result of the entry belongs to: its label, its weights, the versions of packages, the device."""
+    of: dict[str, Any] = {"entry": entry.label, "point": point}
+    if entry.is_classical:
+        return {**of, "versions": classical.versions(entry.name)}
+    names = ("compressai", "compressai-sga", "torch", "constriction")
+    versions = {name: metadata.version(name) for name in names}
+    return {**of, "weights": _weights(entry, point), "versions": versions, "device": device().type}
+
+
+def _weights(entry: Entry, point: str) -> list[str]:
+    """Hashes of the files that the model of a point is made of; of CompressAI's own, their address."""
     if entry.option("checkpoint"):
-        weights = sha256(Path(point if not _is_vbr(entry) else entry.option("checkpoint")))
-    elif not entry.is_classical:
-        records = [r for r in zoo.list_models() if (r.name, str(r.quality)) == (entry.name, point)]
-        urls = model_urls.get(entry.name, {}).get(entry.option("metric", "mse"), {})
-        weights = records[0].sha256 if records else urls.get(int(point)) if point.isdigit() else None
-    packages = (PIL,) if entry.is_classical else (compressai_sga, compressai, torch)
-    versions = {package.__name__: package.__version__ for package in packages}
-    return {"entry": entry.label, "point": point, "weights": weights, "versions": versions}
+        return [sha256(Path(entry.option("checkpoint") if _is_vbr(entry) else point))]
+    records = zoo.list_models()
+    own = [r for r in records if (r.name, str(r.quality)) == (entry.name, point)]
+    own = own or [r for r in records if r.name == entry.name][:1]  # a rate instead of a quality: one file
+    if own:
+        below = [r for r in records if (r.name, r.quality) == (own[0].first_stage, own[0].quality)]
+        return [record.sha256 for record in (own[0], *below)]
+    urls = model_urls.get(entry.name, {}).get(entry.option("metric", "mse"), {})
+    if point.isdigit() and int(point) in urls:
+        return [str(urls[int(point)])]
+    return [sha256(zoo_files.c3_nets())] if entry.name in c3.ARCHITECTURES else []
 
 
 def sha256(path: Path) -> str:
@@ -72,9 +83,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@functools.lru_cache(maxsize=1)
 def load(label: str, point: str) -> nn.Module:
     """The model of an entry at a point, on the device of this process; the last one is kept."""
+    files = entries.parse(label).option("checkpoint").split(",")
+    stamps = tuple(Path(file).stat().st_mtime_ns for file in files if file)
+    return _loaded(label, point, stamps)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(label: str, point: str, stamps: tuple[int, ...]) -> nn.Module:
     entry = entries.parse(label)
     metric, files = entry.option("metric", "mse"), entry.option("checkpoint")
     if files:
@@ -116,9 +133,10 @@ def code(
         picture: path for the decoded picture, a PNG; empty: it is not kept.
 
     Returns:
-        The values that the head of the file names, and the further metrics by name.
+        The values that the head of the file names, further metrics by name, the sha256 of the picture.
     """
     entry = entries.parse(label)
+    check_image(Path(image))
     if entry.is_classical:
         values, x, x_hat = _classical(entry, point, image)
     else:
@@ -130,22 +148,33 @@ def code(
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
         to_pil_image((x_hat[0] * 255).round().to(torch.uint8).cpu()).save(temporary, format="png")
+        values["picture"] = sha256(temporary)
         temporary.replace(path)
     return values
+
+
+def check_image(path: Path) -> None:
+    """Refuse what has no 8 bits a channel.
+
+    Raises:
+        SgaError: such an image; all codecs here take 8-bit RGB, and Pillow cuts other values off.
+    """
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise SgaError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits of RGB first")
 
 
 def _classical(entry: Entry, point: str, image: str) -> tuple[dict[str, Any], Tensor, Tensor]:
     codec = classical.make(entry.name, dict(entry.options))
     try:
-        with measured() as used:
-            info, decoded = codec.run(image, point, ["psnr-rgb"], return_rec=True)
+        info, decoded = codec.run(image, point, ["psnr-rgb"], return_rec=True)
     except SystemExit as error:  # what the bench makes of a program that fails
         raise SgaError(f"the program of {entry.name} failed") from error
     with Image.open(image) as original:
         x = _scaled(original)
     x_hat = _scaled(decoded)
-    times = {key: info[key] for key in ("encoding_time", "decoding_time")}
-    return {"bpp": info["bpp"], **_quality(x, x_hat), **times, **used}, x, x_hat
+    del info["psnr-rgb"]
+    return {**info, **_quality(x, x_hat)}, x, x_hat
 
 
 def _scaled(image: Image.Image) -> Tensor:
@@ -156,24 +185,21 @@ def _model(entry: Entry, point: str, image: str) -> tuple[dict[str, Any], Tensor
     net = load(entry.label, point)
     x = stock.read_image(Path(image)).to(device())
     seen: dict[str, Tensor] = {}
-    stock_metrics = stock.compute_metrics
 
-    def compute_metrics(org: Tensor, rec: Tensor, max_val: int = 255) -> dict[str, float]:
-        seen["x_hat"] = (rec * max_val).clamp(0, max_val).round() / max_val
-        return _quality(org, seen["x_hat"])
+    def take(org: Tensor, rec: Tensor, max_val: int = 255) -> dict[str, None]:
+        """In the place of stock's metrics, which are not part of what coding takes."""
+        seen["x_hat"] = rec
+        return {"psnr-rgb": None, "ms-ssim-rgb": None}
 
-    stock.compute_metrics = _tolerant(compute_metrics)
+    stock_metrics, stock.compute_metrics = stock.compute_metrics, take
     try:
         with measured() as used:
-            values = _inference(entry, net, point, x)
+            coded = _inference(entry, net, point, x)
     finally:
         stock.compute_metrics = stock_metrics
-    return {**{k: v for k, v in values.items() if v is not None}, **used}, x[None], seen["x_hat"]
-
-
-def _tolerant(function: Any) -> Any:
-    """Stock's `inference` looks up both metrics; None stands for one that an image is too small for."""
-    return lambda *args: {"ms-ssim-rgb": None, **function(*args)}
+    x_hat = (seen["x_hat"] * 255).clamp(0, 255).round() / 255
+    times = {key: coded[key] for key in ("bpp", "encoding_time", "decoding_time")}
+    return {**times, **_quality(x[None], x_hat), **used}, x[None], x_hat
 
 
 def _inference(entry: Entry, net: nn.Module, point: str, x: Tensor) -> dict[str, Any]:
@@ -236,6 +262,15 @@ def count_macs(label: str, point: str, image: str) -> dict[str, Any]:
         del net.decompress
     kmacs = {"encoder": counter.get_total_flops() - decoders[-1], "decoder": decoders[-1]}
     return {f"{part}_kmacs_px": flops / 2 / px**2 / 1000 for part, flops in kmacs.items()}
+
+
+def is_large_enough(image: Path) -> bool:
+    """Whether multiplications can be counted on a crop of this image."""
+    try:
+        with Image.open(image) as picture:
+            return min(picture.size) >= 3 * MACS_PX
+    except OSError:
+        return False
 
 
 def whole_set(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> dict[str, Any]:

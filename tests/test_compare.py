@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressai.models import FactorizedPrior
 from compressai.utils import plot
 from compressai.utils.plot.__main__ import parse_json_file
 from PIL import Image
@@ -55,7 +56,7 @@ def test_everything_is_written_and_nothing_twice(compare, images, tmp_path, caps
     assert printed == (out / "table.md").read_text() and "Means over 3 images" in printed
     assert "| against jpeg |" in printed and "\n| theirs |" in printed
 
-    written = json.loads((out / "jpeg.json").read_text())
+    written = json.loads((out / "curves" / "jpeg.json").read_text())
     assert (written["name"], written["points"], written["images"]) == ("jpeg", ["10", "40", "80"], 3)
     cells = json.loads((out / "results.json").read_text())["cells"]
     bpp = [cells[f"jpeg 40 below/{i}.png"]["values"]["bpp"] for i in range(3)]
@@ -63,9 +64,10 @@ def test_everything_is_written_and_nothing_twice(compare, images, tmp_path, caps
     swd = [cells[f"jpeg {point}: set"]["values"]["swd"] for point in written["points"]]
     assert written["results"]["swd"] == pytest.approx(swd) and swd[0] > swd[2]
 
-    plotted = parse_json_file(out / "bmshj2018-factorized-small.json", "psnr")
+    plotted = parse_json_file(out / "curves" / "bmshj2018-factorized-small.json", "psnr")
     assert plotted["name"] == "bmshj2018-factorized-small" and len(plotted["xs"]) == 3
-    files = [str(out / f"{name}.json") for name in ("jpeg", "bmshj2018-factorized-small")]
+    files = [str(path) for path in (out / "curves").glob("*.json")]
+    assert len(files) == 2
     plot.__main__.main(["-f", *files, "-o", str(tmp_path / "plot.png")])
     assert (tmp_path / "plot.png").stat().st_size > 1000
     for name in ("rd-psnr-rgb.png", "rd-ms-ssim-rgb.png", "rd-swd.png"):
@@ -102,7 +104,7 @@ def test_what_fails_is_named_and_left_out_of_all_means(compare, images, tmp_path
     assert run(compare, images, out, "--pictures", "0") == 1
     said = capsys.readouterr()
     assert "broken.png" in said.err and "Means over 3 images" in said.out
-    assert json.loads((out / "jpeg.json").read_text())["images"] == 3
+    assert json.loads((out / "curves" / "jpeg.json").read_text())["images"] == 3
     assert (
         "broken.png" in (out / "table.md").read_text() and "broken.png" in (out / "report.html").read_text()
     )
@@ -119,7 +121,53 @@ def test_an_entry_that_always_fails_does_not_stop_the_others(compare, images, tm
     monkeypatch.setattr(compare.trials, "code", code)
     assert run(compare, images, tmp_path / "out", entries=["jpeg@10,40,80", "webp@10,50"]) == 1
     text = capsys.readouterr().out
-    assert "left out: webp: failed on 6 of 6 codings" in text and "| jpeg | 10 |" in text
+    assert "left out: webp, 10: failed on 3 of 3 images" in text and "| jpeg | 10 |" in text
+
+
+def test_old_values_are_not_shown_for_what_fails_now(compare, images, tmp_path, capsys):
+    """An image and a checkpoint are overwritten by junk after a complete run."""
+    checkpoint, out = tmp_path / "a.pth", tmp_path / "out"
+    torch.save(FactorizedPrior(8, 12).state_dict(), checkpoint)
+    entries = ["jpeg@10,40,80", f"bmshj2018-factorized:checkpoint={checkpoint}"]
+    assert run(compare, images, out, entries=entries) == 0
+    capsys.readouterr()
+    checkpoint.write_bytes(b"junk")
+    (images / "below" / "2.png").write_bytes(b"junk")
+    assert run(compare, images, out, entries=entries) == 1
+    text = capsys.readouterr().out
+    assert "Means over 2 images" in text and "left out: below/2.png" in text
+    assert f"left out: bmshj2018-factorized:checkpoint={checkpoint}, {checkpoint}" in text
+    assert "| bmshj2018-factorized" not in text and "| jpeg | 40 |" in text
+
+
+def test_another_picture_in_the_place_of_ours_is_noticed(compare, images, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run(compare, images, out, "--pictures", "1", entries=["jpeg@10,40,80"])
+    picture = out / "pictures" / "jpeg" / "40" / "below" / "0.png"
+    before = picture.read_bytes()
+    Image.new("RGB", (176, 176)).save(picture)
+    run(compare, images, out, "--pictures", "1", entries=["jpeg@10,40,80"])
+    assert picture.read_bytes() == before
+
+
+def test_odd_images(compare, tmp_path, capsys):
+    """Grey, transparent, 16 bits, tiny, flat, two of one stem: coded as RGB, refused, or without MS-SSIM."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    Image.new("RGB", (200, 200), (90, 90, 90)).save(folder / "flat.png")  # coded without loss: no PSNR in dB
+    gradient = Image.linear_gradient("L")
+    gradient.save(folder / "a.png")
+    gradient.convert("RGB").save(folder / "a.jpg", quality=95)
+    gradient.convert("RGBA").resize((300, 200)).save(folder / "b.png")
+    gradient.resize((100, 90)).save(folder / "c.png")
+    Image.new("I;16", (200, 200)).save(folder / "d.png")
+    out = tmp_path / "out"
+    assert run(compare, folder, out, entries=["jpeg@10,50,90"]) == 1
+    said = capsys.readouterr()
+    assert "mode I;16; convert it to 8 bits" in said.err and "left out: d.png" in said.out
+    assert "left out: MS-SSIM: some images have sides of 160 pixels or less" in said.out
+    pictures = {path.name for path in (out / "pictures" / "original").iterdir()}
+    assert {"a.png", "a.jpg.png"} <= pictures and (out / "report.html").is_file()
 
 
 def test_bd_rates_of_known_curves(compare):
@@ -147,10 +195,13 @@ def test_bd_rates_of_known_curves(compare):
         (["--entries", "jpeg@5", "jpeg@6"], "all its points after one @"),
         (["--metrics", "beauty"], "there is no beauty; there are"),
         (["--published", "nothing.json"], "no file nothing.json"),
-        (["--entries", "jpeg@10,50,80", "webp@10,50,80", "--anchor", "x", "--pictures", "0"], "no curve 'x'"),
+        (["--entries", "jpeg@10", "--anchor", "x"], "no curve 'x'; there are jpeg"),
+        (["--published", "pyproject.toml"], "no JSON file of published points"),
     ],
 )
-def test_wrong_use(compare, arguments, says, tmp_path, capsys):
+def test_wrong_use(compare, arguments, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(EVAL.parent)
+    monkeypatch.setattr(compare.trials, "code", None)  # all of it before anything is coded
     assert compare.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
 

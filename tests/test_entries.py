@@ -63,6 +63,13 @@ def test_checkpoints_are_points(tmp_path):
     assert entry.points == tuple(map(str, files))
 
 
+def test_long_labels_make_short_names_of_files():
+    from entries import slug
+
+    names = {slug("x" * 300 + end) for end in ("a", "b")}
+    assert len(names) == 2 and all(len(name) == 80 for name in names)
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -79,6 +86,7 @@ def test_checkpoints_are_points(tmp_path):
         ("mbt2018-mean-small:steps=4", "has no such option"),
         ("mbt2018-mean-small:metric=ssim", "it must be mse or ms-ssim"),
         ("mbt2018-mean-small:metrics=lpips", "no options of an entry"),
+        ("mbt2018-mean-small:coder=huffman", "coder is 'huffman'; it must be one of ans"),
         ("c3-fast:refine=ssl", "leaves nothing to refine"),
         ("c3@3:lmbda=0.001", "leave out the @"),
         ("nothing:checkpoint=x.pth", "no architecture is called 'nothing'"),

@@ -75,6 +75,23 @@ def test_a_model_is_what_eval_model_says(image, tmp_path):
     assert values["psnr-rgb"] == pytest.approx(psnr_db(image, tmp_path / "p" / "x_hat.png"), abs=1e-4)
     assert values["critic"] > 0 and {"encoding_time", "decoding_time", "cpu_sec"} <= values.keys()
     assert stock.compute_metrics.__module__.startswith("compressai.")  # put back
+    alone = values["encoding_time"] + values["decoding_time"]
+    assert values["cpu_sec"] < 1.5 * alone + 0.05  # without the metrics, which take as long again
+
+
+def test_identity_is_of_all_that_is_loaded():
+    import trials
+    from entries import parse
+
+    def weights(line: str, point: str) -> list[str]:
+        return trials.identity(parse(line), point)["weights"]
+
+    records = {(r.name, r.quality): r.sha256 for r in zoo.list_models()}
+    first, network = records["mbt2018-mean-small", 2], records["hfd-small", 2]
+    assert weights("hfd-small", "2") == [network, first] != weights("hfd-small", "3")
+    assert weights("diffc-f-small:bpp=0.6", "0.6") == [records["diffc-f-small", 1]]
+    assert len(weights("c3-fast", "3")) == 1 and "mbt2018-mean-1" in weights("mbt2018-mean", "1")[0]
+    assert "pillow-jxl-plugin" in trials.identity(parse("jxl@50"), "50")["versions"]
 
 
 def test_refinement_and_coder(image):

@@ -16,6 +16,7 @@ Inception weights (downloaded on first use), for images without a patch, for few
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -59,7 +60,7 @@ class _PatchMetric:
                 f"the metric {self.NAME} needs the packages torchmetrics and torch-fidelity ({error}); "
                 "pip install 'compressai-sga[metrics]'"
             ) from error
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # absent, or damaged
             raise SgaError(
                 f"the metric {self.NAME} needs the Inception weights, {_WEIGHTS}, which could not be "
                 f"loaded ({error}); put the file from https://github.com/toshas/torch-fidelity/"

@@ -12,6 +12,7 @@ which torchvision downloads on first use.
 from __future__ import annotations
 
 import functools
+import pickle
 import warnings
 
 import torch
@@ -36,7 +37,7 @@ def _network() -> nn.Module:
         with warnings.catch_warnings():  # torchvision's notes about the package's old keywords
             warnings.simplefilter("ignore")
             return LPIPS(net="alex", version="0.1", verbose=False).eval().requires_grad_(False)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # absent, or damaged
         raise SgaError(
             f"the metric lpips needs AlexNet's weights, {_WEIGHTS}, which could not be loaded "
             f"({error}); put the file from https://download.pytorch.org/models/ into "

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from compressai_sga.errors import SgaError
-from compressai_sga.metrics import PatchFid
+from compressai_sga.metrics import SET_METRICS, PatchFid
 from compressai_sga.metrics.frechet import patches
 
 
@@ -37,6 +39,26 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(SgaError, match=r"torchmetrics and torch-fidelity .*\[metrics\]"):
         PatchFid()
+
+
+@pytest.mark.parametrize(
+    ("name", "network"), [("fid", "FrechetInceptionDistance"), ("kid", "KernelInceptionDistance")]
+)
+@pytest.mark.parametrize(
+    "error", [URLError("no route"), EOFError("Ran out of input"), pickle.UnpicklingError("<")]
+)
+def test_absent_and_damaged_weights_are_named(monkeypatch, tmp_path, name, network, error):
+    """Whatever torchmetrics' network meets when it loads its weights; torch-fidelity need not be there."""
+    module = pytest.importorskip(f"torchmetrics.image.{name}")
+
+    def fails(**options):
+        raise error
+
+    monkeypatch.setattr(module, network, fails)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = "weights-inception-2015-12-05-6726825d.pth"
+    with pytest.raises(SgaError, match=f"metric {name} needs .*{file}.* into {tmp_path}/checkpoints"):
+        SET_METRICS[name]()
 
 
 class Features(nn.Module):

@@ -100,6 +100,17 @@ def test_missing_weights_are_named(monkeypatch, tmp_path):
         SET_METRICS["kid"]()
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_damaged_weights_are_named(monkeypatch, tmp_path, content):
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").write_bytes(content)
+    with pytest.raises(SgaError, match=f"weights-inception-2015-12-05-6726825d.pth.* into {tmp_path}"):
+        SET_METRICS["kid"]()
+
+
 def test_too_little_is_refused():
     pytest.importorskip("torchmetrics")
     with pytest.raises(ValueError, match="subset_size is 1"):

@@ -40,6 +40,16 @@ def test_missing_weights_are_named(monkeypatch, tmp_path):
         METRICS["lpips"](torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 cut off"])
+def test_damaged_weights_are_named(monkeypatch, tmp_path, content):
+    pytest.importorskip("lpips")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(content)
+    with pytest.raises(SgaError, match=f"alexnet-owt-7be5be79.pth, .* into {tmp_path}/checkpoints"):
+        METRICS["lpips"](torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+
+
 def test_images_are_taken_in_0_1(monkeypatch):
     lpips = pytest.importorskip("lpips")
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()

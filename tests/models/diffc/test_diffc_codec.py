@@ -10,10 +10,15 @@ from diffc_parts import GaussianSource
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.diffc import chain, codec
 from compressai_sga.models.diffc.channel import Channel, announced_millibits
-from compressai_sga.models.diffc.codec import decode_image, encode_image
+from compressai_sga.models.diffc.codec import Coder, decode_image, encode_image
+from compressai_sga.models.diffc.costs import Ladder
 
 SOURCE = GaussianSource()
 CODER = SOURCE.coder(channel=Channel("trellis", 8))
+GOLDEN = (
+    "000b1909771769a913c44b000199797c42147edaecca879d7488ad90489b49afe02a828b9dbd"
+    "11ada14606379d0a8a789b8ea2bd1d44a57a6c315a8af7a62a17afb7d1aa5f61"
+)
 
 
 def encode(x, coder=CODER, **target):
@@ -32,6 +37,15 @@ def test_the_decoder_gets_the_encoders_z(channel):
     assert torch.equal(reports[code.steps - 1].z, code.z)
     again = encode_image(x, coder, target_bits=250)
     assert again.data == code.data
+
+
+def test_golden_bytes():
+    """Of a table of costs that is written down and a source in closed form: no network and no estimate, whose
+    last bits are those of a processor and of a version of torch."""
+    ladder = Ladder(-8.0, 6.0, tuple(int(2**30 * 0.95**level) for level in range(65)))
+    coder = Coder(SOURCE.denoiser, ladder, channel=Channel("trellis", 8))
+    x = torch.arange(192, dtype=torch.float64).remainder(7).sub(3).reshape(SOURCE.shape) / 4
+    assert encode_image(x, coder, target_bits=600).data.hex() == GOLDEN
 
 
 def test_seed_and_limit_travel_in_the_stream():
