@@ -132,6 +132,7 @@ setup(
             "ray",
             "lpips",
             "torchmetrics",
+            "torch-fidelity",
             "diffusers",
         ],
         "diffusion": ["diffusers"],

@@ -215,7 +215,7 @@ CLAIMS: tuple[Claim, ...] = (
         RDA,
         _gap("bpp"),
         _gap_is_small("bpp"),
-        "at low rates most latents are rounded to one value, which costs less than noise.",
+        "many latents are rounded to their medians nearly always, which costs less than noise.",
         needs="rda.json",
     ),
     Claim(
@@ -224,7 +224,7 @@ CLAIMS: tuple[Claim, ...] = (
         RDA,
         _gap("distortion"),
         _gap_is_small("distortion"),
-        "at low rates most latents are rounded to one value, which disturbs the image less than noise.",
+        "many latents are rounded to their medians nearly always, which disturbs the image less than noise.",
         needs="rda.json",
     ),
     Claim(

@@ -164,7 +164,7 @@ def _exact_tables(values: Mapping[str, Any]) -> str:
 
 
 def figure(cells: Cells) -> Figure:
-    """A dot an image: U, and -log2 P, of each variant less the original's."""
+    """A dot an image: U, and -log2 P, of each variant less the original's; right of it the share above 0."""
     variants = [name for name in _images(cells)[0] if name != "original"]
     fig, panels = plt.subplots(1, 2, figsize=(11, 5.5), sharey=True, layout="constrained")
     titles = (
@@ -182,8 +182,10 @@ def figure(cells: Cells) -> Figure:
             axes.annotate(
                 f"{100 * found:.0f} %", (1.01, height), xycoords=("axes fraction", "data"), fontsize=8
             )
+        axes.annotate("> 0 in", (1.01, -0.7), xycoords=("axes fraction", "data"), fontsize=8)
         axes.axvline(0, color="black", lw=0.8)
         axes.set_xscale("symlog", linthresh=0.1)
+        axes.margins(x=0.06)
         axes.set(title=title, xlabel="bits per pixel")
         axes.grid(alpha=0.3)
     panels[0].set_yticks(range(len(variants)), variants)

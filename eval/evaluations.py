@@ -131,7 +131,10 @@ def _compared_means(results: Path) -> compare_report.Means:
 
 def _zoo(results: Path) -> str:
     rates = (findings.zoo_bd_rate(results, "mbt2018-mean-small", a) for a in ("JPEG", "JPEG 2000"))
-    return "mbt2018-mean-small: BD-rate {:+.1f} % against JPEG, {:+.1f} % against JPEG 2000".format(*rates)
+    return (
+        "mbt2018-mean-small: BD-rate {:+.1f} % against the published curve of JPEG, {:+.1f} % against "
+        "that of JPEG 2000".format(*rates)
+    )
 
 
 def _methods(results: Path) -> str:
@@ -239,7 +242,7 @@ def _sga_plus(results: Path) -> str:
 def _critic(results: Path) -> str:
     found = critic_report.separation(findings.cells(results, "critic"), "blurred, σ = 1.5 px")
     return (
-        f"blurred images: U above the original's in {found['u']} of {found['images']}, −log₂ P alone in "
+        f"blurred, σ = 1.5 px: U above the original's in {found['u']} of {found['images']}, −log₂ P alone in "
         f"{found['likelihood']}"
     )
 

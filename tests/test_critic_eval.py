@@ -21,11 +21,10 @@ CELLS = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"] if RESULTS.is_f
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
     import critic
 
-    monkeypatch.setattr(critic, "EVAL", tmp_path)
     return critic
 
 
@@ -46,12 +45,13 @@ def test_a_tiny_run_measures_once(script, tmp_path, monkeypatch, capsys):
         coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(index))
         x = nn.functional.interpolate(coarse, size=(70, 80), mode="bicubic").clamp(0, 1)
         save_image(x, tmp_path / f"{index}.png")
-    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "critic.json")]
+    out = tmp_path / "results" / "mine.json"
+    arguments = ["--data", str(tmp_path), "--out", str(out)]
     script.main(arguments)
     printed = capsys.readouterr().out
     assert "| original | " in printed and "| JPEG 10 | " in printed and "of 2 |" in printed
-    assert (tmp_path / "figures" / "critic.png").stat().st_size > 1000
-    cells = json.loads((tmp_path / "critic.json").read_text())["cells"]
+    assert (tmp_path / "figures" / "mine.png").stat().st_size > 1000
+    cells = json.loads(out.read_text())["cells"]
     rows = cells["image 0"]["values"]
     assert set(rows["flat"]) >= {"psnr_db", "model", "PNG", "WebP", "two-part", "mixture"}
     least = min(rows["noise alone"][part] for part in ("WebP", "two-part"))
