@@ -19,7 +19,7 @@ from torch import nn
 
 from .. import zoo
 from ..errors import SgaError
-from ..models import c3, rda, universal
+from ..models import c3, elic, rda, universal
 
 __all__ = ["UNLISTED", "register", "unregister"]
 
@@ -124,9 +124,10 @@ def register() -> None:
     stock = {name: (MODELS[name], _EntryPoint(name)) for name in UNLISTED if name in MODELS}
     dithered = {name: (cls, _UniversalEntryPoint(name)) for name, cls in universal.ARCHITECTURES.items()}
     trained = {name: (cls, _AutoencoderEntryPoint(name)) for name, cls in rda.ARCHITECTURES.items()}
+    contextual = {name: (cls, _EntryPoint(name)) for name, cls in elic.ARCHITECTURES.items()}
     fitted = {name: (cls, _C3EntryPoint(name)) for name, cls in c3.ARCHITECTURES.items()}
     drawn = {name: (cls, _DiffusionEntryPoint(name)) for name, cls in zoo.DIFFUSION.items()}
-    for name, (architecture, entry_point) in (stock | dithered | trained | fitted | drawn).items():
+    for name, (architecture, entry_point) in (stock | dithered | trained | contextual | fitted | drawn).items():
         for dictionary, value in (
             (MODELS, architecture),
             (image_models, entry_point),

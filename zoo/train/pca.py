@@ -83,8 +83,18 @@ def initialise_from_pca(model: nn.Module, images: Tensor, lmbda: float) -> None:
             inputs = model.g_a[2 * level + 1](inputs)  # the activation between two stages
         channels = count
 
-    head = getattr(model, "entropy_parameters", None) or getattr(model, "h_s", None)
-    if head is not None:
+    scales = inputs.std((0, 2, 3)).clamp_min(0.2)
+    for head, part in _scale_heads(model, scales):
         bias = [m for m in head if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))][-1].bias
         bias.zero_()
-        bias[: inputs.shape[1]] = inputs.std((0, 2, 3)).clamp_min(0.2)
+        bias[: len(part)] = part
+
+
+def _scale_heads(model: nn.Module, scales: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """The networks that predict scales (and then means), each with the scales of its channels."""
+    if hasattr(model, "latent_codec"):
+        groups = model.latent_codec["y"]
+        parts = scales.split(groups.groups)
+        return [(groups[f"y{k}"].entropy_parameters, part) for k, part in enumerate(parts)]
+    head = getattr(model, "entropy_parameters", None) or getattr(model, "h_s", None)
+    return [] if head is None else [(head, scales)]

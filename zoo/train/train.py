@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a small stock CompressAI model in minutes: the recipe behind every weight of the zoo.
+"""Train a small CompressAI model for all rates at once: the recipe behind every weight of the zoo.
 
-    python zoo/train/train.py --arch mbt2018-mean --quality 3 --max-minutes 60 --data PHOTOS
+    python zoo/train/train.py --arch mbt2018-mean --max-minutes 60 --data PHOTOS
 
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
-Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/model.pth (a stock CompressAI
-     state dict of the averaged weights; `eval_model checkpoint -a ARCH -p OUT/model.pth` reads it),
-     OUT/log.jsonl (minutes, step, loss, bpp, PSNR on fixed crops of the same photographs) and
-     OUT/run.json (what was asked for, what was reached, on which machine).
+Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores of
+     each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which machine),
+     OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018) and OUT/model-1.pth to
+     OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH -p OUT/model-3.pth`.
+     With --state FILE also the fp16 weights, from which the run goes on where there is no checkpoint.
 
-Objective: bpp + lmbda * 255^2 * MSE, lmbda by CompressAI's table of qualities; for rate-distortion
-autoencoders (rda-*) their own distortion and table (`compressai_sga.models.rda`). What makes it fast:
-PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); Muon on the convolution
-kernels (muon.py); bf16 autocast with channels-last; an exponential moving average of the weights;
-in the last part larger crops, and straight-through rounding before the decoder (Minnen & Singh
-2020) so that it learns the noise it will meet. Universally quantised models (*-uq) meet the same
-noise all along; their soft rounding is annealed until that part. The schedule follows the clock:
---max-minutes is all the time that training takes (saving and checking, every minute, come on top),
-and what was reached is on disk whenever it is stopped.
+Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g = sqrt(lmbda /
+0.018) on its latent, so that all rates pull equally (`compressai_sga.models.gains`); for rate-distortion
+autoencoders (rda-*) their own distortion. With --quality or --lmbda all crops have that one.
+What makes it fast: PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); crops by detail
+(crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages, chosen by
+photographs that are held out (averages.py); in the last part larger crops, and straight-through rounding
+before the decoder (Minnen & Singh 2020) so that it learns the noise it will meet. Universally quantised models
+(*-uq) meet the same noise all along; their soft rounding is annealed until that part. The schedule follows the
+clock, on a CPU the one of the processor: --max-minutes is all that training takes (saving and checking come on
+top), and what was reached is on disk whenever it is stopped.
 """
 
 from __future__ import annotations
@@ -30,26 +32,29 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from averages import Averages
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-from compressai.losses import RateDistortionLoss
 from compressai.zoo.image import model_architectures
-from crops import CropSampler
+from crops import CropSampler, held_out, list_images, read_rgb
 from muon import MuonAdam
 from neighbour import fit_prior_of_y, take_from_neighbour
 from pca import initialise_from_pca
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms.functional import center_crop, pil_to_tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import compressai_sga.hooks  # noqa: E402, F401 -- registers the package's own architectures
 from compressai_sga.models import rda  # noqa: E402
+from compressai_sga.models.gains import LMBDA_0, Gained, fold, gain_of  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
 
 # CompressAI's training values for MSE, quality 1..8 (its documentation, "Training").
@@ -58,45 +63,46 @@ LMBDA = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}
 MS_SSIM_COARSE = {"size": 192, "count": 4}  # its coarsest scale needs more than 160 pixels
-CHECK = {"size": 256, "count": 16}
-EMA_DECAY = 0.998
-SAVE_SECONDS = 60
+CHECK_PX = 256
+SAVE_SECONDS = 120
+CHECK_SECONDS = 300
+REWARM_STEPS = 100  # after a resume from fp16 weights, while the optimisers find their momenta again
+MAX_LOST_STEPS = 50
 
 # Soft rounding of universally quantised models: 1 / alpha falls geometrically while crops are coarse.
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 0.5, 0.1
 
 
+class TrainingError(Exception):
+    """What stops a run, in one sentence with the cure; its files are as they were at the last save."""
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", required=True, choices=sorted(model_architectures))
-    parser.add_argument("--quality", type=int, choices=range(1, 9), help="sets lmbda")
-    parser.add_argument("--lmbda", type=float, help="another trade-off than the quality's")
+    parser.add_argument("--quality", type=int, choices=range(1, 9), help="for this rate alone")
+    parser.add_argument("--lmbda", type=float, help="for this trade-off alone")
     parser.add_argument("-N", type=int, default=64, help="channels of the transforms")
-    parser.add_argument("-M", type=int, default=96, help="channels of the latent")
+    parser.add_argument("-M", type=int, default=192, help="channels of the latent")
     parser.add_argument("--data", type=Path, help="folder of photographs (searched recursively)")
-    parser.add_argument("--out", type=Path, help="folder of the run (default runs/ARCH-QUALITY)")
+    parser.add_argument("--out", type=Path, help="folder of the run (default runs/ARCH)")
     parser.add_argument("--max-minutes", type=float, default=60)
+    parser.add_argument("--max-steps", type=int, help="end after so many steps; the schedule follows them")
     parser.add_argument("--init", choices=["pca", "default"], default="pca")
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="model.pth or zoo .safetensors of a neighbour; what fits is taken, the rest is initialised "
-        "by --init",
+        help="model.pth or .safetensors of a neighbour; what fits is taken, the rest is initialised by --init",
     )
+    parser.add_argument("--state", type=Path, help=".safetensors of fp16 weights, written at every save")
     parser.add_argument("--muon-lr", type=float, default=1e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
-    parser.add_argument(
-        "--decay-from",
-        type=float,
-        default=0.4,
-        help="part of the time after which learning rates fall along a cosine (0 when continuing)",
-    )
-    parser.add_argument(
-        "--fine-from",
-        type=float,
-        default=0.6,
-        help="part of the time after which crops are large and rounding is straight-through",
-    )
+    for option, default, what in (
+        ("--warmup", 0.01, "in which learning rates rise"),
+        ("--decay-from", 0.4, "after which learning rates fall along a cosine (0 when continuing)"),
+        ("--fine-from", 0.6, "after which crops are large and rounding is straight-through"),
+    ):
+        parser.add_argument(option, type=float, default=default, help=f"part of the time {what}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
@@ -106,34 +112,36 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
             f"--data must name a folder of photographs, not {args.data}; a few dozen of at least "
             "a megapixel will do"
         )
-    if args.lmbda is None and args.quality is None:
-        parser.error("name a trade-off: --quality 1..8 or --lmbda")
-    for option, part in (("--decay-from", args.decay_from), ("--fine-from", args.fine_from)):
-        if not 0 <= part < 1:
-            parser.error(f"{option} must lie in [0, 1), not {part}")
-    if args.max_minutes <= 0:
-        parser.error(f"--max-minutes must be positive, not {args.max_minutes}")
-    if args.out is None:
-        point = f"lmbda{args.lmbda:g}" if args.quality is None else args.quality
-        args.out = Path("runs") / f"{args.arch}-{point}"
+    if args.lmbda is not None and args.quality is not None:
+        parser.error("--quality and --lmbda both name the one trade-off; leave one out")
+    for option in ("warmup", "decay_from", "fine_from"):
+        if not 0 <= (part := getattr(args, option)) < 1:
+            parser.error(f"--{option.replace('_', '-')} must lie in [0, 1), not {part}")
+    for option in ("max_minutes", "max_steps", "lmbda"):
+        if (value := getattr(args, option)) is not None and value <= 0:
+            parser.error(f"--{option.replace('_', '-')} must be positive, not {value}")
     args.kind = getattr(model_architectures[args.arch], "distortion", "l2")
-    if args.lmbda is None:
-        table = rda.LMBDA[args.kind] if args.arch in rda.ARCHITECTURES else LMBDA
+    table = rda.LMBDA[args.kind] if args.arch in rda.ARCHITECTURES else LMBDA
+    if args.quality is not None:
         args.lmbda = table[args.quality - 1]
+    args.lmbdas = table if args.lmbda is None else (args.lmbda,)
+    if args.out is None:
+        args.out = Path("runs") / (args.arch if args.lmbda is None else f"{args.arch}-lmbda{args.lmbda:g}")
     return args
 
 
 def initialise(model: nn.Module, args: argparse.Namespace, sampler: CropSampler) -> None:
     """PCA, then what fits of a neighbour, then the factorised prior where it is still fresh."""
     if args.init == "pca":
-        initialise_from_pca(model, sampler.batch(32, 128), rda.mse_lmbda(args.lmbda, args.kind))
+        initialise_from_pca(model, sampler.batch(32, 128), LMBDA_0)
     taken: list[str] = []
     if args.init_from is not None:
         taken = take_from_neighbour(model, read_weights(args.init_from))
         count = len(model.state_dict())
         print(f"took {len(taken)} of {count} tensors from {args.init_from}", file=sys.stderr)
-    if not hasattr(model, "h_a") and "entropy_bottleneck.quantiles" not in taken:
-        fit_prior_of_y(model, sampler.batch(16, 128))
+    if not hasattr(model, "h_a") and hasattr(model, "entropy_bottleneck"):
+        if "entropy_bottleneck.quantiles" not in taken:
+            fit_prior_of_y(model, sampler.batch(16, 128))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -143,19 +151,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class Objective(RateDistortionLoss):
-    """bpp + lmbda D with the distortion of the architecture; the MSE is there for the PSNR in any case."""
-
-    def __init__(self, lmbda: float, kind: rda.Kind):
-        super().__init__(lmbda=lmbda)
-        self.kind = kind
-
-    def forward(self, output: dict[str, Any], target: Tensor) -> dict[str, Tensor]:
-        out = super().forward(output, target)
-        if self.kind != "l2":  # which is what CompressAI's own has taken
-            cost = rda.distortion(target, output["x_hat"], self.kind).mean()
-            out["loss"] = out["bpp_loss"] + self.lmbda * cost
-        return out
+def costs(x: Tensor, out: dict[str, Any], kind: rda.Kind) -> tuple[Tensor, Tensor, Tensor]:
+    """(bpp, distortion in the units of `rda.LOSSES`, MSE) of every image, each of shape (B,)."""
+    pixels = x.shape[2] * x.shape[3]
+    bits = sum(-p.float().log2().flatten(1).sum(1) for p in out["likelihoods"].values())
+    x_hat = out["x_hat"].float()
+    mse = (x_hat - x).square().flatten(1).mean(1)
+    return bits / pixels, 255**2 * mse if kind == "l2" else rda.distortion(x, x_hat, kind), mse
 
 
 class StraightThrough:
@@ -163,17 +165,16 @@ class StraightThrough:
 
     The rate keeps its uniform noise. Only for latents that a GaussianConditional or the factorised
     prior hands to the decoder; autoregressive models quantise outside of these modules and keep
-    noise.
+    noise, and checkerboards round by themselves.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, gained: Gained):
         self.on = False
-        hyper = hasattr(model, "gaussian_conditional")
-        for module in model.modules():
-            if isinstance(module, GaussianConditional):
-                module.register_forward_hook(self._gaussian, with_kwargs=True)
-            elif isinstance(module, EntropyBottleneck) and not hyper:
-                module.register_forward_hook(self._bottleneck)
+        self.gained = gained
+        if gained.prior is not None:
+            gained.prior.register_forward_hook(self._bottleneck)
+        elif hasattr(model, "gaussian_conditional"):
+            model.gaussian_conditional.register_forward_hook(self._gaussian, with_kwargs=True)
 
     def _round(self, values: Tensor, centre: Tensor | float) -> Tensor:
         return values + (torch.round(values - centre) + centre - values).detach()
@@ -185,22 +186,17 @@ class StraightThrough:
 
     def _bottleneck(self, module, inputs, output):
         if self.on and module.training:
-            return self._round(inputs[0], module.quantiles[:, 0, 1].view(1, -1, 1, 1)), output[1]
+            return self._round(inputs[0], self.gained.medians()), output[1]
         return output
 
 
-def learning_rate_factor(progress: float, step: int, decay_from: float) -> float:
-    """Of the base rates: 100 steps of warm-up, constant, then a cosine down to 1 %."""
-    warmup = min(1.0, (step + 1) / 100)
+def learning_rate_factor(progress: float, warmup: float, decay_from: float) -> float:
+    """Of the base rates: a linear warm-up, constant, then a cosine down to 1 %."""
+    rise = min(1.0, 0.01 + 0.99 * progress / warmup) if warmup else 1.0
     if progress < decay_from:
-        return warmup
+        return rise
     phase = min(1.0, (progress - decay_from) / (1 - decay_from))
-    return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
-
-
-def ema_update(mean: Tensor, new: Tensor, count: Tensor) -> Tensor:
-    """Exponential moving average that starts as a plain one, so that it forgets the first steps."""
-    return torch.lerp(mean, new, max(1 - EMA_DECAY, 10 / (10 + int(count))))
+    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
 
 
 def update_quantiles(model: nn.Module) -> None:
@@ -209,32 +205,70 @@ def update_quantiles(model: nn.Module) -> None:
             module._update_quantiles()
 
 
-@torch.no_grad()
-def validate(model: nn.Module, crops: Tensor, criterion: RateDistortionLoss) -> dict[str, float]:
-    """Loss, bpp and PSNR with hard rounding on the check crops."""
-    update_quantiles(model)
-    model.eval()
-    out = criterion(model(crops), crops)
-    model.train()
-    return {
-        "loss": out["loss"].item(),
-        "bpp": out["bpp_loss"].item(),
-        "psnr_db": -10 * math.log10(out["mse_loss"].item()),
-    }
+class HeldOut:
+    """The centres of the photographs that are not trained on, and what a model makes of them at every rate.
+
+    Args:
+        folder: of the photographs; where none of `held_out.txt` is in it, the sampler's crops serve.
+        sampler: of the training crops.
+    """
+
+    def __init__(self, folder: Path, sampler: CropSampler):
+        names = held_out()
+        paths = [p for p in list_images(folder) if f"{p.parent.name}/{p.name}" in names]
+        self.kinds = ["large" if (i := read_rgb(p)).width * i.height > 1e6 else "small" for p in paths]
+        if paths:
+            crops = [center_crop(pil_to_tensor(read_rgb(p)), CHECK_PX) for p in paths]
+            self.crops = torch.stack(crops).float() / 255
+        else:
+            self.crops = sampler.batch(count=8, size=CHECK_PX)
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind) -> dict[str, Any]:
+        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate, and `score`, the geometric mean of the losses.
+
+        `score_large` and `score_small` are of photographs above a megapixel, which are not scaled here, and others.
+        """
+        update_quantiles(model)
+        model.eval()
+        rows, losses = {"loss": [], "bpp": [], "psnr_db": []}, []
+        for lmbda in lmbdas:
+            parts = []
+            for x in self.crops.split(4):
+                x = x.to(next(model.parameters()).device)
+                with gained.at(x.new_full((len(x),), gain_of(rda.mse_lmbda(lmbda, kind)))):
+                    parts.append(torch.stack(costs(x, model(x), kind)).cpu())
+            bpp, distortion, mse = torch.cat(parts, 1)
+            losses.append(bpp + lmbda * distortion)
+            rows["loss"].append(round(losses[-1].mean().item(), 5))
+            rows["bpp"].append(round(bpp.mean().item(), 4))
+            rows["psnr_db"].append(round(-10 * math.log10(mse.mean().item()), 3))
+        model.train()
+        losses = torch.stack(losses)
+        rows["score"] = _geometric_mean(losses)
+        for which in sorted(set(self.kinds)):
+            rows[f"score_{which}"] = _geometric_mean(losses[:, [k == which for k in self.kinds]])
+        return rows
 
 
-def export(model: nn.Module, path: Path) -> None:
-    """Write a stock state dict with coding tables, ready for `eval_model checkpoint`."""
-    update_quantiles(model)
-    model.update(force=True)
-    _replace(path, {k: v.contiguous() for k, v in model.state_dict().items()})
+def _geometric_mean(losses: Tensor) -> float:
+    """Over rates of the means over images, (rates, images)."""
+    return round(losses.mean(1).log().mean().exp().item(), 5)
 
 
-def _replace(path: Path, value: Any) -> None:
-    """Save so that a killed run leaves the old file or the new one."""
+def replace(path: Path, write) -> None:
+    """`write(temporary path)`, then the file takes its place: a killed run leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    torch.save(value, temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path} could not be written ({error}); make room and run the same command again: it goes on from "
+            "the last save"
+        ) from error
 
 
 def machine(device: torch.device) -> str:
@@ -253,112 +287,219 @@ class Run:
         args.out.mkdir(parents=True, exist_ok=True)
         self.checkpoint = args.out / "checkpoint.pt"
         self.sampler = CropSampler(args.data, min_size=FINE["size"], seed=args.seed)
-        self.check_crops = self.sampler.batch(**CHECK).to(self.device)
+        self.held_out = HeldOut(args.data, self.sampler)
+        self.facts = {"architecture": args.arch, "N": args.N, "M": args.M, "lmbdas": list(args.lmbdas)}
         model = model_architectures[args.arch](args.N, args.M)
-        if not self.checkpoint.exists():
+        warm = args.state is not None and args.state.exists() and not self.checkpoint.exists()
+        if not self.checkpoint.exists() and not warm:
             initialise(model, args, self.sampler)
+        self.step, self.seconds, self.lost, self.resumed_at = 0, 0.0, 0, -REWARM_STEPS
+        if warm:
+            self._resume_warm(model)
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
-        self.average = AveragedModel(self.model, avg_fn=ema_update)
-        self.straight_through = StraightThrough(self.model)
-        self.universal = args.arch in ARCHITECTURES
+        self.gained = Gained(self.model)
+        self.straight_through = StraightThrough(self.model, self.gained)
         self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr)
-        self.criterion = Objective(args.lmbda, args.kind)
+        self.averages = Averages(self.model)
+        self.universal = args.arch in ARCHITECTURES
         self.coarse = MS_SSIM_COARSE if args.kind == "ms-ssim" else COARSE
-        self.step = 0
-        self.seconds = 0.0
+        self.lmbdas = torch.tensor(args.lmbdas)
+        self.gains = torch.tensor([gain_of(rda.mse_lmbda(lmbda, args.kind)) for lmbda in args.lmbdas])
         if self.checkpoint.exists():
             self._resume()
 
+    def _check_facts(self, theirs: dict[str, Any], path: Path) -> None:
+        for key, mine in self.facts.items():
+            if theirs.get(key) != mine:
+                raise TrainingError(
+                    f"{path} is of a run with {key} {theirs.get(key)}, and {mine} is asked for; give the command of "
+                    "that run, or another --out and --state"
+                )
+
     def _resume(self) -> None:
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        try:
+            saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:  # whatever a damaged pickle gives
+            raise TrainingError(f"{self.checkpoint} cannot be read ({error}); remove it to begin again") from error
+        self._check_facts(saved.get("facts", {}), self.checkpoint)
         self.model.load_state_dict(saved["model"])
-        self.average.load_state_dict(saved["average"])
+        self.averages.load_state_dict(saved["averages"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.sampler.generator.set_state(saved["crops"].cpu())
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.step, self.seconds, self.resumed_at = saved["step"], saved["seconds"], saved["resumed_at"]
+
+    def _resume_warm(self, model: nn.Module) -> None:
+        """Weights, step and time from the fp16 state: averages and momenta begin again, crops are others."""
+        path = self.args.state
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["run"])
+            state = load_file(path)
+        except Exception as error:
+            raise TrainingError(f"{path} cannot be read ({error}); take it from the last commit") from error
+        self._check_facts(facts, path)
+        model.load_state_dict(state)
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.resumed_at = self.step
+        self.sampler.generator.manual_seed(self.args.seed + self.step)
+        print(f"going on from {path}: {self.step} steps, {self.seconds / 60:.1f} minutes", file=sys.stderr)
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget that is used."""
+        if self.args.max_steps is not None:
+            return self.step / self.args.max_steps
+        return self.seconds / (self.args.max_minutes * 60)
+
+    def _rates(self, count: int) -> Tensor:
+        """Indices of `count` rates: all of them before any comes again."""
+        rounds = math.ceil(count / len(self.lmbdas))
+        order = [torch.randperm(len(self.lmbdas), generator=self.sampler.generator) for _ in range(rounds)]
+        return torch.cat(order)[:count]
 
     def train_step(self) -> None:
-        """One step at the point of the schedule that the clock says."""
-        progress = self.seconds / (self.args.max_minutes * 60)
-        fine = progress >= self.args.fine_from
+        """One step at the point of the schedule that the clock says.
+
+        Raises:
+            TrainingError: there were too many steps in a row whose gradient is not finite.
+        """
+        args = self.args
+        fine = self.progress >= args.fine_from
         self.straight_through.on = fine and not self.universal
         if self.universal:
-            phase = 1.0 if fine else progress / self.args.fine_from
-            temperature = FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** phase
-            anneal(self.model, temperature)
-            anneal(self.average, temperature)
+            phase = 1.0 if fine else self.progress / args.fine_from
+            anneal(self.model, FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** phase)
         if fine and self.step % 100 == 0:
             update_quantiles(self.model)  # rounding is around the medians
-        self.optimizer.set_factor(learning_rate_factor(progress, self.step, self.args.decay_from))
+        again = min(1.0, (self.step - self.resumed_at + 1) / REWARM_STEPS)
+        self.optimizer.set_factor(again * learning_rate_factor(self.progress, args.warmup, args.decay_from))
         x = self.sampler.batch(**(FINE if fine else self.coarse))
         x = x.to(self.device, memory_format=torch.channels_last)
+        rates = self._rates(len(x))
+        lmbdas, gains = self.lmbdas[rates].to(self.device), self.gains[rates].to(self.device)
         self.model.zero_grad()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), self.gained.at(gains):
             out = self.model(x)
-        out["x_hat"] = out["x_hat"].float()
-        self.criterion(out, x)["loss"].backward()
+        bpp, distortion, _ = costs(x, out, args.kind)
+        ((bpp + lmbdas * distortion) / gains).mean().backward()
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        if torch.isfinite(nn.utils.clip_grad_norm_(trained, 1.0)):
-            self.optimizer.step()
-            self.average.update_parameters(self.model)
         self.step += 1
+        if torch.isfinite(nn.utils.clip_grad_norm_(trained, 1.0)):
+            self.lost = 0
+            self.optimizer.step()
+            self.averages.update()
+            return
+        self.lost += 1
+        if self.lost > MAX_LOST_STEPS:
+            raise TrainingError(
+                f"{self.lost} gradients in a row were not finite, at step {self.step}; lower --muon-lr "
+                f"({args.muon_lr:g}) and --adam-lr ({args.adam_lr:g}) and run again: it goes on from the last save"
+            )
 
-    def save(self) -> dict[str, float]:
-        """Write the checkpoint, the log line and run.json; returns the scores of the average."""
-        _replace(
-            self.checkpoint,
-            {
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "crops": self.sampler.generator.get_state(),
-                "step": self.step,
-                "seconds": self.seconds,
-            },
-        )
-        scores = validate(self.average.module, self.check_crops, self.criterion)
-        line = {"minutes": round(self.seconds / 60, 2), "step": self.step, **scores}
+    def save(self) -> None:
+        """Write the checkpoint, and the fp16 state where one is asked for."""
+        content = {
+            "facts": self.facts,
+            "model": self.model.state_dict(),
+            "averages": self.averages.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "crops": self.sampler.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "resumed_at": self.resumed_at,
+        }
+        replace(self.checkpoint, lambda path: torch.save(content, path))
+        if self.args.state is not None:
+            self.save_state()
+
+    def save_state(self) -> None:
+        """The fp16 weights with the step; of a finished run, those of its best average."""
+        parameters = {name for name, _ in self.model.named_parameters()}
+        with self.averages.swapped(self.best() if self.progress >= 1 else 0):
+            state = {
+                name: (value.half() if name in parameters and value.ndim == 4 else value).cpu().contiguous()
+                for name, value in self.model.state_dict().items()
+            }
+        run = json.dumps({**self.facts, "step": self.step, "seconds": self.seconds})
+        replace(self.args.state, lambda path: save_file(state, path, metadata={"run": run}))
+
+    def check(self) -> dict[str, Any]:
+        """Scores of the weights and of their averages on held-out photographs: a line of the log, and run.json."""
+        scores = {}
+        for decay in (0, *self.averages.decays):
+            with self.averages.swapped(decay):
+                scores[decay] = self.held_out.scores(self.model, self.gained, self.args.lmbdas, self.args.kind)
+        best = min(scores, key=lambda decay: scores[decay]["score"])
+        line = {
+            "minutes": round(self.seconds / 60, 2),
+            "step": self.step,
+            "average": best,
+            **scores[best],
+            "averages": {str(decay): score["score"] for decay, score in scores.items()},
+        }
         with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-        record = {
-            "command": self.command,
-            "architecture": self.args.arch,
-            "quality": self.args.quality,
-            "lmbda": self.args.lmbda,
-            "N": self.args.N,
-            "M": self.args.M,
-            "machine": machine(self.device),
-            "torch": torch.__version__,
-            **line,
-        }
-        text = json.dumps(record, indent=2) + "\n"
-        (self.args.out / "run.json").write_text(text, encoding="utf-8")
-        return scores
+        record = {"command": self.command, **self.facts, "machine": machine(self.device), "torch": torch.__version__}
+        text = json.dumps(record | line, indent=2) + "\n"
+        replace(self.args.out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+        return line
+
+    def best(self) -> float:
+        """Decay of the average with the best score at the last check."""
+        return json.loads((self.args.out / "run.json").read_text(encoding="utf-8"))["average"]
+
+    def export(self) -> None:
+        """model.pth, joint, and a stock state dict with coding tables for each quality (or the one rate)."""
+        with self.averages.swapped(self.best()):
+            update_quantiles(self.model)
+            joint = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
+        replace(self.args.out / "model.pth", lambda path: torch.save(joint, path))
+        for index, gain in enumerate(self.gains.tolist()):
+            net = model_architectures[self.args.arch].from_state_dict(joint)
+            fold(net, gain).update(force=True)
+            name = f"model-{self.args.quality or index + 1}.pth"
+            replace(self.args.out / name, lambda path, net=net: torch.save(net.state_dict(), path))
+
+
+def run_until_done(run: Run) -> None:
+    """Steps, saves and checks until the budget is used; Ctrl-C leaves a run that goes on."""
+    budget = run.args.max_minutes * 60
+    clock = time.process_time if run.device.type == "cpu" else time.monotonic
+    share = run.args.threads if run.device.type == "cpu" else 1
+    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=str(run.args.out))
+    saved = checked = run.seconds
+    try:
+        while run.progress < 1:
+            tick = clock()
+            run.train_step()
+            run.seconds += (clock() - tick) / share
+            bar.update(min(round(run.seconds), bar.total) - bar.n)
+            if run.seconds - checked > CHECK_SECONDS:
+                checked = run.seconds
+                bar.set_postfix(score=run.check()["score"])
+            if run.seconds - saved > SAVE_SECONDS:
+                saved = run.seconds
+                run.save()
+        run.check()
+        run.save()
+        run.export()
+    except KeyboardInterrupt:
+        run.save()
+        print(f"\nstopped; the same command continues from {run.checkpoint}", file=sys.stderr)
+    finally:
+        bar.close()
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # activations of an unused channel are tiny, and a hundred times slower
     torch.manual_seed(args.seed)
-    run = Run(args, argv)
-    budget = args.max_minutes * 60
-    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=str(args.out))
-    last_save = run.seconds
     try:
-        while run.seconds < budget:
-            tick = time.monotonic()
-            run.train_step()
-            run.seconds += time.monotonic() - tick
-            bar.update(min(round(run.seconds), bar.total) - bar.n)
-            if run.seconds - last_save > SAVE_SECONDS:
-                last_save = run.seconds
-                bar.set_postfix({k: f"{v:.4f}" for k, v in run.save().items()})
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command continues from {run.checkpoint}", file=sys.stderr)
-    run.save()
-    bar.close()
-    export(run.average.module, args.out / "model.pth")
+        run_until_done(Run(args, argv))
+    except (TrainingError, ValueError) as error:
+        sys.exit(f"train.py: {error}")
 
 
 if __name__ == "__main__":

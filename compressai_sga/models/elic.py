@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A context model that decodes in ten parallel steps, over transforms that train in hours on a CPU.
+
+He et al. 2022, "ELIC: Efficient learned image compression with unevenly grouped space-channel contextual adaptive
+coding". The latent is cut into groups of channels, few first; each group is coded in two steps, the white squares of
+a checkerboard and then the black ones, given the hyperprior, the groups before it and its own white squares. Here
+this stands on the convolutions and GDN of Minnen et al. 2018 instead of attention and residual blocks, and the
+entropy nets are narrower: they need a third of the multiplications of ELIC's at equal groups.
+
+In:  images (B, 3, H, W) in [0, 1], sides multiples of 64.
+Out: a CompressAI model of its latent codecs (`HyperpriorLatentCodec`, `ChannelGroupsLatentCodec`,
+     `CheckerboardLatentCodec`), with `forward`, `compress`, `decompress`, `update`, `from_state_dict`; 2 strings a
+     group, then one of z.
+Fails with ``ValueError`` on groups that are not M channels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressai.entropy_models import EntropyBottleneck
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    CheckerboardLatentCodec,
+    GaussianConditionalLatentCodec,
+    HyperLatentCodec,
+    HyperpriorLatentCodec,
+)
+from compressai.layers import GDN, CheckerboardMaskedConv2d
+from compressai.models.base import SimpleVAECompressionModel
+from compressai.models.utils import conv, deconv
+from torch import Tensor, nn
+
+__all__ = ["ARCHITECTURES", "SpaceChannelContext"]
+
+CONTEXT = 96  # channels of what a group's own white squares, and the groups before it, say about it
+AGGREGATION = 224  # channels between these and means and scales
+
+
+class _Checkerboard(CheckerboardLatentCodec):
+    """As stock, but that white squares see no context without running the network to find its shape."""
+
+    def _y_ctx_zero(self, y: Tensor) -> Tensor:
+        return y.new_zeros(y.shape[0], self.context_prediction.out_channels, *y.shape[2:])
+
+
+def _uneven(M: int) -> list[int]:
+    return [16, 16, 32, M - 64]
+
+
+class SpaceChannelContext(SimpleVAECompressionModel):
+    """Minnen et al.'s transforms, He et al.'s space-channel context model.
+
+    Args:
+        N: channels of the transforms, and of z.
+        M: channels of the latent.
+        groups: channels of each group, in the order of coding; 16, 16, 32 and the rest by default.
+
+    Raises:
+        ValueError: the groups are not M channels.
+    """
+
+    def __init__(self, N: int = 64, M: int = 192, groups: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.N, self.M = N, M
+        self.groups = list(_uneven(M) if groups is None else groups)
+        if sum(self.groups) != M or min(self.groups) < 1:
+            raise ValueError(
+                f"groups {self.groups} have {sum(self.groups)} channels and M is {M}; they must be positive and "
+                "M together (M above 64 where none are given)"
+            )
+        self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
+        self.g_s = nn.Sequential(
+            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True),
+            deconv(N, N), GDN(N, inverse=True), deconv(N, 3),
+        )  # fmt: skip
+        side = 2 * N
+        h_a = nn.Sequential(conv(M, N, 3, 1), nn.ReLU(), conv(N, N), nn.ReLU(), conv(N, N))
+        h_s = nn.Sequential(deconv(N, N), nn.ReLU(), deconv(N, side), nn.ReLU(), conv(side, side, 3, 1))
+        before = [sum(self.groups[:k]) for k in range(len(self.groups))]
+        self.latent_codec = HyperpriorLatentCodec(
+            latent_codec={
+                "y": ChannelGroupsLatentCodec(
+                    groups=self.groups,
+                    channel_context={
+                        f"y{k}": nn.Sequential(
+                            conv(before[k], CONTEXT, 5, 1), nn.ReLU(), conv(CONTEXT, CONTEXT, 3, 1)
+                        )
+                        for k in range(1, len(self.groups))
+                    },
+                    latent_codec={
+                        f"y{k}": _group(size, side + CONTEXT * (k > 0)) for k, size in enumerate(self.groups)
+                    },
+                ),
+                "hyper": HyperLatentCodec(EntropyBottleneck(N), h_a, h_s, quantizer="ste"),
+            }
+        )
+
+    @classmethod
+    def from_state_dict(cls, state_dict: dict[str, Tensor]) -> SpaceChannelContext:
+        """A model of the widths and groups of a state dict, with its numbers."""
+        M, N = state_dict["g_a.6.weight"].shape[:2]
+        contexts = (key for key in state_dict if key.endswith("context_prediction.weight"))
+        groups = {key.split(".y.latent_codec.y")[1]: state_dict[key].shape[1] for key in contexts}
+        net = cls(N, M, [groups[key] for key in sorted(groups, key=lambda key: int(key.split(".")[0]))])
+        net.load_state_dict(state_dict)
+        return net
+
+
+def _group(size: int, side: int) -> CheckerboardLatentCodec:
+    """The codec of a group of `size` channels, given `side` channels of other information."""
+    return _Checkerboard(
+        latent_codec={"y": GaussianConditionalLatentCodec(quantizer="ste")},
+        context_prediction=CheckerboardMaskedConv2d(size, CONTEXT, 5, padding=2, stride=1),
+        entropy_parameters=nn.Sequential(
+            nn.Conv2d(CONTEXT + side, AGGREGATION, 1), nn.ReLU(), nn.Conv2d(AGGREGATION, 2 * size, 1)
+        ),
+        forward_method="twopass_faster",
+    )
+
+
+ARCHITECTURES = {"elic2022-gdn": SpaceChannelContext}
+"""Names under which CompressAI knows the classes."""
