@@ -68,9 +68,3 @@ class Averages:
         for decay, mean in state["means"].items():
             torch._foreach_copy_(self.means[decay], mean)
         self.count = state["count"]
-
-    def restart(self) -> None:
-        """Forget everything: the averages are the present weights."""
-        for mean in self.means.values():
-            torch._foreach_copy_(mean, self.parameters)
-        self.count = 0

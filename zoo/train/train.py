@@ -431,7 +431,7 @@ class Run:
                 scores[decay] = self.held_out.scores(self.model, self.gained, self.args.lmbdas, self.args.kind)
         best = min(scores, key=lambda decay: scores[decay]["score"])
         line = {
-            "minutes": round(self.seconds / 60, 2),
+            "minutes": round(self.seconds / 60, 4),
             "step": self.step,
             "average": best,
             **scores[best],
@@ -463,17 +463,18 @@ class Run:
 
 def run_until_done(run: Run) -> None:
     """Steps, saves and checks until the budget is used; Ctrl-C leaves a run that goes on."""
-    budget = run.args.max_minutes * 60
+    in_steps = run.args.max_steps is not None
+    total, unit = (run.args.max_steps, "step") if in_steps else (round(run.args.max_minutes * 60), "s")
     clock = time.process_time if run.device.type == "cpu" else time.monotonic
     share = run.args.threads if run.device.type == "cpu" else 1
-    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=str(run.args.out))
+    bar = tqdm(total=total, initial=min(total, round(run.progress * total)), unit=unit, desc=str(run.args.out))
     saved = checked = run.seconds
     try:
         while run.progress < 1:
             tick = clock()
             run.train_step()
             run.seconds += (clock() - tick) / share
-            bar.update(min(round(run.seconds), bar.total) - bar.n)
+            bar.update(min(round(run.progress * total), total) - bar.n)
             if run.seconds - checked > CHECK_SECONDS:
                 checked = run.seconds
                 bar.set_postfix(score=run.check()["score"])
