@@ -38,9 +38,8 @@ class BuildPy(build_py):
         zoo = ROOT / "zoo"
         manifest = zoo / "manifest.json"
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        weights = [
-            zoo / record["file"] for record in content["weights"] + content["denoisers"] if record["wheel"]
-        ]
+        records = content["weights"] + content["denoisers"] + content.get("joint", [])
+        weights = [zoo / record["file"] for record in records if record["wheel"]]
         weights += [zoo / content["c3_nets"]["file"]]
         for weight in weights:
             if not weight.is_file():

@@ -5,24 +5,27 @@
     python -m compressai.utils.eval_model pretrained DIR -a mbt2018-mean-small -q 1,2,3
 
 In:  a name and a quality of `manifest.json`, which gives every weight its file, sha256, licence,
-     training data and command, and the bits and PSNR that it must reach on the sample images.
+     training data and command, and the bits and PSNR that it must reach on the sample images. A jointly
+     trained model, of its list `joint`, has one file for all qualities, and `lmbda=0.01` instead of one.
 Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready; of this
      package's class where the model is one of diffusion, whose qualities share one file: `hfd-small` puts
      its network behind the zoo's first stage of that quality.
 
 The data lie where `zoo_files` finds them. Files are safetensors, checked against their sha256 before
 use: transforms in fp16; the entropy bottleneck and its integer tables exactly as trained, so that
-streams decode alike everywhere. The Gaussian tables, equal for all models, are built by `update()` and
-compared with the manifest's checksum.
+streams decode alike everywhere; what a joint file holds, `zoo_joint` says. The Gaussian tables, equal for all
+models, are built by `update()` and compared with the manifest's checksum.
 
-Fails with ``ValueError`` (unknown name, quality or metric: the message lists what there is; a file
-that is not what the manifest says) and ``FileNotFoundError`` (a weight that was not installed).
+Fails with ``ValueError`` (unknown name, quality or metric: the message lists what there is; a lmbda that the
+model does not serve; a file that is not what the manifest says) and ``FileNotFoundError`` (a weight that
+was not installed).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import warnings
 import zlib
 from collections.abc import Callable
@@ -38,16 +41,20 @@ from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
 
-from .models import diffc, hfd, rda
+from .models import diffc, elic, hfd, rda
+from .models.gains import gain_of
 from .models.hfd.network import ResidualDenoiser
 from .models.universal import ARCHITECTURES
 from .zoo_files import checked
 from .zoo_files import folder as _folder
+from .zoo_joint import folded, makes_same_tables
 
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_QUALITY",
+    "LMBDA_MARGIN",
     "ModelRecord",
+    "gain_at",
     "list_models",
     "load",
     "load_weights",
@@ -60,6 +67,8 @@ __all__ = [
 
 DEFAULT_MODEL = "mbt2018-mean-small"
 DEFAULT_QUALITY = 3
+LMBDA_MARGIN = 2.0
+"""How far beyond its trained rates, as a factor of lmbda (about a quality), a joint model is given out."""
 DIFFUSION = {**hfd.ARCHITECTURES, **diffc.ARCHITECTURES}
 
 
@@ -73,7 +82,8 @@ class ModelRecord:
         architecture: CompressAI's name of the stock class, or this package's.
         N, M: channels of the transforms and of the latent; None for models of diffusion.
         metric: what it was trained for, "mse".
-        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE; None for models of diffusion.
+        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE (`metric` "ms-ssim": * (1 - MS-SSIM)); None for
+            models of diffusion.
         file: path below the zoo folder.
         sha256, bytes: of the file.
         wheel: whether the file is part of the installed package.
@@ -86,6 +96,8 @@ class ModelRecord:
         tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
         kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
         first_stage: name of the zoo's model, of the same quality, that this one stands on.
+        lmbda_range: smallest and largest lmbda of the training of a joint model, whose qualities share a
+            file; None of others.
     """
 
     name: str
@@ -108,6 +120,7 @@ class ModelRecord:
     tolerance: dict[str, float]
     kodak: dict[str, Any] | None = None
     first_stage: str | None = None
+    lmbda_range: list[float] | None = None
 
 
 def list_models() -> list[ModelRecord]:
@@ -119,11 +132,13 @@ def list_models() -> list[ModelRecord]:
     """
     path = _folder() / "manifest.json"
     known = {f.name for f in fields(ModelRecord)}
-    required = known - {"kodak", "first_stage"}
+    required = known - {"kodak", "first_stage", "lmbda_range"}
     content = json.loads(path.read_text(encoding="utf-8"))
-    records = content["weights"] + [
-        each for shared in content["denoisers"] for each in _of_each_quality(shared)
-    ]
+    records = list(content["weights"])
+    for shared in content["denoisers"]:
+        records += _of_each_name(shared)
+    for shared in content.get("joint", []):
+        records += _of_each_quality(shared)
     for record in records:
         if not required <= record.keys() <= known:
             raise ValueError(
@@ -135,23 +150,23 @@ def list_models() -> list[ModelRecord]:
 
 
 def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a network of diffusion that serves several names and qualities from one file."""
+    """The records of a model whose qualities share a file, from what they share and `qualities`, what not."""
+    same = {key: value for key, value in shared.items() if key != "qualities"}
+    return [{**same, "quality": int(quality), **own} for quality, own in shared["qualities"].items()]
+
+
+def _of_each_name(shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same of a network of diffusion, which serves several names too."""
     shared = dict(shared)
     models, golden = shared.pop("models"), shared.pop("golden")
-    none = dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))
-    return [
-        {
-            **shared,
-            **none,
-            "metric": "mse",
-            "name": name,
-            "architecture": model["architecture"],
-            "quality": quality,
-            "golden": golden.get(name, {}).get(str(quality), {}),
-        }
-        for name, model in models.items()
-        for quality in model["qualities"]
-    ]
+    same = {**shared, "metric": "mse", **dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))}
+    records = []
+    for name, model in models.items():
+        results = golden.get(name, {})
+        qualities = {quality: {"golden": results.get(str(quality), {})} for quality in model["qualities"]}
+        own = {"name": name, "architecture": model["architecture"], "qualities": qualities}
+        records += _of_each_quality({**same, **own})
+    return records
 
 
 def sample_images() -> list[Path]:
@@ -159,7 +174,8 @@ def sample_images() -> list[Path]:
     return sorted((_folder() / "samples").glob("*.png"))
 
 
-def _find(name: str, quality: int, metric: str) -> ModelRecord:
+def _named(name: str, metric: str) -> list[ModelRecord]:
+    """The records of this name and metric, sorted by quality."""
     records = list_models()
     named = [r for r in records if r.name == name]
     if not named:
@@ -170,15 +186,51 @@ def _find(name: str, quality: int, metric: str) -> ModelRecord:
             f"{name} was not trained for metric {metric!r}, only for "
             f"{', '.join(sorted({r.metric for r in named}))}; leave the metric out"
         )
+    return [r for r in named if r.metric == metric]
+
+
+def _find(name: str, quality: int, metric: str) -> ModelRecord:
+    named = _named(name, metric)
     for record in named:
-        if record.quality == quality and record.metric == metric:
+        if record.quality == quality:
             return record
-    there = ", ".join(str(r.quality) for r in named if r.metric == metric)
-    raise ValueError(f"{name} has no quality {quality!r}; there are {there}")
+    raise ValueError(f"{name} has no quality {quality!r}; there are {_qualities(named)}")
+
+
+def _find_nearest(name: str, lmbda: float, metric: str) -> ModelRecord:
+    """The record of the quality that is nearest to a lmbda that the model can serve."""
+    named = _named(name, metric)
+    if named[0].lmbda_range is None:
+        raise ValueError(
+            f"lmbda {lmbda}: {name} has weights for the rates of its qualities alone; leave it out and take "
+            f"quality {_qualities(named)}"
+        )
+    low, high = named[0].lmbda_range
+    if not low / LMBDA_MARGIN <= lmbda <= high * LMBDA_MARGIN:
+        raise ValueError(
+            f"lmbda {lmbda}: {name} was trained for {low:g} to {high:g}; it must lie between "
+            f"{low / LMBDA_MARGIN:g} and {high * LMBDA_MARGIN:g}"
+        )
+    if not low <= lmbda <= high:
+        warnings.warn(
+            f"lmbda {lmbda}: {name} was trained for {low:g} to {high:g}; outside of that it needs more bits "
+            "than a model of such a rate",
+            stacklevel=3,
+        )
+    return min(named, key=lambda record: abs(math.log(record.lmbda / lmbda)))
+
+
+def _qualities(records: list[ModelRecord]) -> str:
+    return ", ".join(str(r.quality) for r in records)
 
 
 def load(
-    name: str = DEFAULT_MODEL, quality: int = DEFAULT_QUALITY, metric: str = "mse", **options: Any
+    name: str = DEFAULT_MODEL,
+    quality: int = DEFAULT_QUALITY,
+    metric: str = "mse",
+    *,
+    lmbda: float | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A trained model of the zoo on the CPU, in eval mode, ready to compress and decompress.
 
@@ -186,16 +238,19 @@ def load(
         name: as in `list_models`.
         quality: one that the zoo has for this name.
         metric: what it was trained for.
+        lmbda: of a jointly trained model, instead of a quality: the trade-off in the units of the records'
+            `lmbda`. Any within its `lmbda_range`; up to LMBDA_MARGIN times beyond there is a warning.
         options: values of the model's attributes that its class lists in `OPTIONS`; stock classes have none.
 
     Returns:
         The stock CompressAI class; `refine` finds the training lmbda with it. Or this package's class.
 
     Raises:
-        ValueError: no such model or option, or its file is not the one that the manifest names.
+        ValueError: no such model or option, a lmbda that the model does not serve, or its file is not the one
+            that the manifest names.
         FileNotFoundError: the manifest names a file that is not installed.
     """
-    record = _find(name, quality, metric)
+    record = _find(name, quality, metric) if lmbda is None else _find_nearest(name, lmbda, metric)
     own = getattr(_architecture(record.architecture), "OPTIONS", ())
     unknown = sorted(options.keys() - set(own))
     if unknown:
@@ -207,7 +262,10 @@ def load(
             setattr(net, option, value)
         net.check_options()
         return net
-    net = load_weights(path, record.architecture)
+    if record.lmbda_range is None:
+        net = load_weights(path, record.architecture)
+    else:
+        net = _load_joint(record, path, record.lmbda if lmbda is None else lmbda)
     tables = tables_checksum(net)
     if tables != record.gaussian_tables_crc32:
         warnings.warn(
@@ -218,8 +276,33 @@ def load(
         )
     from .refine import set_trained_lmbda  # late: a decoder needs no refinement
 
-    set_trained_lmbda(net, record.lmbda, record.metric)
+    set_trained_lmbda(net, record.lmbda if lmbda is None else lmbda, record.metric)
     return net
+
+
+def _load_joint(record: ModelRecord, path: Path, lmbda: float) -> nn.Module:
+    """A joint model at a lmbda, from the record of the quality that is nearest to it."""
+    architecture, tensors = _architecture(record.architecture), load_file(path)
+    if lmbda == record.lmbda:
+        return folded(tensors, architecture, gain_at(lmbda, record.metric), record.quality)
+    if not makes_same_tables(tensors, architecture, gain_at(record.lmbda, record.metric), record.quality):
+        warnings.warn(
+            f"the coding tables of {record.name} come out differently on this machine than where it was "
+            f"published: with lmbda {lmbda:g} it decodes its own streams, but perhaps not those of other "
+            f"machines; those of quality {record.quality} (lmbda {record.lmbda:g}) decode everywhere",
+            stacklevel=3,
+        )
+    return folded(tensors, architecture, gain_at(lmbda, record.metric))
+
+
+def gain_at(lmbda: float, metric: str) -> float:
+    """The gain on the latent with which a joint model serves a trade-off.
+
+    Args:
+        lmbda: as in `ModelRecord`, of this metric.
+        metric: "mse" or "ms-ssim".
+    """
+    return gain_of(rda.mse_lmbda(lmbda, "ms-ssim") if metric == "ms-ssim" else lmbda)
 
 
 def load_weights(path: Path, architecture: str) -> nn.Module:
@@ -251,7 +334,8 @@ def _load_diffusion(record: ModelRecord, path: Path) -> nn.Module:
 
 def _architecture(name: str) -> type[nn.Module]:
     """The class of an architecture of CompressAI or of this package, whether registered or not."""
-    classes = {**ARCHITECTURES, **rda.ARCHITECTURES, **DIFFUSION, **model_architectures}
+    own = {**ARCHITECTURES, **rda.ARCHITECTURES, **elic.ARCHITECTURES, **DIFFUSION}
+    classes = {**own, **model_architectures}
     if name not in classes:
         raise ValueError(f"no architecture is called {name!r}; there are {', '.join(sorted(classes))}")
     return classes[name]
@@ -282,9 +366,11 @@ def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
         progress: bool = True,
         **kwargs: Any,
     ) -> nn.Module:
-        record = _find(name, quality, metric)
         if pretrained:
             return load(name, quality, metric, **kwargs)
+        record = _find(name, quality, metric)
+        if "lmbda" in kwargs:
+            raise ValueError(f"lmbda {kwargs['lmbda']} is of trained weights; add pretrained=True")
         if record.architecture in DIFFUSION:
             return _architecture(record.architecture).untrained(quality, **kwargs)
         return _architecture(record.architecture)(record.N, record.M, **kwargs)
@@ -297,6 +383,7 @@ def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
         metric: "mse".
         pretrained: trained weights with coding tables; else the untrained stock class.
         progress: ignored, there is no download.
+        kwargs: with trained weights, lmbda and options as for `compressai_sga.zoo.load`.
     """
     return model
 

@@ -4,15 +4,15 @@
     tensors = stored(net, {1: gain_of(0.0018), 2: gain_of(0.0035)})     # of the published qualities
     net = folded(tensors, MeanScaleHyperprior, gain_of(0.01))           # of these two, or of any other lmbda
 
-The tensors are the stock state dict at gain 1 (`models.gains`): transforms in fp16, entropy bottlenecks exactly
-as trained, Gaussian tables left out, for `update()` makes them. `folded` widens to float32 and then multiplies
-by the gain, which IEEE arithmetic does alike on every machine. Coding tables must be alike too:
+The tensors are the stock state dict at gain 1 (`models.gains`): transforms in fp16, entropy bottlenecks
+exactly as trained, Gaussian tables left out, for `update()` makes them. `folded` widens to float32 and then
+multiplies by the gain, which IEEE arithmetic does alike on every machine. Coding tables must be alike too:
 
 - The bottleneck of z does not meet the gain. Its integer tables are stored under their stock names.
 - A factorised prior that codes y itself has others for each gain, and making them needs functions whose last
-  bit may depend on the machine. So those of every published quality are stored, `tables.Q.NAME` for Q = 1, 2,
-  ... and NAME = `_quantized_cdf`, `_offset`, `_cdf_length`, and the stock ones left out. For another gain they
-  are computed; `makes_same_tables` tells whether this machine is likely to do so as others do.
+  bit may depend on the machine. So those of every published quality Q are stored as `tables.Q.NAME`, NAME
+  being `_quantized_cdf`, `_offset` or `_cdf_length`, and the stock ones left out. For another gain they are
+  computed; `makes_same_tables` tells whether this machine is likely to do so as others do.
 
 In:  a joint model and gains by quality; or the tensors, a class and a gain.
 Out: what safetensors stores; a model in eval mode, float32, its coding tables ready.
@@ -63,7 +63,7 @@ def stored(net: nn.Module, gains: Mapping[int, float]) -> dict[str, Tensor]:
         elif name in narrow:
             tensor, full = tensor.half(), tensor
             if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} does not fit fp16: its maximum is {full.abs().max()}; train it again")
+                raise ValueError(f"{name} does not fit fp16: its maximum is {full.abs().max()}; train again")
         elif name.endswith(".mask"):  # of a masked convolution: zeros and ones
             tensor = tensor.bool()
         tensors[name] = tensor.contiguous()
@@ -106,6 +106,8 @@ def makes_same_tables(
     Args:
         tensors, architecture, gain, quality: as for `folded`.
     """
+    if not any(name.startswith(_OF_QUALITIES) for name in tensors):
+        return True  # no factorised prior of y
     made = dict(_tables_at(architecture.from_state_dict(_state(tensors)), gain))
     return all(torch.equal(made[name], tensors[f"{_OF_QUALITIES}{quality}.{name}"]) for name in made)
 

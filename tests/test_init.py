@@ -12,7 +12,7 @@ import compressai_sga
 PACKAGE = Path(compressai_sga.__file__).parent
 LEVELS = (  # a file may import from its own level and from those after it
     {"__init__", "__main__"},
-    {"files", "hooks", "zoo"},
+    {"files", "hooks", "zoo", "zoo_joint"},
     {"models", "refine"},
     {"diffusion", "channels", "coding"},
     {"relaxations", "schedules"},

@@ -20,6 +20,7 @@ from torchvision.utils import save_image
 
 from compressai_sga import coding, zoo
 from compressai_sga.errors import SgaError
+from compressai_sga.models.elic import SpaceChannelContext
 
 EVAL = Path(__file__).resolve().parent.parent / "eval"
 
@@ -187,6 +188,29 @@ def test_macs(image):
     assert refined["decoder_kmacs_px"] == pytest.approx(counted["decoder_kmacs_px"])
     assert refined["encoder_kmacs_px"] > 6 * counted["encoder_kmacs_px"]  # forward and backward each
     assert trials.count_macs("c3-fast", "3", image)["decoder_kmacs_px"] == pytest.approx(1.444, abs=1e-3)
+
+
+def test_a_checkpoint_of_the_context_model(image, tmp_path):
+    """As any other: bytes, refined bytes, and multiplications, which are those that its file states."""
+    import trials
+    from entries import parse
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = SpaceChannelContext()
+        net.g_a[-1].weight.data.mul_(30)
+        net.update(update_quantiles=True)
+    path = str(tmp_path / "m.pth")
+    torch.save(net.state_dict(), path)
+    entry = parse(f"elic2022-gdn:checkpoint={path}:coder=constriction-exact")
+    assert entry.points == (path,)
+    values = trials.code(entry.label, path, image)
+    assert values["bpp"] > 0.05 and {"psnr-rgb", "encoding_time", "cpu_sec"} <= values.keys()
+    counted = trials.count_macs(entry.label, path, image)
+    assert counted["encoder_kmacs_px"] == pytest.approx(20.1, abs=0.05)
+    assert counted["decoder_kmacs_px"] == pytest.approx(19.5, abs=0.05)
+    refined = parse(f"elic2022-gdn:checkpoint={path}:refine=ssl:refine-steps=2:refine-lmbda=0.01")
+    assert trials.code(refined.label, path, image)["bpp"] > 0.05
 
 
 def test_sets(image, tmp_path):

@@ -13,7 +13,9 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
     v+n   model      name in the zoo, or C3 (`files.fitted`), 1..64 characters of a-z A-Z 0-9 . _ -
     v     quality    0..255
     1     metric     0 mse, 1 ms-ssim
-    8     weights    first bytes of the sha256 of the model's weight file; zeros where it has none
+    8     weights    first bytes of H, the sha256 of the model's weight file; where the file has all rates,
+                     of the sha256 of H and the quality's lmbda, a little-endian float64; zeros where there
+                     is no weight file
     1     coder      1 constriction-ans, 2 constriction-range, 3 constriction-exact
     v v   width, height   of the image in pixels, 1..2^20 each
     1     mode       1 L (grey), 3 RGB; 8 bits a channel
@@ -94,7 +96,7 @@ class Container:
 
     Args:
         model, quality, metric: what `zoo.load` takes.
-        weights: first 8 bytes of the sha256 of the weights.
+        weights: first 8 bytes of the sha256 of the weights, or of the weights and the rate; see the module.
         coder: CompressAI's name of the entropy coder.
         width, height: of the image, in pixels.
         mode: PIL's name of the colour mode.

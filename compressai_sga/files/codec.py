@@ -260,6 +260,11 @@ def compress_picture(
     if coder not in CODERS.values():
         raise ValueError(f"no coder of files is called {coder!r}; choose from {', '.join(CODERS.values())}")
     _require_short(picture.profile)
+    if refine is None and lmbda is not None and record.lmbda_range is not None:
+        raise ValueError(
+            f"lmbda {lmbda}: a file keeps a quality of {model}, not a lmbda; give the nearest quality, and a "
+            "method of refinement (refine) for the rest of the way"
+        )
     config = _refinement(refine, steps, lmbda, seed)
     container, result = compress_rounded(picture, record, coder, config, on_step)
     return pack(container), result

@@ -3,13 +3,16 @@
 
 In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model with a coder of
 ours and portable predictors (`portable`), kept for the next file; what its files look like.
-A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Fails with
+A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Where one file of
+weights has all qualities, lmbda is hashed too: what was coded at one rate is refused at another. Fails with
 ``ValueError`` on a request that the zoo cannot meet.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -46,8 +49,11 @@ def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
 
 
 def fingerprint(record: zoo.ModelRecord) -> bytes:
-    """What a file keeps of the weights' sha256."""
-    return bytes.fromhex(record.sha256)[:WEIGHTS_BYTES]
+    """What a file keeps of the weights' sha256; `coding.container` specifies it."""
+    weights = bytes.fromhex(record.sha256)
+    if record.lmbda_range is not None:
+        weights = hashlib.sha256(weights + struct.pack("<d", record.lmbda)).digest()
+    return weights[:WEIGHTS_BYTES]
 
 
 def record_of(container: Container) -> zoo.ModelRecord | None:
@@ -101,7 +107,7 @@ def borrowed(
         enabled = hooks.is_enabled()
         hooks.enable()  # our coders; also where COMPRESSAI_SGA_DISABLE or hooks.disable() leaves stock alone
         try:
-            net, portable = _load(record.name, record.quality, record.metric, record.sha256)
+            net, portable = _load(record.name, record.quality, record.metric, fingerprint(record))
             if not portable and coder not in (None, "constriction-exact"):
                 warnings.warn(
                     f"the Gaussian coding tables of {record.name} come out differently on this machine: "
@@ -137,10 +143,10 @@ def _options(net: nn.Module, name: str, options: Mapping[str, Any]) -> Iterator[
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, quality: int, metric: str, sha256: str) -> tuple[nn.Module, bool]:
+def _load(name: str, quality: int, metric: str, weights: bytes) -> tuple[nn.Module, bool]:
     """The model, and whether its Gaussian tables are those of the machine that published it.
 
-    `sha256` tells apart what a manifest called by one name at different times.
+    `weights`, the fingerprint, tells apart what a manifest called by one name at different times.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

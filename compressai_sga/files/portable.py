@@ -1,62 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network that predicts the coder's tables, computed alike on every machine.
+"""The networks that predict the coder's tables, computed alike on every machine.
 
-Encoder and decoder of a hyperprior model must pick the same table for every symbol, from scales that
-h_s computes. In float32 they do not: another instruction set sums in another order, and on most Kodak
-images one to three of 150,000 table indexes come out differently (mbt2018-mean-small, AVX-512 against
-AVX2 or SSE), which ruins everything decoded after. Computed in float64 and then rounded to float32 the
-results are the same bits, but for one value in about 10^8 that lies next to a rounding boundary; the
-symbols' checksum finds it. (The context of autoregressive models: `coding.autoregressive`.)
+Encoder and decoder must pick the same table for every symbol, from scales that networks compute: h_s, and
+in models of latent codecs the contexts of channels and of squares and what joins them. In float32 they do
+not: another instruction set sums in another order, and on most Kodak images one to three of 150,000 table
+indexes come out differently (mbt2018-mean-small, AVX-512 against AVX2 or SSE), which ruins everything
+decoded after. Computed in float64 and then rounded to float32 the results are the same bits, but for one
+value in about 10^8 that lies next to a rounding boundary. Where that is a scale next to another table, or a
+mean whose last bit moves such a scale by way of a context, the symbols' checksum finds it. (The context of
+raster scans: `coding.autoregressive`.)
 
-float64 convolutions unfold their input, which takes 40 bytes and more for a pixel of the image. So a
-large z is computed in blocks with as much around them as the layers see.
+float64 convolutions unfold their input, which takes 40 bytes and more for a pixel of the image. So a large
+input is computed in blocks with as much around them as the layers see.
 
-In:  a model of CompressAI's classes. Out: the same model, whose `h_s` does so, wherever it is. Its
-parameters stay float32, and so does a pass for gradients (refinement), which decides no table.
+In:  a model of CompressAI's classes. Out: the same model, whose networks of that kind do so, wherever they
+are. Its parameters stay float32, and so does a pass for gradients (refinement), which decides no table.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    CheckerboardLatentCodec,
+    GaussianConditionalLatentCodec,
+)
 from torch import Tensor, nn
 
 __all__ = ["make_portable"]
 
 BLOCK = 12  # columns and rows of z
+BLOCK_OF_Y = 4 * BLOCK
 
 
 def make_portable(model: nn.Module) -> nn.Module:
-    """Have h_s compute in float64 where no gradient is wanted; returns the same model."""
-    for name, module in model.named_modules():
-        if name.split(".")[-1] == "h_s":
-            module.forward = _in_double(copy.deepcopy(module).double(), module.forward)
+    """Have what predicts tables compute in float64 where no gradient is wanted; returns the same model."""
+    for network, block in list(_predictors(model)):
+        network.forward = _in_double(copy.deepcopy(network).double(), network.forward, block)
     return model
 
 
-def _in_double(module: nn.Module, stock: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _predictors(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
+    """The networks whose results decide tables, and the side of the blocks of their input."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "h_s":
+            yield module, BLOCK
+        elif isinstance(module, ChannelGroupsLatentCodec):
+            yield from ((context, BLOCK_OF_Y) for context in module.channel_context.values())
+        elif isinstance(module, CheckerboardLatentCodec):
+            yield module.context_prediction, BLOCK_OF_Y
+            yield module.entropy_parameters, BLOCK_OF_Y
+        elif isinstance(module, GaussianConditionalLatentCodec):
+            if not isinstance(module.entropy_parameters, nn.Identity):
+                yield module.entropy_parameters, BLOCK_OF_Y
+
+
+def _in_double(
+    module: nn.Module, stock: Callable[[Tensor], Tensor], block: int
+) -> Callable[[Tensor], Tensor]:
     reach = _reach(module)
 
     def forward(v: Tensor) -> Tensor:
         if v.requires_grad:
             return stock(v)
-        if reach is None or max(v.shape[-2:]) <= BLOCK + 2 * reach:
+        if reach is None or max(v.shape[-2:]) <= block + 2 * reach:
             return module(v.to(torch.float64)).to(v.dtype)
-        return _by_blocks(module, v, reach)
+        return _by_blocks(module, v, reach, block)
 
     return forward
 
 
-def _by_blocks(module: nn.Module, v: Tensor, reach: int) -> Tensor:
+def _by_blocks(module: nn.Module, v: Tensor, reach: int, block: int) -> Tensor:
     rows, columns = v.shape[-2:]
     out = None
-    for i in range(0, rows, BLOCK):
-        for j in range(0, columns, BLOCK):
+    for i in range(0, rows, block):
+        for j in range(0, columns, block):
             top, left = max(0, i - reach), max(0, j - reach)
-            end, right = min(rows, i + BLOCK), min(columns, j + BLOCK)
+            end, right = min(rows, i + block), min(columns, j + block)
             seen = v[..., top : end + reach, left : right + reach]
             part = module(seen.to(torch.float64))
             k = part.shape[-1] // seen.shape[-1]

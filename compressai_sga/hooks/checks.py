@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .. import zoo
 from ..errors import SgaError
 from ..models import c3
 
@@ -94,12 +95,14 @@ def check_model_options(
     """
     name = args.architecture
     architecture = architectures.get(name)
-    own = getattr(architecture, "OPTIONS", ())
-    wrong = [option for option in given if option not in own]
+    joint = {r.name for r in zoo.list_models() if r.lmbda_range} if args.source == "pretrained" else set()
+
+    def options_of(each: str) -> tuple[str, ...]:
+        return getattr(architectures.get(each), "OPTIONS", ("lmbda",) if each in joint else ())
+
+    wrong = [option for option in given if option not in options_of(name)]
     if wrong:
-        whose = [
-            each for each, cls in architectures.items() if set(wrong) <= set(getattr(cls, "OPTIONS", ()))
-        ]
+        whose = [each for each in architectures if set(wrong) <= set(options_of(each))]
         raise SgaError(
             f"{_spelled(wrong)}: {name} has no such option, {', '.join(whose) or 'no model'} has; leave it "
             "out, or choose another model (options of refinement start with --refine)"

@@ -202,7 +202,7 @@ class Evaluation:
         """Stock's `load_pretrained` with the options of the model, which it cannot take."""
         make = self._module.pretrained_models[model]
         net = make(quality=quality, metric=metric, pretrained=True, progress=False, **self._request.model)
-        self._options.append(_options_of(net))
+        self._options.append(_options_of(net) or self._request.model)  # stock classes do not keep them
         return net.eval()
 
     def load_checkpoint(self, arch: str, no_update: bool, checkpoint_path: str) -> nn.Module:

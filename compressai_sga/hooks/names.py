@@ -43,8 +43,10 @@ class _EntryPoint:
         **kwargs: Any,
     ) -> nn.Module:
         if pretrained:
+            small = sorted({r.name for r in zoo.list_models() if r.architecture == self.name})
+            there = f" of full size ({', '.join(small)} in the zoo has some)" if small else ""
             raise SgaError(
-                f"there are no published weights for {self.name}; evaluate a checkpoint of your "
+                f"there are no published weights for {self.name}{there}; evaluate a checkpoint of your "
                 f"own with `checkpoint DATASET -a {self.name} -p FILE`"
             )
         return self.make(quality, kwargs)
@@ -127,7 +129,8 @@ def register() -> None:
     contextual = {name: (cls, _EntryPoint(name)) for name, cls in elic.ARCHITECTURES.items()}
     fitted = {name: (cls, _C3EntryPoint(name)) for name, cls in c3.ARCHITECTURES.items()}
     drawn = {name: (cls, _DiffusionEntryPoint(name)) for name, cls in zoo.DIFFUSION.items()}
-    for name, (architecture, entry_point) in (stock | dithered | trained | contextual | fitted | drawn).items():
+    added = stock | dithered | trained | contextual | fitted | drawn
+    for name, (architecture, entry_point) in added.items():
         for dictionary, value in (
             (MODELS, architecture),
             (image_models, entry_point),

@@ -4,7 +4,8 @@
 They are added to the stock parser and to its subparsers, without a default, so that they may stand
 before or after `pretrained` / `checkpoint` and leave no trace in the namespace when not given.
 Abbreviations of stock options (`--met`) keep their meaning. `MODEL_OPTIONS` are for models of this package
-whose class lists them in `OPTIONS`; which model it is, is checked later (`checks`).
+whose class lists them in `OPTIONS`, `--lmbda` also for jointly trained ones of the zoo; which model it is, is
+checked later (`checks`).
 
 In:  the stock parser; a command line. Out: the same parser; a `Request`, or None where none of the
 options is given. Fails: a wrong value ends in argparse's usage message and exit code 2.
@@ -102,7 +103,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--lmbda": {
         "metavar": "L",
         "type": _positive,
-        "help": "C3: weight of the rate in mse + L * bpp, instead of a quality",
+        "help": "instead of a quality; C3: weight of the rate in mse + L * bpp; the zoo's jointly trained "
+        "models: weight of the distortion, as in training",
     },
     "--steps": {
         "metavar": "N",

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A context model that decodes in ten parallel steps, over transforms that train in hours on a CPU.
+"""A context model that decodes in eight parallel steps, over transforms that train in hours on a CPU.
 
-He et al. 2022, "ELIC: Efficient learned image compression with unevenly grouped space-channel contextual adaptive
-coding". The latent is cut into groups of channels, few first; each group is coded in two steps, the white squares of
-a checkerboard and then the black ones, given the hyperprior, the groups before it and its own white squares. Here
-this stands on the convolutions and GDN of Minnen et al. 2018 instead of attention and residual blocks, and the
-entropy nets are narrower: they need a third of the multiplications of ELIC's at equal groups.
+He et al. 2022, "ELIC: Efficient learned image compression with unevenly grouped space-channel contextual
+adaptive coding". The latent is cut into groups of channels, few first; each group is coded in two steps, the
+white squares of a checkerboard and then the black ones, given the hyperprior, the groups before it and its
+own white squares. Here this stands on the convolutions and GDN of Minnen et al. 2018 instead of attention
+and residual blocks, and the entropy nets are narrower.
 
-In:  images (B, 3, H, W) in [0, 1], sides multiples of 64.
+Multiplications a pixel at N = 64, M = 192 and the default groups, as PyTorch dispatches them: 20.1k to
+compress, 19.5k to decompress, of which 7.0k in the nets that see contexts (channel context, checkerboard,
+and what joins them with the hyperprior). Those of `elic2022-official` with the same N, M and groups take
+25.4k there: ours are 28 % of them.
+
+In:  images (B, 3, H, W) in [0, 1], H and W multiples of 64, for the hyperprior halves the latent twice.
 Out: a CompressAI model of its latent codecs (`HyperpriorLatentCodec`, `ChannelGroupsLatentCodec`,
-     `CheckerboardLatentCodec`), with `forward`, `compress`, `decompress`, `update`, `from_state_dict`; 2 strings a
-     group, then one of z.
-Fails with ``ValueError`` on groups that are not M channels together.
+     `CheckerboardLatentCodec`), with `forward`, `compress`, `decompress`, `update`, `from_state_dict`;
+     2 strings a group, then one of z.
+Fails with ``ValueError`` on groups that are not M channels together, ``ShapeError`` on other sides.
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ from compressai.layers import GDN, CheckerboardMaskedConv2d
 from compressai.models.base import SimpleVAECompressionModel
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
+
+from ..errors import ShapeError
 
 __all__ = ["ARCHITECTURES", "SpaceChannelContext"]
 
@@ -64,11 +71,11 @@ class SpaceChannelContext(SimpleVAECompressionModel):
     def __init__(self, N: int = 64, M: int = 192, groups: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.N, self.M = N, M
-        self.groups = list(_uneven(M) if groups is None else groups)
-        if sum(self.groups) != M or min(self.groups) < 1:
+        self.groups = [int(size) for size in (_uneven(M) if groups is None else groups)]
+        if sum(self.groups) != M or min(self.groups, default=0) < 1:
             raise ValueError(
-                f"groups {self.groups} have {sum(self.groups)} channels and M is {M}; they must be positive and "
-                "M together (M above 64 where none are given)"
+                f"groups {self.groups} have {sum(self.groups)} channels and M is {M}; they must be positive "
+                "and M together (M above 64 where none are given)"
             )
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
         self.g_s = nn.Sequential(
@@ -76,8 +83,8 @@ class SpaceChannelContext(SimpleVAECompressionModel):
             deconv(N, N), GDN(N, inverse=True), deconv(N, 3),
         )  # fmt: skip
         side = 2 * N
-        h_a = nn.Sequential(conv(M, N, 3, 1), nn.ReLU(), conv(N, N), nn.ReLU(), conv(N, N))
-        h_s = nn.Sequential(deconv(N, N), nn.ReLU(), deconv(N, side), nn.ReLU(), conv(side, side, 3, 1))
+        h_a = nn.Sequential(conv(M, N, 3, 1), nn.LeakyReLU(), conv(N, N), nn.LeakyReLU(), conv(N, N))
+        h_s = nn.Sequential(deconv(N, N), nn.LeakyReLU(), deconv(N, side), nn.LeakyReLU(), conv(side, side, 3, 1))
         before = [sum(self.groups[:k]) for k in range(len(self.groups))]
         self.latent_codec = HyperpriorLatentCodec(
             latent_codec={
@@ -85,7 +92,7 @@ class SpaceChannelContext(SimpleVAECompressionModel):
                     groups=self.groups,
                     channel_context={
                         f"y{k}": nn.Sequential(
-                            conv(before[k], CONTEXT, 5, 1), nn.ReLU(), conv(CONTEXT, CONTEXT, 3, 1)
+                            conv(before[k], CONTEXT, 5, 1), nn.LeakyReLU(), conv(CONTEXT, CONTEXT, 3, 1)
                         )
                         for k in range(1, len(self.groups))
                     },
@@ -96,6 +103,33 @@ class SpaceChannelContext(SimpleVAECompressionModel):
                 "hyper": HyperLatentCodec(EntropyBottleneck(N), h_a, h_s, quantizer="ste"),
             }
         )
+
+    @property
+    def downsampling_factor(self) -> int:
+        """What the sides of an image are multiples of, px."""
+        return 2**6
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """As stock: x_hat and the likelihoods of y and z; for images that are padded.
+
+        Raises:
+            ShapeError: a side is no multiple of 64 px.
+        """
+        self._check(x)
+        return super().forward(x)
+
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """As stock: strings and shape; raises as `forward`."""
+        self._check(x)
+        return super().compress(x)
+
+    def _check(self, x: Tensor) -> None:
+        (height, width), factor = x.shape[-2:], self.downsampling_factor
+        if height % factor or width % factor:
+            raise ShapeError(
+                f"an image of {width}x{height} px; both sides must be multiples of {factor}: pad it as "
+                "compressai.ops.compute_padding says"
+            )
 
     @classmethod
     def from_state_dict(cls, state_dict: dict[str, Tensor]) -> SpaceChannelContext:
@@ -114,7 +148,7 @@ def _group(size: int, side: int) -> CheckerboardLatentCodec:
         latent_codec={"y": GaussianConditionalLatentCodec(quantizer="ste")},
         context_prediction=CheckerboardMaskedConv2d(size, CONTEXT, 5, padding=2, stride=1),
         entropy_parameters=nn.Sequential(
-            nn.Conv2d(CONTEXT + side, AGGREGATION, 1), nn.ReLU(), nn.Conv2d(AGGREGATION, 2 * size, 1)
+            nn.Conv2d(CONTEXT + side, AGGREGATION, 1), nn.LeakyReLU(), nn.Conv2d(AGGREGATION, 2 * size, 1)
         ),
         forward_method="twopass_faster",
     )

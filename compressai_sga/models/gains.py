@@ -6,12 +6,13 @@ wants a step in proportion to 1/sqrt(lmbda). So one set of weights serves every 
 
     g = sqrt(lmbda / lmbda_0),     code round(g y) given g means, g scales;     x_hat = g_s(y_hat / g)
 
-(one scalar of Cui et al. 2021, "Asymmetric gained deep image compression with continuous rate adaptation", known
-in advance instead of learned). All that meets y is linear where it does so: g is a factor of the layers that
-give y, means and scales, and a divisor of those that take y_hat or y. `PLACES` lists these layers once;
+(one scalar of Cui et al. 2021, "Asymmetric gained deep image compression with continuous rate adaptation",
+known in advance instead of learned). All that meets y is linear where it does so: g is a factor of the layers
+that give y, means and scales, and a divisor of those that take y_hat or y. `places` finds these layers;
 `Gained` multiplies their activations, a gain an image, to train; `fold` multiplies their weights, to use.
+A residual block that takes y_hat passes it on: there its branch is multiplied too, and what follows divides.
 
-In:  models of CompressAI whose latent structure is in `PLACES`, or of this package.
+In:  models of CompressAI whose latent structure `places` knows, or of this package.
 Out: the same class with other numbers: stock compresses and decompresses with it.
 Fails with ``UnsupportedModelError`` on another structure, ``ValueError`` on a gain that is not positive.
 """
@@ -26,11 +27,19 @@ from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
-from compressai.latent_codecs import ChannelGroupsLatentCodec, CheckerboardLatentCodec, HyperLatentCodec
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    CheckerboardLatentCodec,
+    HyperLatentCodec,
+    HyperpriorLatentCodec,
+    LatentCodec,
+)
+from compressai.layers import ResidualBlock, ResidualBlockUpsample
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..errors import UnsupportedModelError
+from .universal import UniversalBottleneck
 
 __all__ = ["LMBDA_0", "Gained", "fold", "gain_of", "places"]
 
@@ -68,61 +77,107 @@ class Places:
 
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-
-
-def _first(module: nn.Module) -> nn.Module:
-    return next(m for m in module.modules() if isinstance(m, _CONVOLUTIONS))
-
-
-def _last(module: nn.Module) -> nn.Module:
-    """The last convolution; after it only what commutes with a positive factor, ReLU, may stand."""
-    layers = [m for m in module.modules() if not list(m.children()) and not isinstance(m, nn.ReLU)]
-    if not isinstance(layers[-1], _CONVOLUTIONS):
-        raise UnsupportedModelError(
-            f"the last layer of {type(module).__name__} is {type(layers[-1]).__name__}; a gain needs a convolution "
-            "there"
-        )
-    return layers[-1]
+_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PixelShuffle, nn.Identity)
+"""Layers that commute with a positive factor."""
 
 
 def places(model: nn.Module) -> Places:
     """The layers of a model at which y is scaled.
 
     Raises:
-        UnsupportedModelError: what codes its y is not known here.
+        UnsupportedModelError: what codes its y is not known here, or a layer that meets y is not linear.
     """
-    ends = _last(model.g_a), _first(model.g_s)
-    if hasattr(model, "entropy_parameters"):  # autoregressive (Minnen et al. 2018)
-        inputs = (ends[1], _first(model.h_a), model.context_prediction)
-        return Places((ends[0], _last(model.entropy_parameters)), inputs)
-    if hasattr(model, "h_a"):  # scale and mean-scale hyperprior
-        return Places((ends[0], _last(model.h_s)), (ends[1], _first(model.h_a)))
-    if hasattr(model, "latent_codec"):
-        return _places_of_codecs(model, ends)
-    if hasattr(model, "entropy_bottleneck"):
-        return Places((ends[0],), (ends[1],), model.entropy_bottleneck)
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has neither a hyperprior nor a bottleneck over y; a gain on y is known for "
-        "CompressAI's factorised, hyperprior, mean-scale, autoregressive and space-channel models"
-    )
-
-
-def _places_of_codecs(model: nn.Module, ends: tuple[nn.Module, nn.Module]) -> Places:
-    outputs, inputs = [ends[0]], [ends[1]]
-    for module in model.latent_codec.modules():
-        if isinstance(module, HyperLatentCodec):
-            inputs.append(_first(module.h_a))
-        elif isinstance(module, ChannelGroupsLatentCodec):
-            inputs += [_first(context) for context in module.channel_context.values()]
-        elif isinstance(module, CheckerboardLatentCodec):
-            inputs.append(_first(module.context_prediction))
-            outputs.append(_last(module.entropy_parameters))
-    if len(outputs) == 1:
+    name = type(model).__name__
+    for part in ("g_a", "g_s"):
+        if not hasattr(model, part):
+            raise UnsupportedModelError(f"{name} has no {part}; a gain is for the latent between g_a and g_s")
+    if hasattr(model, "Gain"):
         raise UnsupportedModelError(
-            f"{type(model).__name__} codes y by {type(model.latent_codec).__name__} without a checkerboard; a gain "
-            "is known for CheckerboardLatentCodec, alone or in channel groups"
+            f"{name} has gains of its own, and offsets that depend on them; train it as CompressAI does"
         )
-    return Places(tuple(outputs), tuple(inputs))
+    found = _Places(name)
+    found.end("g_a", model.g_a)
+    found.start("g_s", model.g_s)
+    prior = None
+    if hasattr(model, "latent_codec"):
+        found.codecs(model.latent_codec)
+    elif hasattr(model, "h_a"):  # hyperprior, with an autoregressive context or without
+        found.start("h_a", model.h_a)
+        if hasattr(model, "entropy_parameters"):
+            found.start("context_prediction", model.context_prediction)
+            found.end("entropy_parameters", model.entropy_parameters)
+        else:
+            found.end("h_s", model.h_s)
+    elif hasattr(model, "entropy_bottleneck"):
+        prior = model.entropy_bottleneck
+    else:
+        raise UnsupportedModelError(
+            f"{name} has neither a hyperprior nor a bottleneck over y; a gain on y is known for CompressAI's "
+            "factorised, hyperprior, mean-scale, autoregressive and space-channel models"
+        )
+    return Places(tuple(found.outputs), tuple(found.inputs), prior)
+
+
+class _Places:
+    """Collects the layers of a model, and refuses where there is none to scale at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.outputs: list[nn.Module] = []
+        self.inputs: list[nn.Module] = []
+
+    def end(self, part: str, module: nn.Module) -> None:
+        """Have the module give g times its result: by its last convolution, and what commutes with g."""
+        while isinstance(module, nn.Sequential):
+            module = next((layer for layer in reversed(module) if not isinstance(layer, _HOMOGENEOUS)), None)
+        if not isinstance(module, _CONVOLUTIONS):
+            self.refuse(part, "ends", module)
+        self.outputs.append(module)
+
+    def start(self, part: str, module: nn.Module) -> None:
+        """Have the module take g times its input: by the convolutions that it begins with."""
+        layers = list(module) if isinstance(module, nn.Sequential) else [module]
+        for layer in layers:
+            if isinstance(layer, _CONVOLUTIONS):
+                self.inputs.append(layer)
+                return
+            if isinstance(layer, ResidualBlockUpsample):
+                self.inputs += [layer.subpel_conv[0], layer.upsample[0]]
+                return
+            if not isinstance(layer, ResidualBlock):
+                self.refuse(part, "begins", layer)
+            self.inputs.append(layer.conv1)
+            if layer.skip is not None:
+                self.inputs.append(layer.skip)
+                return
+            self.outputs.append(layer.conv2)  # the other way through the block is the identity
+        self.refuse(part, "begins", None)
+
+    def codecs(self, root: nn.Module) -> None:
+        """A tree of `compressai.latent_codecs` whose leaves are checkerboards."""
+        known = {id(m.latent_codec["y"]) for m in root.modules() if isinstance(m, CheckerboardLatentCodec)}
+        for module in root.modules():
+            if isinstance(module, HyperLatentCodec):
+                self.start("h_a", module.h_a)
+            elif isinstance(module, ChannelGroupsLatentCodec):
+                for context in module.channel_context.values():
+                    self.start("channel_context", context)
+            elif isinstance(module, CheckerboardLatentCodec):
+                self.start("context_prediction", module.context_prediction)
+                self.end("entropy_parameters", module.entropy_parameters)
+            elif isinstance(module, LatentCodec) and id(module) not in known:
+                if not isinstance(module, HyperpriorLatentCodec):
+                    raise UnsupportedModelError(
+                        f"{self.name} codes y by {type(module).__name__} without a checkerboard; a gain is "
+                        "known for CheckerboardLatentCodec, alone or in channel groups"
+                    )
+
+    def refuse(self, part: str, how: str, layer: nn.Module | None) -> None:
+        what = "no layer" if layer is None else type(layer).__name__
+        raise UnsupportedModelError(
+            f"{part} of {self.name} {how} with {what}; a gain needs a convolution there, which is linear, or "
+            "to begin with residual blocks of CompressAI before one"
+        )
 
 
 class Gained:
@@ -144,38 +199,61 @@ class Gained:
             layer.register_forward_pre_hook(self._divide)
         self.prior = found.prior
         if found.prior is not None:
-            self._cumulative = found.prior._logits_cumulative
-            found.prior._logits_cumulative = self._logits_cumulative
+            self._cumulative, self._rounded = found.prior._logits_cumulative, found.prior.quantize
+            found.prior._logits_cumulative, found.prior.quantize = self._logits_cumulative, self._quantize
+            if isinstance(found.prior, UniversalBottleneck):
+                found.prior._medians = lambda dimensions: self.medians()
 
     @contextmanager
     def at(self, gains: Tensor) -> Iterator[None]:
         """Within, image b of every batch has the gain `gains[b]`; outside, all have 1.
 
+        It is for `forward`: coding tables are those of the gain 1, and `fold` is for coding.
+
         Args:
-            gains: shape (B,), positive.
+            gains: shape (B,), positive and finite.
+
+        Raises:
+            ValueError: they are not.
         """
+        if gains.ndim != 1 or not bool(((gains > 0) & gains.isfinite()).all()):
+            raise ValueError(
+                f"gains of shape {tuple(gains.shape)}, {gains.flatten().tolist()[:8]}; they must be one "
+                "positive and finite number an image"
+            )
         self._gains = gains.reshape(-1, 1, 1, 1)
         try:
             yield
         finally:
             self._gains = None
 
-    def medians(self) -> Tensor | float:
-        """Medians of the prior of y under the present gains, (B, M, 1, 1), or (1, M, 1, 1) where all are 1."""
+    def medians(self) -> Tensor:
+        """Medians of the prior of y under the present gains, (B, M, 1, 1), or (1, M, 1, 1) where all are 1.
+
+        Only for a model whose y such a prior codes: its `prior` is not None.
+        """
         medians = self.prior.quantiles[:, 0, 1].reshape(1, -1, 1, 1)
         return medians if self._gains is None else medians * self._gains
 
     def _multiply(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output if self._gains is None else output * self._gains.to(output.dtype)
+        # The gain itself is not rounded to bfloat16, which would be another rate.
+        return output if self._gains is None else (output * self._gains).to(output.dtype)
 
     def _divide(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        return None if self._gains is None else (inputs[0] / self._gains.to(inputs[0].dtype),)
+        return None if self._gains is None else ((inputs[0] / self._gains).to(inputs[0].dtype),)
 
     def _logits_cumulative(self, inputs: Tensor, stop_gradient: bool) -> Tensor:
-        """Of g y under the density of y; EntropyBottleneck's layout is (C, 1, B * h * w)."""
-        if self._gains is not None:
-            inputs = inputs / self._gains.flatten().repeat_interleave(inputs.shape[2] // len(self._gains))
-        return self._cumulative(inputs, stop_gradient)
+        """Of g y under the density of y."""
+        return self._cumulative(inputs if self._gains is None else inputs / self._of(inputs), stop_gradient)
+
+    def _quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        """Around the medians of g y."""
+        scaled = self._gains is not None and means is not None and mode != "symbols"
+        return self._rounded(inputs, mode, means * self._of(inputs) if scaled else means)
+
+    def _of(self, values: Tensor) -> Tensor:
+        """The gain of every column in EntropyBottleneck's layout, (C, 1, B h w)."""
+        return self._gains.flatten().repeat_interleave(values.shape[2] // len(self._gains))
 
 
 @torch.no_grad()

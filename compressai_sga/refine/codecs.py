@@ -3,7 +3,8 @@
 
 One function a node type: (codec, y, params, rounding) -> (y_hat, likelihoods, grid), all of y's shape.
 A node is coded as its `compress` codes it, not as its `forward` estimates it: a checkerboard gives its
-second half the context of the first half's y_hat, channel groups see the y_hat of earlier groups.
+second half the context of the first half's y_hat, channel groups see the y_hat of earlier groups. A
+subclass is coded as the class whose `compress` and `decompress` it inherits.
 
 Fails with ``UnsupportedModelError`` on a node type that is not listed in CODERS.
 """
@@ -21,6 +22,7 @@ from compressai.latent_codecs import (
     GaussianConditionalLatentCodec,
     HyperLatentCodec,
     HyperpriorLatentCodec,
+    LatentCodec,
     RasterScanLatentCodec,
 )
 from torch import Tensor, nn
@@ -48,10 +50,9 @@ class CodecTreeLatents(LatentAdapter):
         super().__init__(model, compress_kwargs)
         root = model.latent_codec
         for node in root.modules():
-            name = type(node).__name__
-            if name.endswith("LatentCodec") and type(node) not in SUPPORTED:
+            if isinstance(node, LatentCodec) and _known(type(node)) is None:
                 raise UnsupportedModelError(
-                    f"latent codec {name} is not one of "
+                    f"latent codec {type(node).__name__} is not one of "
                     f"{', '.join(sorted(t.__name__ for t in SUPPORTED))}; add a function for it to "
                     "compressai_sga/refine/codecs.py"
                 )
@@ -87,7 +88,7 @@ class CodecTreeLatents(LatentAdapter):
 
     def code_node(self, codec: nn.Module, y: Tensor, params: Tensor, rounding: Rounding) -> Triple:
         """Code y under any supported node."""
-        return CODERS[type(codec)](self, codec, y, params, rounding)
+        return CODERS[_known(type(codec))](self, codec, y, params, rounding)
 
     def code_conditional(
         self, codec: GaussianConditionalLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
@@ -136,3 +137,12 @@ CODERS: dict[type, Callable[..., Triple]] = {
     RasterScanLatentCodec: CodecTreeLatents.code_raster_scan,
 }
 SUPPORTED = {*CODERS, EntropyBottleneckLatentCodec, HyperLatentCodec, HyperpriorLatentCodec}
+
+
+def _known(kind: type) -> type | None:
+    """The supported class that a node's class is, or codes as."""
+    for base in kind.__mro__:
+        if base in SUPPORTED:
+            same = (kind.compress, kind.decompress) == (base.compress, base.decompress)
+            return base if same else None
+    return None

@@ -20,6 +20,7 @@ import compressai_sga
 from compressai_sga import hooks, zoo
 from compressai_sga.coding import CODERS, checksum, set_coder
 from compressai_sga.errors import BitstreamError
+from compressai_sga.models.elic import ARCHITECTURES
 from compressai_sga.refine import refine
 
 SIZES = {
@@ -36,6 +37,7 @@ SIZES = {
     "cheng2020-anchor-checkerboard": (16,),
     "elic2022-official": (16, 160),
     "elic2022-chandelier": (16, 160),
+    "elic2022-gdn": (16, 24, [4, 4, 16]),
 }
 
 
@@ -114,7 +116,8 @@ def watched(model: nn.Module, x: torch.Tensor, **kwargs) -> tuple[dict, torch.Te
 
 def test_every_image_model_of_stock_is_there():
     files = {f"compressai.models.{name}" for name in ("google", "waseda", "vbr", "sensetime")}
-    assert set(SIZES) == {n for n, m in MODELS.items() if m.__module__ in files and not n.endswith("-small")}
+    stock = {n for n, m in MODELS.items() if m.__module__ in files and not n.endswith("-small")}
+    assert set(SIZES) == stock | {*ARCHITECTURES}
 
 
 def test_the_command_line_takes_the_coder(evaluate, images, checkpoint, python):
@@ -166,7 +169,9 @@ def test_set_entropy_coder_and_a_fresh_process(python, tmp_path):
         assert (image - images[key]).abs().max() < 1e-5, key
 
 
-@pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", "mbt2018", "mbt2018-vbr"])
+@pytest.mark.parametrize(
+    "name", ["bmshj2018-factorized", "mbt2018-mean", "mbt2018", "mbt2018-vbr", "elic2022-gdn"]
+)
 def test_damaged_strings_of_a_model(name):
     """Every string in turn: cut, changed, of another coder, empty."""
     x, kwargs = picture(64, 64, 1), rate_point(name)
@@ -210,7 +215,9 @@ def test_length_on_trained_models(name):
 # --- Refinement ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mbt2018-mean", "mbt2018", "cheng2020-anchor-checkerboard", "mbt2018-vbr"])
+@pytest.mark.parametrize(
+    "name", ["mbt2018-mean", "mbt2018", "cheng2020-anchor-checkerboard", "mbt2018-vbr", "elic2022-gdn"]
+)
 @pytest.mark.parametrize("coder", ["constriction-ans", "constriction-exact"])
 def test_refined_strings_are_the_coders(name, coder):
     """What `refine` reports is the size of these strings and the image that they decode to."""

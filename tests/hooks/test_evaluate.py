@@ -18,6 +18,7 @@ from compressai.registry import MODELS
 import compressai_sga
 from compressai_sga.hooks import evaluate as evaluate_module
 from compressai_sga.hooks import measures
+from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.refine import trained_lmbda
 
 STOCK_KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]
@@ -116,6 +117,7 @@ def test_refined_strings_reach_the_stock_decoder(evaluate, eval_model, images, c
         ("bmshj2018-hyperprior", models.ScaleHyperprior, (16, 24)),
         ("mbt2018", models.JointAutoregressiveHierarchicalPriors, (16, 24)),
         ("cheng2020-anchor-checkerboard", MODELS["cheng2020-anchor-checkerboard"], (16,)),
+        ("elic2022-gdn", SpaceChannelContext, (16, 24, [4, 4, 16])),
     ],
 )
 def test_other_architectures(evaluate, images, tmp_path, name, architecture, arguments):
@@ -127,6 +129,29 @@ def test_other_architectures(evaluate, images, tmp_path, name, architecture, arg
     out = evaluate("checkpoint", tmp_path / "images", "-a", name, "-p", tmp_path / "m.pth.tar", *options)
     assert out["results"]["loss"][0] <= out["results"]["loss-unrefined"][0] + 0.02
     assert out["refine"]["method"] == "ssl"
+
+
+def test_the_space_channel_model_in_every_way(evaluate, images, tmp_path):
+    """By its name and a file: bytes of each coder, the estimate of them, and refined by each preset."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = SpaceChannelContext(16, 24, [4, 4, 16])
+        net.g_a[-1].weight.data.mul_(40)
+        net.update(update_quantiles=True)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "m.pth.tar")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/c.png").write_bytes((images / "c.png").read_bytes())
+    source = ["checkpoint", tmp_path / "images", "-a", "elic2022-gdn", "-p", tmp_path / "m.pth.tar"]
+    stock, estimated = evaluate(*source)["results"], evaluate(*source, "--entropy-estimation")["results"]
+    assert estimated["psnr-rgb"] == pytest.approx(stock["psnr-rgb"], abs=1e-3)
+    exact = evaluate(*source, "-c", "constriction-exact")["results"]
+    assert exact["psnr-rgb"] == stock["psnr-rgb"] and exact["bpp"][0] < stock["bpp"][0]
+    for preset in ("ssl", "fast", "best"):
+        option = "--refine" if preset == "ssl" else "--refine-preset"
+        for more in ([], ["-c", "constriction-ans"], ["--entropy-estimation"]):
+            out = evaluate(*source, option, preset, "--refine-steps", 2, "--refine-lmbda", 0.01, *more)
+            results = out["results"]
+            assert results["loss"][0] < results["loss-unrefined"][0] and out["refine"]["preset"] == preset
 
 
 def test_vbr_gets_its_stage_and_scale(evaluate, images, tmp_path, monkeypatch):

@@ -14,10 +14,12 @@ import sys
 
 import pytest
 import torch
+from compressai.latent_codecs import CheckerboardLatentCodec
 from compressai.registry import MODELS
 from torch import nn
 
 from compressai_sga.errors import ShapeError, UnsupportedModelError
+from compressai_sga.models.elic import ARCHITECTURES as OWN
 from compressai_sga.refine import METHODS, RefineConfig, refine, refined
 from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import _Run, build_adapter
@@ -36,10 +38,13 @@ SIZES = {
     "cheng2020-anchor-checkerboard": (16,),
     "elic2022-official": (16, 160),
     "elic2022-chandelier": (16, 160),
+    "elic2022-gdn": (16, 24, [4, 4, 16]),
 }
-# What stock decompress does, in a process that knows stock CompressAI alone.
+# What stock decompress does, in a process that knows stock CompressAI alone; for `OWN`, our classes too.
 STOCK_DECODER = """
 import pickle, sys, torch
+if sys.argv[3:]:
+    import compressai_sga
 from compressai.registry import MODELS
 torch.set_num_threads(1)
 jobs = pickle.load(open(sys.argv[1], "rb"))
@@ -49,7 +54,8 @@ for name, (size, state, strings, shape, kwargs) in jobs.items():
     model.load_state_dict(state)
     with torch.no_grad():
         images[name] = model.decompress(strings, shape, **kwargs)["x_hat"]
-assert not any(m.startswith("compressai_sga.") or m == "compressai_sga" for m in sys.modules)
+ours = any(m.startswith("compressai_sga.") or m == "compressai_sga" for m in sys.modules)
+assert ours == bool(sys.argv[3:])
 torch.save(images, sys.argv[2])
 """
 
@@ -94,18 +100,23 @@ def results(images):
 @pytest.fixture(scope="module")
 def stock_images(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stock")
-    jobs = {
-        name: (SIZES[name], model.state_dict(), r.strings, r.shape, rate_point(name))
-        for name, (model, r) in results.items()
-    }
-    (folder / "jobs.pkl").write_bytes(pickle.dumps(jobs))
     (folder / "decode.py").write_text(STOCK_DECODER)
-    subprocess.run(
-        [sys.executable, folder / "decode.py", folder / "jobs.pkl", folder / "images.pt"],
-        env={**os.environ, "COMPRESSAI_SGA_DISABLE": "1"},
-        check=True,
-    )
-    return torch.load(folder / "images.pt")
+    decoded = {}
+    for own in (False, True):
+        jobs = {
+            name: (SIZES[name], model.state_dict(), r.strings, r.shape, rate_point(name))
+            for name, (model, r) in results.items()
+            if (name in OWN) is own
+        }
+        (folder / "jobs.pkl").write_bytes(pickle.dumps(jobs))
+        command = [sys.executable, folder / "decode.py", folder / "jobs.pkl", folder / "images.pt"]
+        subprocess.run(
+            command + ["ours"] * own,
+            env={**os.environ, **({} if own else {"COMPRESSAI_SGA_DISABLE": "1"})},
+            check=True,
+        )
+        decoded |= torch.load(folder / "images.pt")
+    return decoded
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -347,6 +358,21 @@ def test_half_model_is_refused_with_the_cure(images):
 def test_model_without_tables_is_refused_with_the_cure(images):
     with pytest.raises(UnsupportedModelError, match=r"model.update\(\)"):
         refine(MODELS["mbt2018-mean"](16, 24).eval(), images, lmbda=0.05)
+
+
+def test_a_latent_codec_that_codes_otherwise_is_refused_by_name(images):
+    """A subclass codes as its base does where it inherits how; else nobody can know."""
+
+    class Otherwise(CheckerboardLatentCodec):
+        def compress(self, y, side_params):
+            return super().compress(y, side_params)
+
+    model = make_model("elic2022-gdn")
+    assert type(model.latent_codec["y"].latent_codec["y0"]) is not CheckerboardLatentCodec
+    build_adapter(model, {})
+    model.latent_codec["y"].latent_codec["y0"].__class__ = Otherwise
+    with pytest.raises(UnsupportedModelError, match="latent codec Otherwise is not one of Channel"):
+        refine(model, images, lmbda=0.05)
 
 
 def test_foreign_structure_is_refused_by_name(images):

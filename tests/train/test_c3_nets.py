@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of zoo/train/c3_nets.py on a fit of seconds: images share their nets, a run goes on, sets stay."""
+"""Claims of zoo/train/c3_nets.py on a fit of seconds: images share their nets, a run goes on, sets stay;
+crops are of photographs that are worth it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from compressai_sga.models.c3.config import PRESETS
 from compressai_sga.models.c3.defaults import read_defaults
@@ -43,6 +45,26 @@ def test_images_share_their_nets_and_have_latents_of_their_own(photos):
     fit.take_best()
     assert torch.equal(fit.nets[0], fit.nets[1]) and not torch.equal(fit.nets, start)
     assert not torch.equal(fit.plane[0], fit.plane[1])
+
+
+def test_crops_are_of_photographs_above_a_size_that_are_not_held_out(photos, tmp_path):
+    import c3_nets
+    from crops import NO_PHOTOGRAPHS, held_out
+
+    for name in (sorted(held_out())[0], NO_PHOTOGRAPHS[0], "too-small.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (300, 200 if "small" in name else 300), (255, 0, 0)).save(path)
+    with pytest.raises(SystemExit, match="holds no image with both sides of at least 256 pixels"):
+        c3_nets.main(options(tmp_path, tmp_path / "run"))
+    for path in photos.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    left_out = c3_nets.parse_args(["--data", "x"]).leave_out
+    x = c3_nets.load_crops(tmp_path, 64, 32, left_out)
+    assert x.shape == (64, 3, 32, 32)
+    assert x.flatten(2).std(2).amin() > 0
+    assert c3_nets.load_crops(photos, 64, 32, left_out).equal(x)  # of the same photographs, by the same draws
+    assert c3_nets.load_crops(tmp_path, 64, 32, []).flatten(2).std(2).amin() == 0
 
 
 def test_a_run_goes_on_publishes_and_never_changes_a_set(photos, tmp_path, monkeypatch):

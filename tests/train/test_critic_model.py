@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""zoo/train/critic_model.py: squares on the diagonal, and a file that is the model that was fitted."""
+"""zoo/train/critic_model.py: scaled squares of every photograph, and a file that is the fitted model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import save_image
 
 from compressai_sga.metrics import photographs
@@ -27,33 +29,62 @@ def picture(folder: Path, name: str, height: int, width: int) -> None:
     save_image(values.float()[None] / 255, folder / name)
 
 
-def test_squares_lie_on_the_diagonal(recipe, tmp_path):
-    picture(tmp_path, "a.png", 300, 400)
-    first, middle, last = recipe.squares(tmp_path / "a.png")
-    assert first.shape == middle.shape == last.shape == (1, 3, 256, 256)
-    assert [int(square[0, 0, 0, 0]) for square in (first, middle, last)] == [
-        (3 * top + left) % 256 for top, left in ((0, 0), (22, 72), (44, 144))
+def test_squares_take_scales_and_places_on_the_diagonal_in_turn(recipe, tmp_path):
+    picture(tmp_path, "a.png", 350, 400)
+    image = recipe.read_rgb(tmp_path / "a.png")
+    first = [recipe.square(image, index) for index in (0, 2, 4)]  # 350 x 400; index 1, 3, 5: 262 x 300
+    assert {tuple(x.shape) for x in first} == {(1, 3, 256, 256)} and first[0].dtype == torch.uint8
+    assert [int(x[0, 0, 0, 0]) for x in first] == [
+        (3 * top + left) % 256 for top, left in ((0, 0), (47, 72), (94, 144))
     ]
-    picture(tmp_path, "b.png", 256, 256)
-    assert len(recipe.squares(tmp_path / "b.png")) == 1  # three times the same
-    picture(tmp_path, "c.png", 255, 400)
-    assert recipe.squares(tmp_path / "c.png") == []
+    smaller = pil_to_tensor(image.resize((300, 262), Image.Resampling.LANCZOS))[None]
+    assert torch.equal(recipe.square(image, 1), smaller[..., :256, :256])
+    assert torch.equal(recipe.square(image, 5), smaller[..., -256:, -256:])
+    assert torch.equal(recipe.square(image, 6), first[0])
+
+
+def test_squares_of_large_photographs_are_reduced(recipe):
+    rows, columns = torch.arange(1200)[:, None], torch.arange(1600)[None]
+    image = to_pil_image(((rows + columns) % 2 * 255).to(torch.uint8).expand(3, -1, -1).contiguous())
+    for index in range(3):
+        assert (
+            recipe.square(image, index).float().std() < 1
+        )  # a grid of single pixels is grey at half its size
+    assert recipe.square(image.resize((2000, 255)), 0) is None
 
 
 def test_the_file_is_the_model(recipe, tmp_path, capsys):
+    from crops import held_out
+
     picture(tmp_path, "a.png", 256, 256)
     picture(tmp_path, "mies-lossless.png", 300, 300)  # left out: no photograph
+    picture(tmp_path, "small.png", 300, 255)
+    aside = tmp_path / sorted(held_out())[0]
+    aside.parent.mkdir()
+    picture(aside.parent, aside.name, 300, 300)
     out = tmp_path / "made.py"
     recipe.main(["--data", str(tmp_path), "--out", str(out)])
     assert capsys.readouterr().out.startswith("1 squares: ")
     text = out.read_text().replace("from .pixel_model", "from compressai_sga.metrics.pixel_model")
+    assert f"of the folders\n{tmp_path.name}\n" in text and "1 squares of 256 px" in text
     out.write_text(text)
     spec = importlib.util.spec_from_file_location("made", out)
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    (square,) = recipe.squares(tmp_path / "a.png")
+    square = recipe.square(recipe.read_rgb(tmp_path / "a.png"), 0)
     bits = [float(model.bits(square)) for model in (made.PHOTOGRAPHS, PixelModel.fit([square]))]
     assert bits[0] == pytest.approx(bits[1], rel=1e-4)  # weights are half precision, written with five digits
+
+
+def test_squares_in_parts_are_the_same_model(recipe, tmp_path, monkeypatch):
+    for index in range(3):
+        picture(tmp_path, f"{index}.png", 300 + 16 * index, 280)
+    texts = []
+    for at_once in (1, 16):
+        monkeypatch.setattr(recipe, "AT_ONCE", at_once)
+        recipe.main(["--data", str(tmp_path), "--out", str(tmp_path / "made.py")])
+        texts.append((tmp_path / "made.py").read_text())
+    assert texts[0] == texts[1] and "from 3 squares" in texts[0]
 
 
 def test_the_shipped_file_is_of_this_form(recipe):

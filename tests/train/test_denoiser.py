@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of denoiser.py: an oracle has no loss, runs stop and go on, the weights carry their settings."""
+"""Claims of denoiser.py: an oracle has no loss, runs stop and go on, the weights carry their settings, checks
+see held-out photographs."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from compressai_sga.diffusion.schedules import alpha_sigma
@@ -49,10 +50,10 @@ def test_an_oracle_has_no_loss_on_images():
 
     task = denoiser.DiffC.__new__(denoiser.DiffC)
     task.net = PixelDenoiser(UNetConfig(widths=(8, 16)), 16)
-    task.crops = argparse.Namespace(batch=lambda count, size: torch.full((count, 3, size, size), 0.7))
+    batch = (torch.full((8, 3, 16, 16), 0.7),)
     generator = torch.Generator().manual_seed(0)
-    right = task.loss(Oracle((0.7 - 0.5) / SCALE), 8, 16, generator)
-    wrong = task.loss(Oracle(0.7), 8, 16, generator)
+    right = task.loss(Oracle((0.7 - 0.5) / SCALE), batch, generator)
+    wrong = task.loss(Oracle(0.7), batch, generator)
     assert right.shape == (8,) and right.max() < 1e-3 and wrong.min() > 1e-5 < wrong.max()
     assert wrong.mean() > 100 * right.mean()
 
@@ -68,8 +69,9 @@ def test_an_oracle_has_no_loss_on_what_the_first_stage_lost():
     task.generator = torch.Generator().manual_seed(0)
     task.schedule = denoiser.Cosine()
     generator = torch.Generator().manual_seed(0)
-    right = task.loss(Oracle(2.0), 16, 16, generator)
-    wrong = task.loss(Oracle(-2.0), 16, 16, generator)
+    batch = task.batch(16, 16)
+    right = task.loss(Oracle(2.0), batch, generator)
+    wrong = task.loss(Oracle(-2.0), batch, generator)
     assert right.shape == (16,) and right.max() < 1e-3 and wrong.mean() > 1
 
 
@@ -113,13 +115,19 @@ def test_diffc_learns_images_of_single_colours(tmp_path):
     images = np.repeat(rng.integers(0, 256, (2, 1, 1, 3), dtype=np.uint8), 16, axis=1).repeat(16, axis=2)
     np.savez(tmp_path / "tiny.npz", train=images)
     options = ["--model", "diffc", "--data", str(tmp_path / "tiny.npz"), "--out", str(tmp_path / "run")]
-    options += ["--muon-lr", "1e-2", "--adam-lr", "1e-2"]
+    options += ["--muon-lr", "1e-2", "--adam-lr", "1e-2", "--max-steps", "120"]
     run = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
+    before = run.check()["score"]
     losses = [run.train_step() for _ in range(120)]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
-    run.save()
+    line = run.check()
+    assert line["score"] == min(line["averages"].values()) < 0.8 * before
+    assert max(line["averages"].values()) < 0.9 * before  # all of them follow
+    run.export()
     net = PixelDenoiser.from_state_dict(torch.load(tmp_path / "run" / "model.pth", weights_only=True))
     assert net.window == 16
+    with run.averages.swapped(line["average"]):
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), run.net.parameters()))
 
 
 def test_wrong_data_is_refused(tmp_path, capsys):
@@ -130,5 +138,98 @@ def test_wrong_data_is_refused(tmp_path, capsys):
             denoiser.main(["--model", model, "--data", str(data)])
         assert "--data must name a folder" in capsys.readouterr().err
     np.savez(tmp_path / "tiny.npz", train=np.zeros((2, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"the images are \(16, 16\) px; give --size"):
+    with pytest.raises(SystemExit, match=r"the images are \(16, 16\) px; give --size"):
         train_for(1, tmp_path / "tiny.npz", tmp_path / "run", "--model", "diffc", "--size", "32")
+
+
+@pytest.fixture
+def red_held_out(photos, tmp_path) -> Path:
+    """The photographs, and one that is held out, which is red."""
+    from crops import held_out
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in photos.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    red = folder / sorted(held_out())[0]
+    red.parent.mkdir()
+    Image.new("RGB", (128, 96), (255, 0, 0)).save(red)
+    return folder
+
+
+def reds(x: Tensor) -> int:
+    return int(((x[:, 0].amin((1, 2)) > 0.9) & (x[:, 1].amax((1, 2)) < 0.1)).sum())
+
+
+@pytest.mark.parametrize("model", ["hfd", "diffc"])
+def test_checks_see_held_out_photographs_and_training_does_not(red_held_out, tmp_path, model):
+    import denoiser
+
+    options = ["--model", model, "--data", str(red_held_out), "--out", str(tmp_path / "run")]
+    options += ["--qualities", "1", "--pairs", "8"]
+    run = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
+    assert reds(run.task.held[0]) == len(run.task.held[0]) == 4
+    assert reds(run.task.batch(64, 16)[0]) == 0
+
+
+def test_without_held_out_photographs_checks_see_the_trainings(photos, tmp_path):
+    import denoiser
+
+    options = ["--model", "diffc", "--data", str(photos), "--out", str(tmp_path / "run")]
+    run = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
+    state = run.task.generator.get_state()
+    assert run.check()["score"] == run.check()["score"] > 0
+    assert torch.equal(state, run.task.generator.get_state())
+    assert run.task.held[0].shape == (4, 3, 16, 16)
+
+
+def test_an_npz_with_test_images_is_checked_on_them(tmp_path):
+    import denoiser
+
+    path = tmp_path / "tiny.npz"
+    np.savez(path, train=np.zeros((2, 16, 16, 3), np.uint8), test=np.full((2, 16, 16, 3), 255, np.uint8))
+    options = ["--model", "diffc", "--data", str(path), "--out", str(tmp_path / "run")]
+    task = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options).task
+    assert task.held[0].min() == 1 and task.batch(4, 16)[0].max() == 0
+
+
+def test_pairs_are_turned_alike():
+    import denoiser
+
+    x = torch.randint(0, 128, (3, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first = torch.stack([x + 1, x + 2])
+    a, b, labels = denoiser.turned_pairs(x, first, 64, 16, torch.Generator().manual_seed(0))
+    assert a.shape == b.shape == (64, 3, 16, 16) and set(labels.tolist()) == {0, 1}
+    steps = ((b - a) * 255).round().long()
+    assert (steps == labels[:, None, None, None] + 1).all()
+
+
+def test_files_of_another_run_are_refused_with_the_cure(photos, tmp_path):
+    options = ["--max-steps", "2", "--qualities", "1"]
+    train_for(60, photos, tmp_path / "a", "--model", "diffc", *options)
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt is damaged, or of another .*another --out"):
+        train_for(60, photos, tmp_path / "a", "--model", "diffc", "--widths", "8", "24", *options)
+    train_for(60, photos, tmp_path / "b", "--model", "hfd", "--pairs", "2", *options)
+    with pytest.raises(SystemExit, match=r"pairs\.pt is of other qualities"):
+        train_for(60, photos, tmp_path / "b", "--model", "hfd", "--qualities", "1", "2")
+
+
+@pytest.mark.parametrize("model", ["hfd", "diffc"])
+def test_a_run_goes_on_where_it_was_saved(photos, tmp_path, model):
+    """The same crops, noise, momenta and averages as without the interruption."""
+    import denoiser
+
+    options = ["--model", model, "--data", str(photos), "--out", str(tmp_path / "run"), "--max-steps", "20"]
+    options += ["--qualities", "1", "--pairs", "4"]
+    torch.manual_seed(0)
+    run = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
+    for _ in range(6):
+        run.train_step()
+    run.save()
+    expected = [run.train_step() for _ in range(6)]
+    again = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
+    assert (again.step, again.averages.count) == (6, 6)
+    assert [again.train_step() for _ in range(6)] == pytest.approx(expected, rel=1e-4)
+    assert list(again.check()["averages"].values()) == pytest.approx(
+        list(run.check()["averages"].values()), rel=1e-4
+    )

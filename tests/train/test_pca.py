@@ -71,3 +71,42 @@ def test_another_kind_of_transform_is_refused(images):
 
     with pytest.raises(ValueError, match="stride 2.*--init default"):
         initialise_from_pca(Cheng2020Anchor(32), images, lmbda=0.013)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["mbt2018-mean", "mbt2018", "elic2022-gdn"])
+def test_the_hyperprior_is_heard_from_the_start(images, architecture):
+    """PyTorch's default gives a z that rounds to nothing; here it varies, and the scales see it."""
+    from compressai.zoo.image import model_architectures
+    from pca import Z_STD, initialise_from_pca
+
+    import compressai_sga  # noqa: F401 -- registers elic2022-gdn
+
+    torch.manual_seed(0)
+    model = model_architectures[architecture](64, 96).eval()
+    hyper = model.latent_codec["hyper"] if hasattr(model, "latent_codec") else model
+    y = model.g_a(images)
+    assert not hyper.h_a(y).round().any()
+    initialise_from_pca(model, images, lmbda=0.013)
+    y = model.g_a(images)
+    z = hyper.h_a(y)
+    assert z.std() == pytest.approx(Z_STD, rel=0.05)
+    side = hyper.h_s(z.round())
+    assert (side - hyper.h_s(torch.zeros_like(z))).std() > 0.05
+
+
+@torch.no_grad()
+def test_every_layer_has_unit_variance():
+    from pca import unit_variance
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(8, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1)
+    )
+    x = 30 * torch.randn(4, 8, 12, 12)
+    out = unit_variance(layers, x, last_std=3.0)
+    assert torch.equal(out, layers(x))
+    assert out.std() == pytest.approx(3, rel=1e-4)
+    assert layers[0](x).std() == pytest.approx(1, rel=1e-4)
+    assert layers[:3](x).std() == pytest.approx(1, rel=1e-4)

@@ -184,7 +184,9 @@ def test_straight_through_rounds_the_decoders_input_in_training_only():
     assert torch.equal(gradient, torch.ones_like(y))
 
 
-def test_gradients_that_are_not_finite_are_left_out_and_end_a_run_that_has_no_others(photos, tmp_path, monkeypatch):
+def test_gradients_that_are_not_finite_are_left_out_and_end_a_run_that_has_no_others(
+    photos, tmp_path, monkeypatch
+):
     import train
 
     args = train.parse_args(["--arch", "mbt2018-mean", *command(photos, tmp_path / "run")])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moving averages of a model's parameters, of several memories at once, beside the training.
 
-An average of the weights over the last steps is better than the weights once the learning rate falls, and how far
-back it should reach is not known in advance: all of them are kept, and the held-out photographs choose. They are
-updated together every few steps by one operation on lists of tensors, which costs a hundredth of a step.
+An average of the weights over the last steps is better than the weights once the learning rate falls, and
+how far back it should reach is not known in advance: all of them are kept, and the held-out photographs
+choose. They are updated together every few steps by one operation on lists of tensors, which costs a
+hundredth of a step.
 
 In:  a model; `update` after its steps. Out: `swapped`, the model with an average instead of its own weights.
 """

@@ -7,8 +7,8 @@ Every crop has latents of its own, all share one pair of nets: the mean over cro
 single image minimises (Kim et al. 2024), with the same noise, annealing and optimiser. A fit that starts
 there need not learn from one image what holds for all, and a file holds only the differences.
 
-In:  a folder of photographs; trade-offs lmbda, the first with --steps, each further one from the nets of
-     its neighbour with --more-steps.
+In:  a folder of photographs, of which crops are drawn as for every recipe (crops.py); trade-offs lmbda, the
+     first with --steps, each further one from the nets of its neighbour with --more-steps.
 Out: OUT/LMBDA.pt for each trade-off (to resume: run the same command again; a killed one loses at most a
      minute), OUT/nets.safetensors once all are there: int32 in units of 2^-12. With --publish it
      becomes zoo/weights/c3-nets.safetensors, with a record in zoo/manifest.json. Files of C3 need the very
@@ -28,20 +28,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 ZOO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ZOO.parent), str(ZOO / "train")]
 
-from publish import LICENCE, TRAINING_DATA, write_text  # noqa: E402
+from crops import NO_PHOTOGRAPHS, CropSampler  # noqa: E402
+from publish import LICENCE, training_data, write_text  # noqa: E402
 
 from compressai_sga.models.c3.config import PRESETS  # noqa: E402
 from compressai_sga.models.c3.defaults import read_defaults, save_defaults  # noqa: E402
 from compressai_sga.models.c3.fit import Fit  # noqa: E402
 
 SAVE_SEC = 60.0
+MIN_PX = 256  # of a photograph that crops are drawn from
 
 
 class SharedFit(Fit):
@@ -76,27 +77,15 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--more-steps", type=int, default=500, help="for each further one")
     parser.add_argument("--crops", type=int, default=48)
     parser.add_argument("--size", type=int, default=128, help="of a crop, pixels")
-    parser.add_argument("--leave-out", nargs="*", default=[], help="names of photographs not to take")
+    parser.add_argument("--leave-out", nargs="*", default=list(NO_PHOTOGRAPHS), help="file names not to take")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--publish", action="store_true", help="put the result into the zoo")
     return parser.parse_args(argv)
 
 
 def load_crops(folder: Path, count: int, size: int, leave_out: list[str]) -> Tensor:
-    """Crops (count, 3, size, size) in turn from all photographs, which are halved if larger than 1 MP."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    paths = [p for p in paths if p.name not in leave_out]
-    if not paths:
-        raise SystemExit(f"{folder} holds no PNG or JPEG; give --data a folder of photographs")
-    places = np.random.default_rng(0)
-    found = []
-    for i in range(count):
-        image = Image.open(paths[i % len(paths)]).convert("RGB")
-        if image.width * image.height > 1_000_000:
-            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
-        left, top = (int(places.integers(0, side - size + 1)) for side in image.size)
-        found.append(np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255)
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+    """Random crops (count, 3, size, size) in [0, 1]; ValueError where no photograph is large enough."""
+    return CropSampler(folder, max(size, MIN_PX), leave_out=leave_out).batch(count, size)
 
 
 def fit_shared(
@@ -139,7 +128,10 @@ def fit_shared(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(sys.argv[1:] if argv is None else argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    x = load_crops(args.data, args.crops, args.size, args.leave_out).to(args.device)
+    try:
+        x = load_crops(args.data, args.crops, args.size, args.leave_out).to(args.device)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     found: dict[float, dict[str, Tensor]] = {}
     nets: dict[float, Tensor] = {}
     for lmbda in args.lmbdas:
@@ -168,14 +160,14 @@ def publish(args: argparse.Namespace) -> None:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     out = [f"--steps {args.steps} --more-steps {args.more_steps} --crops {args.crops} --size {args.size}"]
     out += ["--lmbdas", *(f"{lmbda:g}" for lmbda in args.lmbdas)]
-    out += ["--leave-out", *args.leave_out] if args.leave_out else []
+    out += ["--leave-out", *args.leave_out] if args.leave_out != list(NO_PHOTOGRAPHS) else []
     manifest["c3_nets"] = {
         "file": "weights/c3-nets.safetensors",
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
         "lmbdas": args.lmbdas,
         "licence": LICENCE,
-        "training_data": TRAINING_DATA,
+        "training_data": training_data(),
         "command": f"python zoo/train/c3_nets.py --data PHOTOS {' '.join(out)} --publish",
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")

@@ -3,12 +3,15 @@
 
     python zoo/train/critic_model.py --data PHOTOS
 
-The P of `compressai_sga.metrics.critic` is a `PixelModel`, fitted in closed form to three squares of 256
-pixels of every photograph, on its diagonal. Its parameters are few enough to be code.
+The P of `compressai_sga.metrics.critic` is a `PixelModel`, fitted in closed form to a square of 256 pixels of
+every photograph, at one of the scales of the other recipes (crops.py), on its diagonal. Its parameters are
+few enough to be code.
 
-In:  a folder of photographs (searched recursively); names to leave out, by default those of gb82-image-set
-     that are no photographs. Out: the file; on stdout its bits a pixel on the same squares.
-Fails with ``FileNotFoundError`` where there is no image of at least 256 pixels a side.
+In:  a folder of photographs (searched recursively; those of held_out.txt are left out); names to leave out,
+     by default those of gb82-image-set that are no photographs. Out: the file; on stdout its bits a pixel on
+     the same squares. Four hundred photographs take 6 GB.
+Fails with ``FileNotFoundError`` where there is no image of at least 256 pixels a side, with ``ValueError``
+where one cannot be read.
 """
 
 from __future__ import annotations
@@ -16,23 +19,28 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import torch
-from compressai.utils.eval_model.__main__ import collect_images, read_image
+from crops import NO_PHOTOGRAPHS, photographs, read_rgb, resized
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from compressai_sga.metrics.pixel_model import PixelModel, Plane
 
 SIDE_PX = 256
-SQUARES = 3
-NO_PHOTOGRAPHS = tuple(f"{name}-lossless.png" for name in ("mc1", "mc2", "mc3", "mies", "house"))
+PLACES = 3
+AT_ONCE = 16  # squares, to bound the memory of the sums
+WIDTH = 108
 OUT = Path(__file__).resolve().parents[2] / "compressai_sga" / "metrics" / "photographs.py"
 HEAD = '''# SPDX-License-Identifier: Apache-2.0
 """The pixel model's parameters for photographs: the P of the critic.
 
-Written by zoo/train/critic_model.py from {squares} squares of 256 px of {photographs} photographs: CLIC 2025
-(Unsplash licence) and gb82 (CC0), {bpp:.3f} bits a pixel in sample. Do not edit.
+Written by zoo/train/critic_model.py from {squares} squares of 256 px, one of a photograph, of the folders
+{folders}
+(zoo/README.md has their terms), {bpp:.3f} bits a pixel in sample. Do not edit.
 """
 
 from __future__ import annotations
@@ -46,14 +54,19 @@ PHOTOGRAPHS = PixelModel(
 '''
 
 
-def squares(path: Path) -> list[Tensor]:
-    """Squares of 256 pixels on the diagonal, (1, 3, 256, 256), uint8; none of an image that is too small."""
-    x = (read_image(path) * 255).round().to(torch.uint8)
-    free = [side - SIDE_PX for side in x.shape[1:]]
-    if min(free) < 0:
-        return []
-    corners = {tuple(part * side // (SQUARES - 1) for side in free) for part in range(SQUARES)}
-    return [x[None, :, top : top + SIDE_PX, left : left + SIDE_PX] for top, left in sorted(corners)]
+def square(image: Image.Image, index: int) -> Tensor | None:
+    """A square of 256 pixels, (1, 3, 256, 256), uint8; None of an image that is too small.
+
+    Args:
+        image: any, in RGB.
+        index: of the photograph; scales, and of each scale the places on its diagonal, take turns.
+    """
+    scaled = resized(image, SIDE_PX)
+    if not scaled:
+        return None
+    image, place = scaled[index % len(scaled)], index // len(scaled) % PLACES
+    left, top = (place * (side - SIDE_PX) // (PLACES - 1) for side in image.size)
+    return pil_to_tensor(image.crop((left, top, left + SIDE_PX, top + SIDE_PX)))[None]
 
 
 def as_python(plane: Plane) -> str:
@@ -71,16 +84,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--leave-out", nargs="*", default=NO_PHOTOGRAPHS, metavar="NAME")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
-    paths = [Path(path) for path in collect_images(str(args.data)) if Path(path).name not in args.leave_out]
-    found = [squares(path) for path in tqdm(paths, desc="reading")]
-    crops = [square for each in found for square in each]
+    paths = photographs(args.data, args.leave_out)
+    found = [square(read_rgb(path), index) for index, path in enumerate(tqdm(paths, desc="reading"))]
+    folders = sorted({path.parent.name for path, x in zip(paths, found) if x is not None})
+    crops = [x for x in found if x is not None]
     if not crops:
         raise FileNotFoundError(
             f"{args.data} holds no image of {SIDE_PX} px a side; name another with --data"
         )
-    model = PixelModel.fit([torch.cat(crops)])
+    model = PixelModel.fit([torch.cat(crops[i : i + AT_ONCE]) for i in range(0, len(crops), AT_ONCE)])
     bpp = float(model.bits(torch.cat(crops)).mean()) / SIDE_PX**2
-    head = HEAD.format(squares=len(crops), photographs=sum(map(bool, found)), bpp=bpp)
+    head = HEAD.format(squares=len(crops), folders=fill(", ".join(folders), WIDTH), bpp=bpp)
     text = head + "\n".join(map(as_python, model.planes)) + "\n    ),\n)\n"
     args.out.write_text(text, encoding="utf-8")
     print(f"{len(crops)} squares: {bpp:.3f} bits a pixel")

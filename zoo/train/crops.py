@@ -3,15 +3,15 @@
 
 At 128 pixels most of a photograph of three megapixels is flat or soft: a codec that is trained there learns
 no detail, and its PSNR stops at 28 dB whatever the rate (`python zoo/train/compare_crops.py` measures it). So
-photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at 1 and 3/4, which also
-takes away the block pattern of what was once a JPEG; and half of the crops are the most detailed of four, by
-the energy of their gradients.
+photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at 1 and 3/4, which
+also takes away the block pattern of what was once a JPEG; and half of the crops are the most detailed of
+four, by the energy of their gradients.
 
-In:  a folder of images (PNG, JPEG, WebP, TIFF), read once into memory as uint8; `held_out.txt` beside this file,
-     names of photographs that no recipe trains on.
+In:  a folder of images (PNG, JPEG, WebP, TIFF), read once into memory as uint8; `held_out.txt` beside this
+     file, names of photographs that no recipe trains on.
 Out: batches of crops, float32, shape (batch, 3, size, size), values in [0, 1], turned and mirrored at random.
-Memory: of photographs up to a megapixel 4.9 bytes a pixel, of larger ones 1.4. Eight crops of 128 pixels take a
-millisecond.
+Memory: of photographs up to a megapixel 4.9 bytes a pixel, of larger ones 1.4. Eight crops of 128 pixels
+take a millisecond.
 Fails with ``ValueError`` when the folder holds no image that is large enough, or one that cannot be read.
 """
 
@@ -26,7 +26,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["CropSampler", "held_out", "list_images", "photographs", "read_rgb", "resized", "scales_of"]
+__all__ = [
+    "MEGAPIXEL",
+    "NO_PHOTOGRAPHS",
+    "CropSampler",
+    "held_out",
+    "list_images",
+    "photographs",
+    "read_rgb",
+    "resized",
+    "scales_of",
+]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
 MEGAPIXEL = 1e6
@@ -35,6 +45,7 @@ SMALL_SCALES = (1.0, 0.75)
 DETAILED_SHARE = 0.5
 CANDIDATES = 4
 CELL_PX = 8  # of the map of detail
+NO_PHOTOGRAPHS = tuple(f"{name}-lossless.png" for name in ("mc1", "mc2", "mc3", "mies", "house"))  # of gb82
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 
 
@@ -66,6 +77,8 @@ def read_rgb(path: Path) -> Image.Image:
     """An image in RGB; ValueError, with its path, where it cannot be read."""
     try:
         with Image.open(path) as handle:
+            if handle.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+                raise ValueError(f"mode {handle.mode} has more than 8 bits a value")
             return handle.convert("RGB")
     except Exception as error:  # whatever Pillow's readers make of a damaged file
         raise ValueError(f"{path} cannot be read as an image ({error}); repair it or take it away") from error
@@ -81,7 +94,7 @@ def resized(
 ) -> list[Image.Image]:
     """The image at those of its scales where both sides have `min_size` pixels.
 
-    Where it has them at none of its scales, it is made as small as they allow; [] if it is too small as it is.
+    Where it has them at none of its scales, it is made as small as they allow; [] if it is too small itself.
     """
     width, height = image.size
     shorter = min(image.size)
@@ -93,7 +106,7 @@ def resized(
 
 
 def _detail(image: Tensor) -> Tensor:
-    """Integral over whole cells of 8 x 8 pixels of the squared gradient of the mean of R, G, B: (h + 1, w + 1)."""
+    """Integral over whole cells of 8 x 8 pixels of the grey image's squared gradient: (h + 1, w + 1)."""
     grey = image.float().mean(0)
     energy = torch.zeros_like(grey)
     energy[:-1] += (grey[1:] - grey[:-1]).square()
@@ -153,8 +166,8 @@ class CropSampler:
         fits = self.weights * (self.sides >= size).all(1)
         if not fits.any():
             raise ValueError(
-                f"no image has room for a crop of {size} pixels, the roomiest for {self.sides.min(1)[0].max()}; "
-                "take smaller crops, or name a folder of larger photographs with --data"
+                f"no image has room for a crop of {size} pixels, the roomiest for "
+                f"{self.sides.amin(1).max()}; take smaller crops, or name larger photographs with --data"
             )
         image = torch.multinomial(fits, count, replacement=True, generator=self.generator)
         where = torch.rand(count, 2, dtype=torch.float64, generator=self.generator)

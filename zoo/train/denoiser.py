@@ -4,16 +4,18 @@
     python zoo/train/denoiser.py --model hfd --max-minutes 60 --data PHOTOS
     python zoo/train/denoiser.py --model diffc --max-minutes 60 --data PHOTOS
 
-In:  a folder of photographs, or for diffc an .npz file with an array `train` of images (n, H, W, 3), uint8.
-Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/model.pth (the state dict of the averaged
-     weights, settings included), OUT/log.jsonl (minutes, step, loss on fixed crops of the same photographs),
-     OUT/run.json; for hfd also OUT/pairs.pt, crops and what the first stages make of them, written once.
+In:  a folder of photographs, or for diffc an .npz file with an array `train` of images (n, H, W, 3), uint8,
+     and perhaps one `test`.
+Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the score of
+     each average: its loss on fixed crops of held-out photographs, of `test`, or where there are none of the
+     training's own), OUT/run.json, OUT/model.pth (the state dict of the best average, settings included); for
+     hfd also OUT/pairs.pt, crops and what the first stages make of them, written once.
 
 Objective: the squared error of v, at log-SNRs spread evenly over the batch: for diffc over all that a codec
 sends, where it is the rate but for a factor that is 1 from log-SNR 0 on; for hfd over the time of the cosine
-schedule (hfd/network.py says why this one). bf16 autocast, channels-last, Muon on the kernels (muon.py), an
-exponential moving average, in the last part larger crops for hfd. The schedule follows the clock, as in
-train.py.
+schedule (hfd/network.py says why this one). Crops by detail (crops.py), bf16 autocast, channels-last, Muon on
+the kernels (muon.py), moving averages (averages.py), in the last part larger crops for hfd. Schedule, saving
+and checking are those of train.py.
 """
 
 from __future__ import annotations
@@ -23,18 +25,17 @@ import json
 import math
 import shlex
 import sys
-import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from crops import CropSampler
+from averages import Averages
+from crops import CropSampler, photographs
 from muon import MuonAdam
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
-from train import _replace, learning_rate_factor, machine
+from train import TrainingError, learning_rate_factor, machine, replace, run_until_done
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -45,11 +46,9 @@ from compressai_sga.diffusion.unet import UNetConfig  # noqa: E402
 from compressai_sga.models.diffc.network import SCALE, PixelDenoiser  # noqa: E402
 from compressai_sga.models.hfd.network import ResidualDenoiser  # noqa: E402
 
-EMA_DECAY = 0.999
-SAVE_SECONDS = 60
 PAIR_SIZE = 256
 CHECK_COUNT = 64
-CHECK_SEED = 20  # of the noise, apart from training's
+CHECK_SEED = 20  # of crops and noise, apart from training's
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -58,6 +57,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs, or an .npz (diffc)")
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/MODEL)")
     parser.add_argument("--max-minutes", type=float, default=60)
+    parser.add_argument("--max-steps", type=int, help="end after so many steps; the schedule follows them")
     parser.add_argument("--size", type=int, default=64, help="side of the crops, px")
     parser.add_argument("--fine-size", type=int, help="side in the last part (default 2 x size for hfd)")
     parser.add_argument("--batch", type=int, default=32, help="crops of --size in a batch; fewer large ones")
@@ -71,6 +71,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=800, help="hfd: crops that the first stages code")
     parser.add_argument("--muon-lr", type=float, default=2e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=float, default=0.01, help="part of the time, as in train.py")
     parser.add_argument("--decay-from", type=float, default=0.4, help="part of the time, as in train.py")
     parser.add_argument("--fine-from", type=float, default=0.7, help="part of the time before large crops")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -81,8 +82,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         args.data.is_dir() or (args.model == "diffc" and args.data.suffix == ".npz" and args.data.is_file())
     ):
         parser.error(f"--data must name a folder of photographs, or for diffc an .npz file, not {args.data}")
-    if args.max_minutes <= 0:
-        parser.error(f"--max-minutes must be positive, not {args.max_minutes}")
+    for option in ("max_minutes", "max_steps"):
+        if (value := getattr(args, option)) is not None and value <= 0:
+            parser.error(f"--{option.replace('_', '-')} must be positive, not {value}")
     if args.fine_size is None:
         args.fine_size = 2 * args.size if args.model == "hfd" else args.size
     if args.out is None:
@@ -94,9 +96,15 @@ class Task(Protocol):
     """What differs between the models: the network, its data and its loss."""
 
     net: nn.Module
+    generator: torch.Generator  # of the batches
+    held: tuple[Tensor, ...]  # a batch of `CHECK_COUNT` examples to choose by, always the same
 
-    def loss(self, net: nn.Module, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Of a random batch, one value an example, (count,)."""
+    def batch(self, count: int, size: int) -> tuple[Tensor, ...]:
+        """`count` random examples of `size` x `size` pixels; tensors whose first axis is the examples."""
+        ...
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        """One value an example, (count,); noise from the generator."""
         ...
 
 
@@ -114,8 +122,8 @@ def v_loss(v: Tensor, x: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
 class ArrayCrops:
     """Random images of an array, whole, mirrored at random; `batch` as of `CropSampler`."""
 
-    def __init__(self, path: Path, seed: int):
-        self.images = torch.from_numpy(np.load(path)["train"]).permute(0, 3, 1, 2)
+    def __init__(self, path: Path, seed: int, name: str = "train"):
+        self.images = torch.from_numpy(np.load(path)[name]).permute(0, 3, 1, 2)
         self.generator = torch.Generator().manual_seed(seed)
 
     def batch(self, count: int, size: int) -> Tensor:
@@ -127,22 +135,33 @@ class ArrayCrops:
         return torch.where(mirror[:, None, None, None], x.flip(3), x)
 
 
+def samplers(data: Path, min_size: int, seed: int) -> tuple[Any, Any]:
+    """What to draw crops from, for training and for checks: of held-out images where there are any."""
+    if data.is_dir():
+        held = bool(photographs(data, held=True))
+        checks = CropSampler(data, min_size, CHECK_SEED, held=held)
+        return CropSampler(data, min_size, seed), checks
+    held = "test" in np.load(data).files
+    return ArrayCrops(data, seed), ArrayCrops(data, CHECK_SEED, "test" if held else "train")
+
+
 class DiffC:
     """Images alone, all levels of noise alike."""
 
     def __init__(self, args: argparse.Namespace):
         config = UNetConfig(widths=tuple(args.widths), blocks=args.blocks, patch=args.patch)
         self.net = PixelDenoiser(config, args.size)
-        folder = args.data.is_dir()
-        self.crops = (
-            CropSampler(args.data, args.size, args.seed) if folder else ArrayCrops(args.data, args.seed)
-        )
+        self.crops, checks = samplers(args.data, max(args.size, args.fine_size), args.seed)
         self.generator = self.crops.generator
+        self.held = (checks.batch(CHECK_COUNT, args.size),)
 
-    def loss(self, net: nn.Module, count: int, size: int, generator: torch.Generator) -> Tensor:
-        x = (self.crops.batch(count, size) - 0.5) / SCALE
+    def batch(self, count: int, size: int) -> tuple[Tensor, ...]:
+        return (self.crops.batch(count, size),)
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        x = (batch[0] - 0.5) / SCALE
         lowest, highest = self.net.lowest, self.net.highest
-        log_snr = lowest + (highest - lowest) * even(count, generator)
+        log_snr = lowest + (highest - lowest) * even(len(x), generator)
         eps = torch.randn(x.shape, generator=generator)
         return _v_loss_of(net, x, eps, log_snr)
 
@@ -155,6 +174,30 @@ def _v_loss_of(net: nn.Module, x: Tensor, eps: Tensor, log_snr: Tensor, *more: T
     with torch.autocast(device.type, dtype=torch.bfloat16):
         v = net(z, log_snr, *(value.to(device) for value in more))
     return v_loss(v, x, eps, log_snr)
+
+
+def turned_pairs(
+    x: Tensor, first: Tensor, count: int, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops of pairs, turned alike: x and first (count, 3, size, size) in [0, 1], and labels (count,).
+
+    Args:
+        x: (n, 3, S, S), uint8.
+        first: what each first stage makes of them, (labels, n, 3, S, S), uint8.
+    """
+
+    def below(n: int) -> int:
+        return int(torch.randint(n, (), generator=generator))
+
+    crops, labels = [], torch.randint(len(first), (count,), generator=generator)
+    for label in labels.tolist():
+        index, top, left = (below(n) for n in (len(x), x.shape[-2] - size + 1, x.shape[-1] - size + 1))
+        both = torch.stack([x[index], first[label, index]])[..., top : top + size, left : left + size]
+        turn = below(8)
+        for bit, change in ((1, lambda b: b.flip(-1)), (2, lambda b: b.flip(-2)), (4, lambda b: b.mT)):
+            both = change(both) if turn & bit else both
+        crops.append(both)
+    return (*(torch.stack(crops).float() / 255).unbind(1), labels)
 
 
 class HFD:
@@ -180,57 +223,51 @@ class HFD:
         self.net = ResidualDenoiser(config, args.qualities, deviations, args.first_stage)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.schedule = Cosine()
+        checks = torch.Generator().manual_seed(CHECK_SEED)
+        self.held = turned_pairs(pairs["held_x"], pairs["held_first"], CHECK_COUNT, args.size, checks)
 
     def _pairs(self, args: argparse.Namespace) -> dict[str, Tensor]:
-        """x (n, 3, S, S) and first (qualities, n, 3, S, S), uint8; kept in the run's folder."""
+        """x (n, 3, S, S), first (qualities, n, 3, S, S), uint8, and for checks held_x and held_first."""
         path = args.out / "pairs.pt"
-        if path.exists():
-            return torch.load(path, weights_only=True)
-        x = (CropSampler(args.data, PAIR_SIZE, args.seed).batch(args.pairs, PAIR_SIZE) * 255).byte()
-        first = []
-        for quality in args.qualities:
-            stage = zoo.load(args.first_stage, quality).to(args.device)
-            made = []
-            for batch in tqdm(x.split(4), desc=f"{args.first_stage}-{quality}"):
-                with torch.no_grad():
-                    x_hat = stage(batch.to(args.device).float() / 255)["x_hat"]
-                made.append((x_hat.clamp(0, 1) * 255).round().byte().cpu())
-            first.append(torch.cat(made))
-        _replace(path, {"x": x, "first": torch.stack(first)})
-        return torch.load(path, weights_only=True)
-
-    def _below(self, n: int) -> int:
-        return int(torch.randint(n, (), generator=self.generator))
-
-    def loss(self, net: nn.Module, count: int, size: int, generator: torch.Generator) -> Tensor:
-        crops, labels = [], torch.randint(len(self.first), (count,), generator=self.generator)
-        for label in labels.tolist():
-            index, top, left = (
-                self._below(n) for n in (len(self.x), PAIR_SIZE - size + 1, PAIR_SIZE - size + 1)
+        if not path.exists():
+            crops, checks = samplers(args.data, PAIR_SIZE, args.seed)
+            x = (crops.batch(args.pairs, PAIR_SIZE) * 255).round().byte()
+            held = (checks.batch(CHECK_COUNT, PAIR_SIZE) * 255).round().byte()
+            first = torch.stack([self._coded(torch.cat([x, held]), q, args) for q in args.qualities])
+            parts = {"x": x, "first": first[:, : len(x)], "held_x": held, "held_first": first[:, len(x) :]}
+            replace(path, lambda path: torch.save({name: part.clone() for name, part in parts.items()}, path))
+        pairs = torch.load(path, weights_only=True)
+        if "held_x" not in pairs or len(pairs["first"]) != len(args.qualities):
+            raise ValueError(
+                f"{path} is of other qualities or an older recipe; delete it, or give another --out"
             )
-            both = torch.stack([self.x[index], self.first[label, index]])
-            both = both[..., top : top + size, left : left + size]
-            turn = self._below(8)
-            for bit, change in ((1, lambda b: b.flip(-1)), (2, lambda b: b.flip(-2)), (4, lambda b: b.mT)):
-                both = change(both) if turn & bit else both
-            crops.append(both)
-        x, first = (torch.stack(crops).float() / 255).unbind(1)
-        log_snr = self.schedule(even(count, generator))
+        return pairs
+
+    @staticmethod
+    @torch.no_grad()
+    def _coded(x: Tensor, quality: int, args: argparse.Namespace) -> Tensor:
+        """What the first stage of a quality makes of uint8 crops."""
+        stage = zoo.load(args.first_stage, quality).to(args.device)
+        made = []
+        for batch in tqdm(x.split(4), desc=f"{args.first_stage}-{quality}"):
+            x_hat = stage(batch.to(args.device).float() / 255)["x_hat"]
+            made.append((x_hat.clamp(0, 1) * 255).round().byte().cpu())
+        return torch.cat(made)
+
+    def batch(self, count: int, size: int) -> tuple[Tensor, ...]:
+        return turned_pairs(self.x, self.first, count, size, self.generator)
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        x, first, labels = batch
+        log_snr = self.schedule(even(len(x), generator))
         tau = self.net.deviations.cpu()[labels][:, None, None, None]
         return _v_loss_of(
             net, (x - first) / tau, torch.randn(x.shape, generator=generator), log_snr, first, labels
         )
 
 
-def ema_update(mean: Tensor, new: Tensor, count: Tensor) -> Tensor:
-    """Exponential moving average that starts as a plain one; buffers of bytes are taken over."""
-    if not mean.is_floating_point():
-        return new
-    return torch.lerp(mean, new, max(1 - EMA_DECAY, 10 / (10 + int(count))))
-
-
 class Run:
-    """A training run and its files: everything that resuming needs is here."""
+    """A training run and its files, as `train.run_until_done` wants it."""
 
     def __init__(self, args: argparse.Namespace, argv: list[str]):
         self.args = args
@@ -240,60 +277,66 @@ class Run:
         self.checkpoint = args.out / "checkpoint.pt"
         self.task: Task = {"hfd": HFD, "diffc": DiffC}[args.model](args)
         self.net = self.task.net.to(self.device, memory_format=torch.channels_last).train()
-        self.average = AveragedModel(self.net, avg_fn=ema_update)
+        self.averages = Averages(self.net)
         self.optimizer = MuonAdam(self.net, args.muon_lr, args.adam_lr)
         self.noise = torch.Generator().manual_seed(args.seed + 1)
         self.step, self.seconds = 0, 0.0
         if self.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        try:
             saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.net.load_state_dict(saved["net"])
-            self.average.load_state_dict(saved["average"])
+            self.averages.load_state_dict(saved["averages"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.noise.set_state(saved["noise"].cpu())
             self.task.generator.set_state(saved["crops"].cpu())
             self.step, self.seconds = saved["step"], saved["seconds"]
+        except Exception as error:  # whatever a damaged pickle or another network gives
+            raise TrainingError(
+                f"{self.checkpoint} is damaged, or of another command or recipe ({error!r}); give the "
+                "command of that run, or another --out"
+            ) from error
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget that is used."""
+        if self.args.max_steps is not None:
+            return self.step / self.args.max_steps
+        return self.seconds / (self.args.max_minutes * 60)
 
     def train_step(self) -> float:
         """One step at the point of the schedule that the clock says; its loss."""
         args = self.args
-        progress = self.seconds / (args.max_minutes * 60)
-        size = args.fine_size if progress >= args.fine_from else args.size
+        size = args.fine_size if self.progress >= args.fine_from else args.size
         count = max(1, args.batch * args.size**2 // size**2)
-        self.optimizer.set_factor(learning_rate_factor(progress, self.step, args.decay_from))
+        self.optimizer.set_factor(learning_rate_factor(self.progress, args.warmup, args.decay_from))
         self.net.zero_grad()
-        loss = self.task.loss(self.net, count, size, self.noise).mean()
+        loss = self.task.loss(self.net, self.task.batch(count, size), self.noise).mean()
         loss.backward()
         if torch.isfinite(nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)):
             self.optimizer.step()
-            self.average.update_parameters(self.net)
+            self.averages.update()
         self.step += 1
         return loss.item()
 
     @torch.no_grad()
-    def check(self) -> float:
-        """Loss of the averaged weights on fixed crops under fixed noise; training's state is put back."""
-        state = self.task.generator.get_state()
-        self.task.generator.manual_seed(CHECK_SEED)
-        noise = torch.Generator().manual_seed(CHECK_SEED)
-        loss = self.task.loss(self.average.module, CHECK_COUNT, self.args.size, noise).mean().item()
-        self.task.generator.set_state(state)
-        return loss
-
-    def save(self) -> dict[str, float]:
-        """Write the checkpoint, the weights, the log line and run.json."""
-        saved = {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "noise": self.noise.get_state(),
-            "crops": self.task.generator.get_state(),
+    def check(self) -> dict[str, Any]:
+        """Loss of the weights and of their averages on `held`: a line of the log, and run.json."""
+        scores = {}
+        for decay in (0, *self.averages.decays):
+            noise = torch.Generator().manual_seed(CHECK_SEED)
+            with self.averages.swapped(decay):
+                scores[decay] = self.task.loss(self.net, self.task.held, noise).mean().item()
+        best = min(scores, key=lambda decay: scores[decay])
+        line = {
+            "minutes": round(self.seconds / 60, 4),
             "step": self.step,
-            "seconds": self.seconds,
+            "average": best,
+            "score": scores[best],
+            "averages": {str(decay): score for decay, score in scores.items()},
         }
-        _replace(self.checkpoint, saved)
-        state = self.average.module.state_dict()
-        _replace(self.args.out / "model.pth", {key: value.cpu().contiguous() for key, value in state.items()})
-        line = {"minutes": round(self.seconds / 60, 2), "step": self.step, "loss": self.check()}
         with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         record = {
@@ -303,32 +346,41 @@ class Run:
             "torch": torch.__version__,
             **line,
         }
-        (self.args.out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=2) + "\n"
+        replace(self.args.out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
         return line
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {
+            "net": self.net.state_dict(),
+            "averages": self.averages.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "crops": self.task.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        replace(self.checkpoint, lambda path: torch.save(content, path))
+
+    def export(self) -> None:
+        """model.pth, of the average with the best score at the last check."""
+        best = json.loads((self.args.out / "run.json").read_text(encoding="utf-8"))["average"]
+        with self.averages.swapped(best):
+            state = {k: v.detach().cpu().clone().contiguous() for k, v in self.net.state_dict().items()}
+        replace(self.args.out / "model.pth", lambda path: torch.save(state, path))
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # as in train.py
     torch.manual_seed(args.seed)
-    run = Run(args, argv)
-    budget = args.max_minutes * 60
-    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=str(args.out))
-    last_save = run.seconds
     try:
-        while run.seconds < budget:
-            tick = time.monotonic()
-            run.train_step()
-            run.seconds += time.monotonic() - tick
-            bar.update(min(round(run.seconds), bar.total) - bar.n)
-            if run.seconds - last_save > SAVE_SECONDS:
-                last_save = run.seconds
-                bar.set_postfix({key: f"{value:.4f}" for key, value in run.save().items()})
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command continues from {run.checkpoint}", file=sys.stderr)
-    run.save()
-    bar.close()
+        run_until_done(Run(args, argv))
+    except (TrainingError, ValueError) as error:
+        sys.exit(f"denoiser.py: {error}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of an image M numbers a 16x16 block can hold: a guide for choosing -M.
 
-    python zoo/train/latent_width.py --data PHOTOS --images KODAK
+    python zoo/train/latent_width.py --data PHOTOS
 
-In:  photographs to fit on, images to measure.
+In:  photographs, of which crops are drawn as for training (crops.py) to fit on; those that are held out are
+     measured, at the largest scale of training, or with --images others as they are.
 Out: for some M, the PSNR in dB (mean over the images) of the best linear map of 16x16x3 blocks to M
      numbers and back, PCA, without quantisation. A codec with four stride-2 stages and M latent channels
      is not linear and may do better, but where this number is near the PSNR that it should reach, its
      latent is too narrow and every bit is spent beside an error that no bit can mend.
-Fails with ``ValueError`` when a folder holds no image.
+Fails with ``ValueError`` when there is no image to fit on or to measure, or one that cannot be read.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import math
 from pathlib import Path
 
 import torch
-from compressai.utils.eval_model.__main__ import read_image
-from crops import CropSampler, list_images
+from crops import CropSampler, list_images, photographs, read_rgb, resized
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_tensor
 
 WIDTHS = (96, 144, 192, 256, 320)
 BLOCK = 16
+CROPS, CROP_PX = 256, 256
 
 
 def blocks(images: Tensor) -> Tensor:
@@ -34,23 +36,30 @@ def blocks(images: Tensor) -> Tensor:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs to fit on")
-    parser.add_argument("--images", type=Path, required=True, help="folder of images to measure")
+    parser.add_argument(
+        "--images", type=Path, help="folder of images to measure (default: the held-out ones)"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    fitted = blocks(CropSampler(args.data).batch(256, 256))
+    fitted = blocks(CropSampler(args.data).batch(CROPS, CROP_PX))
     mean = fitted.mean(0)
     _, vectors = torch.linalg.eigh((fitted - mean).T @ (fitted - mean))
-    paths = list_images(args.images)
-    if not paths:
-        raise ValueError(f"{args.images} holds no image; name a folder that does with --images")
+    if args.images is None:
+        images = [resized(read_rgb(path), BLOCK)[0] for path in photographs(args.data, held=True)]
+    else:
+        images = [read_rgb(path) for path in list_images(args.images)]
+    if not images:
+        raise ValueError(
+            f"{args.images or args.data} holds no image to measure; name a folder that does with --images"
+        )
     print("| M | " + " | ".join(map(str, WIDTHS)) + " |")
     print("|---" * (1 + len(WIDTHS)) + "|")
     psnrs = []
     for width in WIDTHS:
         basis = vectors[:, -width:]
         errors = []
-        for path in paths:
-            centred = blocks(read_image(path)[None]) - mean
+        for image in images:
+            centred = blocks(to_tensor(image)[None]) - mean
             residual = centred - (centred @ basis) @ basis.T
             errors.append(-10 * math.log10(residual.pow(2).mean().item()))
         psnrs.append(sum(errors) / len(errors))

@@ -31,19 +31,20 @@ BLOCK_ROWS = 64
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: the steepest at 0 that keeps [0, 1] near 1
 ITERATIONS = 5
+LEAST_NORM = 1e-12  # below, squares underflow: a kernel without gradients keeps still instead of exploding
 RMS = 0.2  # of an update of learning rate 1, as large as one of Adam (Liu et al. 2025, "Muon is scalable")
 
 
 def orthonormal_rows(matrices: Tensor) -> Tensor:
     """Nearly the closest matrices with orthonormal rows (columns, where there are fewer), shape (n, r, c).
 
-    Every Newton-Schulz step multiplies X by a polynomial of X X^T; all of these commute, so the steps are made
-    on the small square matrix, in float32, and X is multiplied once, in bf16. Singular values come out
+    Every Newton-Schulz step multiplies X by a polynomial of X X^T; all of these commute, so the steps are
+    made on the small square matrix, in float32, and X is multiplied once, in bf16. Singular values come out
     between about 0.7 and 1.2, which serves as well as 1.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthonormal_rows(matrices.mT).mT
-    x = matrices / matrices.flatten(1).norm(dim=1).clamp_min(1e-20)[:, None, None]
+    x = matrices / matrices.flatten(1).norm(dim=1).clamp_min(LEAST_NORM)[:, None, None]
     gram = x @ x.mT
     eye = torch.eye(x.shape[1], device=x.device, dtype=x.dtype).expand_as(gram)
     product = eye
@@ -83,9 +84,12 @@ class MuonAdam:
         model: in channels-last memory, on its device.
         muon_lr: for the kernels, in units of Adam's (updates are scaled to the same size).
         adam_lr: for the rest.
+        weight_decay: of the kernels, a step takes away its product with `muon_lr`: an update is as large
+        where the
+            gradient is nothing but noise, and kernels there would grow without end.
     """
 
-    def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float):
+    def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.0):
         self.kernels, rest = _split(model)
         for kernel in self.kernels:
             if not kernel.is_contiguous(memory_format=torch.channels_last):
@@ -100,6 +104,7 @@ class MuonAdam:
                 self.groups.setdefault(tuple(block.shape), []).append((index, part))
         self.adam = torch.optim.Adam(rest, lr=adam_lr)
         self.base_lrs = (muon_lr, adam_lr)
+        self.weight_decay = weight_decay
         self.set_factor(1.0)
 
     def set_factor(self, factor: float) -> None:
@@ -114,6 +119,7 @@ class MuonAdam:
         torch._foreach_lerp_(self.momenta, grads, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(grads, self.momenta, MOMENTUM)
         blocks = [_blocks(kernel) for kernel in ahead]
+        torch._foreach_mul_([kernel.data for kernel in self.kernels], 1 - self.muon_lr * self.weight_decay)
         targets = [_blocks(kernel.data) for kernel in self.kernels]
         for shape, members in self.groups.items():
             updates = orthonormal_rows(torch.stack([blocks[i][part] for i, part in members]))

@@ -8,11 +8,15 @@ its own input and projects them on their principal components; the mirrored stag
 the transposed basis. The kernel taps (2, 3) x (2, 3) of such a convolution meet exactly the block
 (2i, 2i+1), and the same taps of the transposed convolution write it back.
 
+The hyperprior idles for the same reason, and worse: a z of 0.1 is lost in its rounding, h_s learns nothing
+from it, and what the rate takes away never comes back. So its layers are scaled one after the other to give
+outputs of unit variance on the latents (Mishkin & Matas 2016, "All you need is a good init"), z of `Z_STD`.
+
 In:  a stock CompressAI model with `g_a`, `g_s` as ``nn.Sequential`` of 5x5 stride-2 layers, and
      images of shape (batch, 3, H, W) in [0, 1]. Changed in place.
 Out: quantisation with step 1 in the latent is quantisation with step `delta` in an orthonormal
      transform of the image; the scales that the hyperprior predicts start at the latents'
-     standard deviations.
+     standard deviations, its means near 0.
 Fails with ``ValueError`` on transforms of another shape.
 """
 
@@ -23,9 +27,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["initialise_from_pca", "step_for_lmbda"]
+__all__ = ["initialise_from_pca", "step_for_lmbda", "unit_variance"]
 
 INNER_SCALE = 0.25  # keeps activations below about 1, where GDN starts as the identity
+Z_STD = 2.0  # a few symbols a number: enough to be heard through rounding
 QUIET = 1e-3  # of the default scale, for the decoder's unused channels: louder drowns the picture
 
 
@@ -83,11 +88,32 @@ def initialise_from_pca(model: nn.Module, images: Tensor, lmbda: float) -> None:
             inputs = model.g_a[2 * level + 1](inputs)  # the activation between two stages
         channels = count
 
+    hyper = model.latent_codec["hyper"] if hasattr(model, "latent_codec") else model
+    if hasattr(hyper, "h_a"):
+        z = unit_variance(hyper.h_a, inputs, last_std=Z_STD)
+        unit_variance(hyper.h_s, z.round())
     scales = inputs.std((0, 2, 3)).clamp_min(0.2)
     for head, part in _scale_heads(model, scales):
-        bias = [m for m in head if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))][-1].bias
-        bias.zero_()
-        bias[: len(part)] = part
+        last = [m for m in head if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))][-1]
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+        last.bias[: len(part)] = part
+
+
+@torch.no_grad()
+def unit_variance(layers: nn.Sequential, x: Tensor, last_std: float = 1.0) -> Tensor:
+    """Scale every convolution so that its outputs have standard deviation 1 on `x`, the last `last_std`.
+
+    Returns:
+        What the layers make of `x` then.
+    """
+    convolutions = [m for m in layers if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    for layer in layers:
+        if layer in convolutions:
+            layer.bias.zero_()
+            layer.weight.mul_((last_std if layer is convolutions[-1] else 1.0) / layer(x).std())
+        x = layer(x)
+    return x
 
 
 def _scale_heads(model: nn.Module, scales: Tensor) -> list[tuple[nn.Module, Tensor]]:

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a training run into a weight of the zoo: file, manifest record, card, golden results.
+"""Turn a joint training run into a model of the zoo: one file, manifest record, card, golden results.
 
-    python zoo/train/publish.py --name mbt2018-mean-small --quality 3 --run runs/mbt2018-mean-3 \\
-        [--kodak ../shared/data/kodak]
+    python zoo/train/publish.py --name mbt2018-mean-small --run runs/mbt2018-mean --kodak ../shared/data/kodak
 
-In:  RUN/model.pth and RUN/run.json of train.py. Where run.json is missing, the architecture is the
-     name without "-small", lmbda is the quality's, minutes and steps come from RUN/log.jsonl, and
-     --command and --machine must be given. N and M are always read off the weights. --before names
-     the run that this one went on from at the same quality: its time and command are added.
-Out: zoo/weights/NAME-QUALITY.safetensors, its record in zoo/manifest.json and zoo/cards/NAME.md,
-     all replaced when they are there already. The file is the stock state dict with the transforms
-     in fp16, the entropy bottleneck exact and the Gaussian tables left out (empty: `update()` fills
-     them). Golden results are of real bitstreams of the sample images, by CompressAI's own
-     evaluation; with --kodak also the means over that folder, before and after rounding to fp16.
-     The record's lmbda is one that refinement can use: of a model trained for absolute errors, the one
-     for MSE that suits it (`models.rda.mse_lmbda`). Training's own stands beside the time it took.
-Fails with ``ValueError`` when a weight does not fit fp16, or a needed value is missing.
+In:  RUN/model.pth (joint weights, at gain 1) and RUN/run.json of train.py. Each rate of the run becomes the
+     quality at whose place it stands in the table of lmbda; a run of one rate, a model of one quality.
+Out: zoo/weights/NAME.safetensors (`compressai_sga.zoo_joint` says what it holds), its record in the list
+     `joint` of zoo/manifest.json and zoo/cards/NAME.md, all replaced when they are there already; records of
+     the same name with a file a quality are taken out of the manifest. Golden results are of real bitstreams
+     of the sample images, by CompressAI's own evaluation, at every quality; with --kodak also the means over
+     that folder, before and after rounding to fp16. The records' lmbda is one that refinement can use: of a
+     model trained for absolute errors, the one for MSE that suits it (`models.rda.mse_lmbda`); training's own
+     stands beside the time that it took.
+Fails with ``ValueError`` where the run is no joint one or of another architecture, or a weight does not fit
+fp16.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,91 +30,139 @@ from typing import Any
 import torch
 from compressai.utils.eval_model.__main__ import inference, read_image
 from compressai.zoo.image import model_architectures
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from tqdm import tqdm
 
 ZOO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ZOO.parent), str(Path(__file__).resolve().parent)]
 
+from crops import held_out  # noqa: E402
 from train import LMBDA  # noqa: E402
 
 from compressai_sga import zoo  # noqa: E402
-from compressai_sga.models import rda  # noqa: E402
+from compressai_sga.models import elic, rda  # noqa: E402
+from compressai_sga.models.gains import fold  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
+from compressai_sga.zoo_joint import folded, stored  # noqa: E402
 
-TRAINING_DATA = [
-    "23 photographs of CLIC 2025's validation set (Unsplash licence)",
-    "25 images of gb82-image-set (CC0 1.0)",
-]
+PHOTOGRAPHS = {
+    "clic2025": (23, "photographs of CLIC 2025's validation set", "Unsplash licence"),
+    "gb82": (25, "images of gb82-image-set", "CC0 1.0"),
+    "cid22_training": (209, "photographs of CID22's training set", "CC BY-SA 4.0"),
+    "budgie_cc0": (15, "photographs of Budgie Backgrounds", "CC0 1.0"),
+    "elementary_mixed": (
+        34,
+        "photographs of elementary's wallpapers",
+        "Unsplash, Pexels and Pixabay licences, CC0 1.0, CC BY 4.0, public domain",
+    ),
+    "lomiri_ccby": (9, "photographs of Lomiri's wallpapers", "CC BY 4.0, one CC0 1.0"),
+    "pexels_oceanic": (16, "photographs of oceanic-awesomewm-theme", "Pexels licence"),
+    "pexels_trident": (10, "photographs of Project Trident", "Pexels licence"),
+    "unsplash_pexels_worksuite": (31, "photographs of work_suite", "Unsplash and Pexels licences"),
+    "unsplash_popos": (13, "photographs of Pop!_OS's wallpapers", "Unsplash, uploaded under CC0 1.0"),
+    "unsplash_squeeze": (27, "photographs of Squeeze's test files", "Unsplash licence"),
+}
+"""The photographs by folder: how many, what, terms. Those of `held_out.txt` among them are not trained on."""
 LICENCE = "Apache-2.0"
 # Another processor sums convolutions in another order, and a few latents round the other way.
 TOLERANCE = {"bpp": 0.01, "psnr-rgb": 0.05}
 METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
-GAUSSIAN_TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--name", required=True, help="of the model in the zoo")
-    parser.add_argument("--quality", required=True, type=int, choices=range(1, 9))
     parser.add_argument("--run", required=True, type=Path, help="folder that train.py wrote")
-    parser.add_argument("--before", type=Path, help="folder of the run that --run went on from")
-    parser.add_argument("--arch", choices=sorted(model_architectures))
-    parser.add_argument("--command", help="what made the run, with PHOTOS for the training images")
-    parser.add_argument("--machine", help="on which it ran, such as '2-core x86_64 CPU'")
+    parser.add_argument("--machine", help="on which it ran, such as '2-core x86_64 CPU' (as run.json says)")
     parser.add_argument("--kodak", type=Path, help="folder of the 24 Kodak images: report means")
     parser.add_argument("--no-wheel", action="store_true", help="not part of the package")
     return parser.parse_args(argv)
 
 
+def training_data() -> list[str]:
+    """What is trained on today, with the terms: the photographs without those that are held out."""
+    aside = [name.split("/")[0] for name in held_out()]
+    rows = PHOTOGRAPHS.items()
+    return [f"{count - aside.count(folder)} {what} ({terms})" for folder, (count, what, terms) in rows]
+
+
 def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of a run; without one, the minutes and steps that the log ends with."""
-    path, log = folder / "run.json", folder / "log.jsonl"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    if log.is_file():
-        return json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-    return {}
+    """run.json of a run."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; give the folder of a run of zoo/train that has ended")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def run_facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What the run says, with that of the run before, completed by the arguments."""
-    facts = read_run(args.run)
-    if args.before is not None:
-        before = read_run(args.before)
-        facts |= {key: round(before[key] + facts[key], 2) for key in ("minutes", "step")}
-        if "command" in before and "command" in facts:
-            facts["command"] = f"{before['command']} && {facts['command']}"
-    facts.setdefault("architecture", args.name.removesuffix("-small"))
-    facts.setdefault("lmbda", LMBDA[args.quality - 1])
-    given = {"architecture": args.arch, "command": args.command, "machine": args.machine}
-    facts |= {key: value for key, value in given.items() if value is not None}
-    for key in ("architecture", "lmbda", "minutes", "step", "command", "machine"):
-        if key not in facts:
-            raise ValueError(f"{args.run} does not say {key!r}; give --{key} or train again")
-    if facts["architecture"] not in model_architectures:
-        raise ValueError(f"no architecture {facts['architecture']!r}; name one with --arch")
-    return facts
+def portable(command: str) -> str:
+    """The command without this machine's folders, and without --state, which changes no result."""
+    words = shlex.split(command)
+    if "--state" in words:
+        index = words.index("--state")
+        del words[index : index + 2]
+    for option in ("--data", "--out", "--init-from"):
+        if option in words:
+            index = words.index(option) + 1
+            path = Path(words[index])
+            roots = [i for i, part in enumerate(path.parts[:-1]) if part in ("runs", "zoo")]
+            inside = Path(*path.parts[roots[-1] :]) if roots else Path("runs", path.name)
+            words[index] = "PHOTOS" if option == "--data" else inside.as_posix()
+    return shlex.join(words)
 
 
-def to_file(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The tensors as they are stored: see the module's docstring."""
-    parameters = {name for name, _ in net.named_parameters()}
-    stored = {}
-    for name, tensor in state.items():
-        module, _, last = name.rpartition(".")
-        if module.endswith("gaussian_conditional") and last in GAUSSIAN_TABLES:
-            stored[name] = tensor.new_empty(0)
-        elif name in parameters and "entropy_bottleneck" not in name:
-            stored[name] = tensor.half()
-            if not torch.isfinite(stored[name]).all():
-                raise ValueError(f"{name} does not fit fp16: its maximum is {tensor.abs().max()}")
-        elif last == "mask":  # of a masked convolution: zeros and ones
-            stored[name] = tensor.bool()
-        else:
-            stored[name] = tensor
-    return {name: tensor.contiguous() for name, tensor in stored.items()}
+def joint_model(run: Path, facts: dict[str, Any]) -> nn.Module:
+    """The model of a run at gain 1, in eval mode.
+
+    Args:
+        run: its folder.
+        facts: its run.json.
+
+    Raises:
+        ValueError: the weights are of one rate, as before joint training, or of another architecture.
+    """
+    path, name = run / "model.pth", facts.get("architecture")
+    if "lmbdas" not in facts:
+        raise ValueError(
+            f"{run / 'run.json'} has no lmbdas: its training was for one rate, not a joint one; train again"
+        )
+    if name not in model_architectures:
+        raise ValueError(f"no architecture is called {name!r}, which {run / 'run.json'} names; train again")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; give the training's command again, which writes it at its end")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        net = model_architectures[name].from_state_dict(state)
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{path} does not hold weights of {name}, which run.json names "
+            f"({str(error).strip().splitlines()[0]}); publish a folder as train.py left it"
+        ) from error
+    if any(key.endswith("._quantized_cdf") and table.numel() for key, table in state.items()):
+        raise ValueError(
+            f"{path} has coding tables: its weights are folded for one rate, not joint; publish the "
+            "model.pth that train.py wrote"
+        )
+    return net.eval()
+
+
+def qualities_of(facts: dict[str, Any]) -> dict[int, float]:
+    """The lmbda of training by quality.
+
+    Raises:
+        ValueError: the run was for a lmbda that is no quality's.
+    """
+    architecture = model_architectures[facts["architecture"]]
+    table = LMBDA
+    if facts["architecture"] in rda.ARCHITECTURES:
+        table = rda.LMBDA[architecture.distortion]
+    for lmbda in facts["lmbdas"]:
+        if lmbda not in table:
+            raise ValueError(
+                f"lmbda {lmbda:g} of the run is no quality's; theirs are {', '.join(map(str, table))}; train "
+                "for all of them, or with --quality"
+            )
+    return {table.index(lmbda) + 1: lmbda for lmbda in facts["lmbdas"]}
 
 
 def evaluate(net: nn.Module, images: list[Path], title: str) -> dict[str, dict[str, float]]:
@@ -137,64 +185,69 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def update_manifest(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put the record in its place; returns all records of its name."""
+def update_manifest(record: dict[str, Any]) -> None:
+    """Put a joint record in its place, also in that of records of its name with a file a quality."""
     path = ZOO / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    key = (record["name"], record["quality"])
-    others = [r for r in manifest["weights"] if (r["name"], r["quality"]) != key]
-    manifest["weights"] = sorted([*others, record], key=lambda r: (r["name"], r["quality"]))
+    others = [each for each in manifest["joint"] if each["name"] != record["name"]]
+    manifest["joint"] = sorted([*others, record], key=lambda each: each["name"])
+    replaced = [each["file"] for each in manifest["weights"] if each["name"] == record["name"]]
+    manifest["weights"] = [each for each in manifest["weights"] if each["name"] != record["name"]]
     write_text(path, json.dumps(manifest, indent=2) + "\n")
-    return [r for r in manifest["weights"] if r["name"] == record["name"]]
+    if replaced:
+        print(f"no longer in the manifest, to be deleted: {', '.join(replaced)}")
 
 
-def card(records: list[dict[str, Any]]) -> str:
+def card(record: dict[str, Any]) -> str:
     """Markdown of one model: what it is, results, how to make it again."""
-    first = records[0]
-    what = f"CompressAI's stock `{first['architecture']}`"
-    if first["architecture"] in ARCHITECTURES:
-        stock = first["architecture"].removesuffix("-uq")
+    name, architecture, training = (record[key] for key in ("name", "architecture", "training"))
+    qualities = record["qualities"]
+    what = f"CompressAI's stock `{architecture}`"
+    if architecture in ARCHITECTURES:
+        stock = architecture.removesuffix("-uq")
         what = f"CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)"
+    if architecture in elic.ARCHITECTURES:
+        what = f"The space-channel context model `{architecture}` (`compressai_sga.models.elic`)"
     loss = "MSE (loss: bpp + λ·255²·MSE)"
-    if first["architecture"] in rda.ARCHITECTURES:
-        what = f"Rate-distortion autoencoder `{first['architecture']}` (`compressai_sga.models.rda`)"
-        loss = f"the loss {rda.LOSSES[first['training']['distortion']]}"
+    if architecture in rda.ARCHITECTURES:
+        what = f"Rate-distortion autoencoder `{architecture}` (`compressai_sga.models.rda`)"
+        loss = f"the loss {rda.LOSSES[rda.ARCHITECTURES[architecture].distortion]}"
+    low, high = record["lmbda_range"]
     lines = [
-        f"# {first['name']}",
-        f"{what}, with few channels, trained for {loss}.",
+        f"# {name}",
+        f"{what}, with few channels (N = {record['N']}, M = {record['M']}), trained for {loss}, for all its "
+        f"rates at once: one file of {record['bytes'] / 1e6:.1f} MB.",
         "",
         "```python",
-        f'net = compressai_sga.zoo.load("{first["name"]}", quality={first["quality"]})',
+        f'net = compressai_sga.zoo.load("{name}", quality={next(iter(qualities))})',
+        f'net = compressai_sga.zoo.load("{name}", lmbda={(low * high) ** 0.5:.2g})',
         "```",
         "",
-        "| quality | λ | N | M | MB | training | image | bpp | PSNR, dB | MS-SSIM |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| quality | λ | image | bpp | PSNR, dB | MS-SSIM |",
+        "|---|---|---|---|---|---|",
     ]
-    for r in records:
-        training = f"{r['training']['minutes']:.0f} min, {r['training']['steps']} steps"
-        lmbda = r["training"].get("lmbda", r["lmbda"])
-        head = f"| {r['quality']} | {lmbda} | {r['N']} | {r['M']} | {r['bytes'] / 1e6:.1f} | "
-        for image, values in r["golden"].items():
-            lines.append(f"{head}{training} | {image} | {_cells(values)} |")
-            head, training = "| | | | | | ", ""
-        if r.get("kodak"):
-            label = f"mean of {r['kodak']['images']} Kodak images"
-            lines.append(f"{head}{training} | {label} | {_cells(r['kodak'])} |")
-            full = _cells(r["kodak"]["float32"])
-            lines.append(f"{head}{training} | the same before rounding to fp16 | {full} |")
+    for quality, own in qualities.items():
+        head = f"| {quality} | {own.get('training', {}).get('lmbda', own['lmbda'])} |"
+        rows = dict(own["golden"])
+        if own["kodak"]:
+            rows[f"mean of {own['kodak']['images']} Kodak images"] = own["kodak"]
+            rows["the same before rounding to fp16"] = own["kodak"]["float32"]
+        for image, values in rows.items():
+            lines.append(f"{head} {image} | {_cells(values)} |")
+            head = "| | |"
     lines += [
         "",
         "Bits are those of real bitstreams, counted as CompressAI's `eval_model` does; PSNR and "
         "MS-SSIM are of 8-bit RGB, and means are means of the values of the images.",
         "",
-        f"Trained on: {'; '.join(first['training_data'])}. Never on a Kodak image.",
-        f"Licence of the weights: {first['licence']}.",
+        f"Trained for {training['minutes']:.0f} minutes, {training['steps']} steps, on: "
+        f"{'; '.join(record['training_data'])}. Never on a Kodak image.",
+        f"Licence of the weights: {record['licence']}.",
         "",
-        "Made by (`PHOTOS`: a folder with the training images; times are on "
-        f"{first['training']['machine']}):",
+        f"Made by (`PHOTOS`: a folder with the training images; the time is on {training['machine']}):",
         "",
         "```",
-        *(line for r in records for line in r["command"].split(" && ")),
+        record["command"],
         "```",
         "",
     ]
@@ -216,58 +269,80 @@ def trade_off(architecture: str, lmbda: float) -> dict[str, Any]:
     return {"metric": "mse", "lmbda": rda.mse_lmbda(lmbda, kind), "loss": loss}
 
 
+def results(net: nn.Module, full: nn.Module, kodak: Path | None, title: str) -> dict[str, Any]:
+    """Golden results and means over Kodak of one rate.
+
+    Args:
+        net: as the zoo gives it.
+        full: the same before rounding to fp16.
+        kodak: the folder; None for golden results alone.
+        title: for the bar.
+    """
+    found: dict[str, Any] = {"golden": evaluate(net, zoo.sample_images(), f"{title}, samples"), "kodak": None}
+    if kodak is not None:
+        images = sorted(kodak.glob("*.png"))
+        found["kodak"] = {"images": len(images), **mean(evaluate(net, images, f"{title}, Kodak"))}
+        found["kodak"]["float32"] = mean(evaluate(full, images, f"{title}, Kodak before fp16"))
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    facts = run_facts(args)
+    facts = read_run(args.run)
+    net = joint_model(args.run, facts)
     architecture = facts["architecture"]
-    state = torch.load(args.run / "model.pth", map_location="cpu", weights_only=True)
-    full = model_architectures[architecture].from_state_dict(state).eval()
-    full.update()
+    trained = {quality: trade_off(architecture, lmbda) for quality, lmbda in qualities_of(facts).items()}
+    gains = {quality: zoo.gain_at(each["lmbda"], each["metric"]) for quality, each in trained.items()}
+    lmbdas = [each["lmbda"] for each in trained.values()]
 
-    path = ZOO / "weights" / f"{args.name}-{args.quality}.safetensors"
+    path = ZOO / "weights" / f"{args.name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(to_file(state, full), temporary, metadata={"licence": LICENCE})
+    save_file(stored(net, gains), temporary, metadata={"licence": LICENCE})
     temporary.chmod(0o644)  # save_file makes it private
     temporary.replace(path)
-    net = zoo.load_weights(path, architecture)
-
-    kodak = None
-    if args.kodak is not None:
-        images = sorted(args.kodak.glob("*.png"))
-        kodak = {"images": len(images), **mean(evaluate(net, images, "Kodak"))}
-        kodak["float32"] = mean(evaluate(full, images, "Kodak, before fp16"))
     content = path.read_bytes()
-    trained = trade_off(architecture, facts["lmbda"])
     record = {
         "name": args.name,
-        "quality": args.quality,
         "architecture": architecture,
-        "N": full.N,
-        "M": full.M,
-        "metric": trained["metric"],
-        "lmbda": trained["lmbda"],
+        "N": net.N,
+        "M": net.M,
+        "metric": next(iter(trained.values()))["metric"],
+        "lmbda_range": [min(lmbdas), max(lmbdas)],
         "file": path.relative_to(ZOO).as_posix(),
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "wheel": not args.no_wheel,
         "licence": LICENCE,
-        "training_data": TRAINING_DATA,
-        "command": facts["command"],
+        "training_data": training_data(),
+        "command": portable(facts["command"]),
         "training": {
             "minutes": facts["minutes"],
             "steps": facts["step"],
-            "machine": facts["machine"],
-            **trained["loss"],
+            "machine": args.machine or facts["machine"],
         },
-        "gaussian_tables_crc32": zoo.tables_checksum(net),
-        "golden": evaluate(net, zoo.sample_images(), "samples"),
         "tolerance": TOLERANCE,
-        "kodak": kodak,
+        "qualities": {},
     }
-    write_text(ZOO / "cards" / f"{args.name}.md", card(update_manifest(record)))
-    print(f"{path.name}: {len(content) / 1e6:.1f} MB, golden {record['golden']}, Kodak {kodak}")
+    tensors = load_file(path)
+    for quality, gain in gains.items():
+        shipped = folded(tensors, model_architectures[architecture], gain, quality)
+        full = fold(copy.deepcopy(net), gain)
+        full.update(force=True)
+        record["gaussian_tables_crc32"] = zoo.tables_checksum(shipped)  # which no gain changes
+        own = {"lmbda": trained[quality]["lmbda"]}
+        if trained[quality]["loss"]:
+            own["training"] = record["training"] | trained[quality]["loss"]
+        own |= results(shipped, full, args.kodak, f"quality {quality}")
+        record["qualities"][str(quality)] = own
+        print(f"{args.name}, quality {quality}: golden {own['golden']}, Kodak {own['kodak']}")
+    update_manifest(record)
+    write_text(ZOO / "cards" / f"{args.name}.md", card(record))
+    print(f"{path.name}: {len(content) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"publish.py: {error}")

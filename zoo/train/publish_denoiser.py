@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from compressai.utils.eval_model import __main__ as eval_model
 from crops import CropSampler
-from publish import LICENCE, TRAINING_DATA, ZOO, read_run, write_text
+from publish import LICENCE, ZOO, portable, read_run, training_data, write_text
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -62,16 +61,6 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not torch.isfinite(stored[name].float()).all():
             raise ValueError(f"{name} does not fit fp16: its maximum is {tensor.abs().max()}")
     return stored
-
-
-def portable(command: str) -> str:
-    """The command without this machine's folders."""
-    words = shlex.split(command)
-    for option, place in (("--data", "PHOTOS"), ("--out", None)):
-        if option in words:
-            index = words.index(option) + 1
-            words[index] = place or f"runs/{Path(words[index]).name}"
-    return shlex.join(words)
 
 
 def models_of(kind: str, net: nn.Module) -> dict[str, dict[str, Any]]:
@@ -170,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         "bytes": len(content),
         "wheel": not args.no_wheel,
         "licence": LICENCE,
-        "training_data": TRAINING_DATA,
+        "training_data": training_data(),
         "command": portable(facts["command"]),
         "training": {key: facts[key] for key in ("minutes", "machine")} | {"steps": facts["step"]},
         "golden": {},

@@ -4,22 +4,23 @@
     python zoo/train/train.py --arch mbt2018-mean --max-minutes 60 --data PHOTOS
 
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
-Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores of
-     each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which machine),
-     OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018) and OUT/model-1.pth to
-     OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH -p OUT/model-3.pth`.
-     With --state FILE also the fp16 weights, from which the run goes on where there is no checkpoint.
+Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores
+     of each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which
+     machine), OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018) and
+     OUT/model-1.pth to OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH
+     -p OUT/model-3.pth`. With --state FILE also the fp16 weights, from which the run goes on where there is
+     no checkpoint.
 
-Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g = sqrt(lmbda /
-0.018) on its latent, so that all rates pull equally (`compressai_sga.models.gains`); for rate-distortion
-autoencoders (rda-*) their own distortion. With --quality or --lmbda all crops have that one.
+Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g =
+sqrt(lmbda / 0.018) on its latent, so that all rates pull equally (`compressai_sga.models.gains`); for
+rate-distortion autoencoders (rda-*) their own distortion. With --quality or --lmbda all crops have that one.
 What makes it fast: PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); crops by detail
-(crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages, chosen by
-photographs that are held out (averages.py); in the last part larger crops, and straight-through rounding
-before the decoder (Minnen & Singh 2020) so that it learns the noise it will meet. Universally quantised models
-(*-uq) meet the same noise all along; their soft rounding is annealed until that part. The schedule follows the
-clock, on a CPU the one of the processor: --max-minutes is all that training takes (saving and checking come on
-top), and what was reached is on disk whenever it is stopped.
+(crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages,
+chosen by photographs that are held out (averages.py); in the last part larger crops, and straight-through
+rounding before the decoder (Minnen & Singh 2020) so that it learns the noise it will meet. Universally
+quantised models (*-uq) meet the same noise all along; their soft rounding is annealed until that part. The
+schedule follows the clock, on a CPU the one of the processor: --max-minutes is all that training takes
+(saving and checking come on top), and what was reached is on disk whenever it is stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Any
 
 import torch
 from averages import Averages
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.entropy_models import EntropyBottleneck
 from compressai.zoo.image import model_architectures
 from crops import CropSampler, held_out, list_images, read_rgb
 from muon import MuonAdam
@@ -92,11 +93,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="model.pth or .safetensors of a neighbour; what fits is taken, the rest is initialised by --init",
+        help="model.pth or .safetensors of a neighbour; what fits is taken, --init does the rest",
     )
     parser.add_argument("--state", type=Path, help=".safetensors of fp16 weights, written at every save")
     parser.add_argument("--muon-lr", type=float, default=1e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="of the convolution kernels")
     for option, default, what in (
         ("--warmup", 0.01, "in which learning rates rise"),
         ("--decay-from", 0.4, "after which learning rates fall along a cosine (0 when continuing)"),
@@ -224,10 +226,13 @@ class HeldOut:
             self.crops = sampler.batch(count=8, size=CHECK_PX)
 
     @torch.no_grad()
-    def scores(self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind) -> dict[str, Any]:
-        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate, and `score`, the geometric mean of the losses.
+    def scores(
+        self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind
+    ) -> dict[str, Any]:
+        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate; `score`, the losses' geometric mean.
 
-        `score_large` and `score_small` are of photographs above a megapixel, which are not scaled here, and others.
+        `score_large` and `score_small` are of photographs above a megapixel, which are not scaled here, and
+        others.
         """
         update_quantiles(model)
         model.eval()
@@ -257,7 +262,7 @@ def _geometric_mean(losses: Tensor) -> float:
 
 
 def replace(path: Path, write) -> None:
-    """`write(temporary path)`, then the file takes its place: a killed run leaves the old one or the new one."""
+    """`write(temporary path)`, then the file takes its place: a kill leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
@@ -266,8 +271,8 @@ def replace(path: Path, write) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         temporary.unlink(missing_ok=True)
         raise TrainingError(
-            f"{path} could not be written ({error}); make room and run the same command again: it goes on from "
-            "the last save"
+            f"{path} could not be written ({error}); make room and run the same command again: it goes "
+            "on from the last save"
         ) from error
 
 
@@ -299,7 +304,7 @@ class Run:
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
         self.gained = Gained(self.model)
         self.straight_through = StraightThrough(self.model, self.gained)
-        self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr)
+        self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr, args.weight_decay)
         self.averages = Averages(self.model)
         self.universal = args.arch in ARCHITECTURES
         self.coarse = MS_SSIM_COARSE if args.kind == "ms-ssim" else COARSE
@@ -312,15 +317,17 @@ class Run:
         for key, mine in self.facts.items():
             if theirs.get(key) != mine:
                 raise TrainingError(
-                    f"{path} is of a run with {key} {theirs.get(key)}, and {mine} is asked for; give the command of "
-                    "that run, or another --out and --state"
+                    f"{path} is of a run with {key} {theirs.get(key)}, and {mine} is asked for; give the "
+                    "command of that run, or another --out and --state"
                 )
 
     def _resume(self) -> None:
         try:
             saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:  # whatever a damaged pickle gives
-            raise TrainingError(f"{self.checkpoint} cannot be read ({error}); remove it to begin again") from error
+            raise TrainingError(
+                f"{self.checkpoint} cannot be read ({error}); remove it to begin again"
+            ) from error
         self._check_facts(saved.get("facts", {}), self.checkpoint)
         self.model.load_state_dict(saved["model"])
         self.averages.load_state_dict(saved["averages"])
@@ -393,7 +400,8 @@ class Run:
         if self.lost > MAX_LOST_STEPS:
             raise TrainingError(
                 f"{self.lost} gradients in a row were not finite, at step {self.step}; lower --muon-lr "
-                f"({args.muon_lr:g}) and --adam-lr ({args.adam_lr:g}) and run again: it goes on from the last save"
+                f"({args.muon_lr:g}) and --adam-lr ({args.adam_lr:g}) and run again: it goes on from the last "
+                "save"
             )
 
     def save(self) -> None:
@@ -413,22 +421,27 @@ class Run:
             self.save_state()
 
     def save_state(self) -> None:
-        """The fp16 weights with the step; of a finished run, those of its best average."""
+        """The fp16 weights, step and what was reached; of a finished run, those of its best average."""
         parameters = {name for name, _ in self.model.named_parameters()}
-        with self.averages.swapped(self.best() if self.progress >= 1 else 0):
+        record = self.args.out / "run.json"
+        checked = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        with self.averages.swapped(checked.get("average", 0) if self.progress >= 1 else 0):
             state = {
                 name: (value.half() if name in parameters and value.ndim == 4 else value).cpu().contiguous()
                 for name, value in self.model.state_dict().items()
             }
-        run = json.dumps({**self.facts, "step": self.step, "seconds": self.seconds})
+        reached = {key: checked[key] for key in ("average", "score", "loss") if key in checked}
+        run = json.dumps({**self.facts, "step": self.step, "seconds": self.seconds, **reached})
         replace(self.args.state, lambda path: save_file(state, path, metadata={"run": run}))
 
     def check(self) -> dict[str, Any]:
-        """Scores of the weights and of their averages on held-out photographs: a line of the log, and run.json."""
+        """Scores of the weights and their averages on held-out photographs: a line of the log, run.json."""
         scores = {}
         for decay in (0, *self.averages.decays):
             with self.averages.swapped(decay):
-                scores[decay] = self.held_out.scores(self.model, self.gained, self.args.lmbdas, self.args.kind)
+                scores[decay] = self.held_out.scores(
+                    self.model, self.gained, self.args.lmbdas, self.args.kind
+                )
         best = min(scores, key=lambda decay: scores[decay]["score"])
         line = {
             "minutes": round(self.seconds / 60, 4),
@@ -439,7 +452,12 @@ class Run:
         }
         with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-        record = {"command": self.command, **self.facts, "machine": machine(self.device), "torch": torch.__version__}
+        record = {
+            "command": self.command,
+            **self.facts,
+            "machine": machine(self.device),
+            "torch": torch.__version__,
+        }
         text = json.dumps(record | line, indent=2) + "\n"
         replace(self.args.out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
         return line
@@ -467,7 +485,9 @@ def run_until_done(run: Run) -> None:
     total, unit = (run.args.max_steps, "step") if in_steps else (round(run.args.max_minutes * 60), "s")
     clock = time.process_time if run.device.type == "cpu" else time.monotonic
     share = run.args.threads if run.device.type == "cpu" else 1
-    bar = tqdm(total=total, initial=min(total, round(run.progress * total)), unit=unit, desc=str(run.args.out))
+    bar = tqdm(
+        total=total, initial=min(total, round(run.progress * total)), unit=unit, desc=str(run.args.out)
+    )
     saved = checked = run.seconds
     try:
         while run.progress < 1:
@@ -501,6 +521,10 @@ def main(argv: list[str] | None = None) -> None:
         run_until_done(Run(args, argv))
     except (TrainingError, ValueError) as error:
         sys.exit(f"train.py: {error}")
+    except OSError as error:
+        sys.exit(
+            f"train.py: {error}; mend that and run the same command again: it goes on from the last save"
+        )
 
 
 if __name__ == "__main__":
