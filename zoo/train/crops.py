@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random training crops from a folder of photographs, by what a crop is worth.
 
-At 128 pixels most of a photograph of three megapixels is flat or soft: a codec that is trained there learns
-no detail, and its PSNR stops at 28 dB whatever the rate (`python zoo/train/compare_crops.py` measures it). So
-photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at 1 and 3/4, which
-also takes away the block pattern of what was once a JPEG; and half of the crops are the most detailed of
-four, by the energy of their gradients.
+At 128 pixels most of a photograph of three megapixels is flat or soft, and a codec that is trained there
+learns no detail. So photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at
+1 and 3/4, which also takes away the block pattern of what was once a JPEG; and half of the crops are the most
+detailed of four, by the energy of their gradients. What either does for which photographs and rates is
+measured by compare_crops.py: zoo/README.md, "Crops".
 
 In:  a folder of images (PNG, JPEG, WebP, TIFF), read once into memory as uint8; `held_out.txt` beside this
      file, names of photographs that no recipe trains on.
