@@ -70,19 +70,21 @@ def test_a_run_resumes_and_exports_every_quality_for_stock(photos, tmp_path):
     assert facts["command"].startswith("python zoo/train/train.py -N 16")
 
 
-def test_one_training_serves_what_its_log_says(photos, tmp_path):
-    """The folded model of a quality has the loss that the joint one was logged with."""
+def test_one_training_serves_what_its_record_says(photos, tmp_path):
+    """The folded model of a quality has the loss that the joint one reached, its latent scaled."""
     import train
 
     (line,) = train_for(3, photos, tmp_path / "run", "--arch", "mbt2018-mean")
     args = train.parse_args(["--arch", "mbt2018-mean", *command(photos, tmp_path / "other")])
     crops = train.Run(args, []).held_out.crops
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
     for quality in (1, 8):
         net = load_checkpoint("mbt2018-mean", True, str(tmp_path / "run" / f"model-{quality}.pth"))
         with torch.no_grad():
             bpp, distortion, _ = train.costs(crops, net(crops), "l2")
         loss = (bpp + train.LMBDA[quality - 1] * distortion).mean().item()
-        assert loss == pytest.approx(line["loss"][quality - 1], rel=1e-3)
+        assert loss == pytest.approx(facts["loss"][quality - 1], rel=1e-3)
+    assert facts["score"] < line["score"] and facts["latent_scale"] != 1
 
 
 def test_every_batch_has_all_rates(photos, tmp_path, monkeypatch):

@@ -22,14 +22,11 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import train
-from averages import Averages
 from crops import MEGAPIXEL, CropSampler, photographs, read_rgb
 from PIL import Image
 from torch import Tensor
@@ -57,7 +54,6 @@ WORDS = {
     "half": "the same scales, half of the crops by detail",
     "all": "the same scales, all crops by detail",
 }
-AVERAGE = 0.99  # of a memory that suits short runs; the weights themselves are scored, too
 SQUARES = {"small": 2, "large": 4, "halved": 3}  # of a photograph of each kind
 KINDS = {"small": "small", "large": "large, whole size", "halved": "large, halved"}
 
@@ -109,11 +105,10 @@ def measure(name: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     argv += ["--out", str(out), "--max-steps", str(args.steps), "--seed", str(seed), "--device", args.device]
     path = out / "run.json"
     if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["step"] < args.steps:
-        sampler = partial(CropSampler, **SAMPLERS[name])
-        averages = partial(Averages, decays=(AVERAGE,))
         torch.manual_seed(seed)
-        with mock.patch.multiple(train, CropSampler=sampler, HeldOut=BySource, Averages=averages):
-            train.run_until_done(Scored(train.parse_args(argv), argv))
+        sampler = CropSampler(args.data, min_size=train.FINE["size"], seed=seed, **SAMPLERS[name])
+        held_out = BySource(args.data, sampler)
+        train.run_until_done(Scored(train.parse_args(argv), argv, sampler, held_out))
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts["step"] < args.steps:
         raise KeyboardInterrupt  # which has already been said

@@ -145,9 +145,11 @@ class CropSampler:
             raise ValueError(f"detailed_share is {detailed_share}; it is a part of the crops, give 0 to 1")
         self.detailed_share = detailed_share
         self.images: list[Tensor] = []
+        self.photographs = 0
         for path in tqdm(photographs(folder, leave_out, held), desc="reading images", leave=False):
-            for image in resized(read_rgb(path), min_size, scales):
-                self.images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+            sizes = resized(read_rgb(path), min_size, scales)
+            self.images += [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in sizes]
+            self.photographs += bool(sizes)
         if not self.images:
             raise ValueError(
                 f"{folder} holds no image with both sides of at least {min_size} pixels"

@@ -6,7 +6,8 @@
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores
      of each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which
-     machine), OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018) and
+     machine), OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018, of the
+     best average, its latent scaled as the held-out photographs want it) and
      OUT/model-1.pth to OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH
      -p OUT/model-3.pth`. With --state FILE also the fp16 weights, from which the run goes on where there is
      no checkpoint.
@@ -69,6 +70,7 @@ SAVE_SECONDS = 120
 CHECK_SECONDS = 300
 REWARM_STEPS = 100  # after a resume from fp16 weights, while the optimisers find their momenta again
 MAX_LOST_STEPS = 50
+SCALE_STEP = 0.95  # of the search for the latent's scale
 
 # Soft rounding of universally quantised models: 1 / alpha falls geometrically while crops are coarse.
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 0.5, 0.1
@@ -227,9 +229,11 @@ class HeldOut:
 
     @torch.no_grad()
     def scores(
-        self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind
+        self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind, scale: float = 1.0
     ) -> dict[str, Any]:
         """With hard rounding: `loss`, `bpp`, `psnr_db` by rate; `score`, the losses' geometric mean.
+
+        All gains are multiplied by `scale`.
 
         `score_large` and `score_small` are of photographs above a megapixel, which are not scaled here, and
         others.
@@ -241,7 +245,7 @@ class HeldOut:
             parts = []
             for x in self.crops.split(4):
                 x = x.to(next(model.parameters()).device)
-                with gained.at(x.new_full((len(x),), gain_of(rda.mse_lmbda(lmbda, kind)))):
+                with gained.at(x.new_full((len(x),), scale * gain_of(rda.mse_lmbda(lmbda, kind)))):
                     parts.append(torch.stack(costs(x, model(x), kind)).cpu())
             bpp, distortion, mse = torch.cat(parts, 1)
             losses.append(bpp + lmbda * distortion)
@@ -283,16 +287,27 @@ def machine(device: torch.device) -> str:
 
 
 class Run:
-    """A training run and its files: everything that resuming needs is here."""
+    """A training run and its files: everything that resuming needs is here.
 
-    def __init__(self, args: argparse.Namespace, argv: list[str]):
+    Args:
+        args, argv: of the command line.
+        sampler, held_out: others than those of the recipe.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        argv: list[str],
+        sampler: CropSampler | None = None,
+        held_out: HeldOut | None = None,
+    ):
         self.args = args
         self.command = shlex.join(["python", "zoo/train/train.py", *argv])
         self.device = torch.device(args.device)
         args.out.mkdir(parents=True, exist_ok=True)
         self.checkpoint = args.out / "checkpoint.pt"
-        self.sampler = CropSampler(args.data, min_size=FINE["size"], seed=args.seed)
-        self.held_out = HeldOut(args.data, self.sampler)
+        self.sampler = sampler or CropSampler(args.data, min_size=FINE["size"], seed=args.seed)
+        self.held_out = held_out or HeldOut(args.data, self.sampler)
         self.facts = {"architecture": args.arch, "N": args.N, "M": args.M, "lmbdas": list(args.lmbdas)}
         model = model_architectures[args.arch](args.N, args.M)
         warm = args.state is not None and args.state.exists() and not self.checkpoint.exists()
@@ -455,6 +470,7 @@ class Run:
         record = {
             "command": self.command,
             **self.facts,
+            "photographs": self.sampler.photographs,
             "machine": machine(self.device),
             "torch": torch.__version__,
         }
@@ -466,14 +482,36 @@ class Run:
         """Decay of the average with the best score at the last check."""
         return json.loads((self.args.out / "run.json").read_text(encoding="utf-8"))["average"]
 
+    def latent_scale(self) -> tuple[float, dict[str, Any]]:
+        """What y is to be multiplied by at all rates, and the scores then.
+
+        Training with noise, and with straight-through gradients, leaves the steps of rounding some 20 %
+        finer than the trade-off wants; the held-out photographs say how much.
+        """
+
+        def scores(scale: float) -> dict[str, Any]:
+            return self.held_out.scores(self.model, self.gained, self.args.lmbdas, self.args.kind, scale)
+
+        scale, best = 1.0, scores(1.0)
+        for factor in (SCALE_STEP, 1 / SCALE_STEP):
+            while (tried := scores(scale * factor))["score"] < best["score"]:
+                scale, best = scale * factor, tried
+        return scale, best
+
     def export(self) -> None:
         """model.pth, joint, and a stock state dict with coding tables for each quality (or the one rate)."""
         with self.averages.swapped(self.best()):
-            update_quantiles(self.model)
+            scale, scores = self.latent_scale()
             joint = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
+        path = self.args.out / "run.json"
+        record = json.loads(path.read_text(encoding="utf-8")) | scores | {"latent_scale": round(scale, 4)}
+        text = json.dumps(record, indent=2) + "\n"
+        replace(path, lambda path: path.write_text(text, encoding="utf-8"))
+        architecture = model_architectures[self.args.arch]
+        joint = fold(architecture.from_state_dict(joint), scale).state_dict()
         replace(self.args.out / "model.pth", lambda path: torch.save(joint, path))
         for index, gain in enumerate(self.gains.tolist()):
-            net = model_architectures[self.args.arch].from_state_dict(joint)
+            net = architecture.from_state_dict(joint)
             fold(net, gain).update(force=True)
             name = f"model-{self.args.quality or index + 1}.pth"
             replace(self.args.out / name, lambda path, net=net: torch.save(net.state_dict(), path))
