@@ -100,10 +100,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help=".safetensors of fp16 weights, written at every save")
     parser.add_argument("--muon-lr", type=float, default=1e-3)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0, help="of the convolution kernels")
+    parser.add_argument("--weight-decay", type=float, default=0.1, help="of the convolution kernels")
     for option, default, what in (
-        ("--warmup", 0.01, "in which learning rates rise"),
-        ("--decay-from", 0.4, "after which learning rates fall along a cosine (0 when continuing)"),
+        ("--warmup", 0.05, "in which learning rates rise"),
+        ("--decay-from", 0.1, "after which learning rates fall along a cosine (0 when continuing)"),
         ("--fine-from", 0.6, "after which crops are large and rounding is straight-through"),
     ):
         parser.add_argument(option, type=float, default=default, help=f"part of the time {what}")
@@ -415,8 +415,8 @@ class Run:
         if self.lost > MAX_LOST_STEPS:
             raise TrainingError(
                 f"{self.lost} gradients in a row were not finite, at step {self.step}; lower --muon-lr "
-                f"({args.muon_lr:g}) and --adam-lr ({args.adam_lr:g}) and run again: it goes on from the last "
-                "save"
+                f"({args.muon_lr:g}) and --adam-lr ({args.adam_lr:g}) and run again: it goes on from "
+                "the last save"
             )
 
     def save(self) -> None:
@@ -542,6 +542,8 @@ def run_until_done(run: Run) -> None:
         run.check()
         run.save()
         run.export()
+        if run.args.state is not None:
+            run.save_state()  # again, for the scores of what was exported
     except KeyboardInterrupt:
         run.save()
         print(f"\nstopped; the same command continues from {run.checkpoint}", file=sys.stderr)
