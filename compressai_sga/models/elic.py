@@ -84,7 +84,9 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         )  # fmt: skip
         side = 2 * N
         h_a = nn.Sequential(conv(M, N, 3, 1), nn.LeakyReLU(), conv(N, N), nn.LeakyReLU(), conv(N, N))
-        h_s = nn.Sequential(deconv(N, N), nn.LeakyReLU(), deconv(N, side), nn.LeakyReLU(), conv(side, side, 3, 1))
+        h_s = nn.Sequential(
+            deconv(N, N), nn.LeakyReLU(), deconv(N, side), nn.LeakyReLU(), conv(side, side, 3, 1)
+        )
         before = [sum(self.groups[:k]) for k in range(len(self.groups))]
         self.latent_codec = HyperpriorLatentCodec(
             latent_codec={
