@@ -96,7 +96,7 @@ def test_samplers_differ_as_they_say(compare, data):
     widths = {name: sorted({image.shape[2] for image in s.images}) for name, s in kept.items()}
     assert widths["before"] == widths["before-half"] == [80, 120, 160, 600, 900, 1200]
     assert widths["scales"] == widths["half"] == widths["all"] == [120, 160, 300, 450, 600]
-    assert [sampler.detailed_share for sampler in kept.values()] == [0, 0.5, 0, 0.5, 1]
+    assert [sampler.detailed_share for sampler in kept.values()] == [0, 0.5, 0, 0.5, 1, None]
 
 
 def test_scores_are_of_held_out_photographs_by_source(compare, data):

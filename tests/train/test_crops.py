@@ -140,6 +140,22 @@ def test_the_share_by_detail_is_the_most_detailed_of_four(tmp_path, share, proba
     assert abs(z) < 4.4
 
 
+def test_detail_goes_where_the_level_is_high(tmp_path):
+    """Crops of level 0 are drawn by area, those of 1 are the best of four; a share that is given rules."""
+    from crops import CropSampler
+
+    picture(tmp_path / "flat.png", 64, 64)
+    noise(64, 64).save(tmp_path / "noise.png")
+    level = torch.arange(4000) % 2
+    for share, expected in ((None, (1 / 2, 15 / 16)), (0.0, (1 / 2, 1 / 2))):
+        crops = CropSampler(tmp_path, min_size=64, seed=5, detailed_share=share).batch(4000, 16, level)
+        detailed = crops.flatten(1).std(1) > 0.1
+        for value, probability in enumerate(expected):
+            found = int(detailed[level == value].sum())
+            z = (found - 2000 * probability) / math.sqrt(2000 * probability * (1 - probability))
+            assert abs(z) < 4.4  # false alarm 1e-5 each
+
+
 def test_energy_is_that_of_the_gradients_in_the_crops_cells(tmp_path):
     """Of images of several shapes, against sums over their pixels."""
     from crops import CELL_PX, CropSampler

@@ -96,12 +96,15 @@ def test_every_batch_has_all_rates(photos, tmp_path, monkeypatch):
     assert len(set(run._rates(2).tolist())) == 2
     seen = []
     monkeypatch.setattr(run.gained, "at", lambda gains: seen.append(gains) or torch.no_grad())
-    monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 8})
     run.coarse = {"size": 64, "count": 8}
+    batch = run.sampler.batch
+    monkeypatch.setattr(run.sampler, "batch", lambda **size: seen.append(size["level"]) or batch(**size))
     with pytest.raises(RuntimeError):  # no gradient without the gains
         run.train_step()
-    expected = [train.gain_of(lmbda) for lmbda in train.LMBDA]
-    assert sorted(seen[0].tolist()) == pytest.approx(expected)
+    levels, gains = seen
+    order = levels.argsort()
+    assert gains[order].tolist() == pytest.approx([train.gain_of(lmbda) for lmbda in train.LMBDA])
+    assert levels[order].tolist() == pytest.approx([k / 7 for k in range(8)])
 
 
 def test_one_rate_alone(photos, tmp_path):

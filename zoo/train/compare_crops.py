@@ -46,6 +46,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "scales": {"detailed_share": 0.0},
     "half": {"detailed_share": 0.5},
     "all": {"detailed_share": 1.0},
+    "by-rate": {},
 }
 WORDS = {
     "before": "every photograph at 1, 3/4, 1/2",
@@ -53,6 +54,7 @@ WORDS = {
     "scales": "large ones at 1/2, 3/8, 1/4, small ones at 1, 3/4",
     "half": "the same scales, half of the crops by detail",
     "all": "the same scales, all crops by detail",
+    "by-rate": "the same scales, by detail from none at the lowest rate to all at the highest",
 }
 SQUARES = {"small": 2, "large": 4, "halved": 3}  # of a photograph of each kind
 KINDS = {"small": "small", "large": "large, whole size", "halved": "large, halved"}

@@ -3,9 +3,10 @@
 
 At 128 pixels most of a photograph of three megapixels is flat or soft, and a codec that is trained there
 learns no detail. So photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at
-1 and 3/4, which also takes away the block pattern of what was once a JPEG; and half of the crops are the most
-detailed of four, by the energy of their gradients. What either does for which photographs and rates is
-measured by compare_crops.py: zoo/README.md, "Crops".
+1 and 3/4, which also takes away the block pattern of what was once a JPEG; and some crops are the most
+detailed of four, by the energy of their gradients: none of those that a training for all rates spends on its
+lowest, which cannot keep detail, all of those for its highest, half where nothing is said. What either does
+for which photographs and rates is measured by compare_crops.py: zoo/README.md, "Crops".
 
 In:  a folder of images (PNG, JPEG, WebP, TIFF), read once into memory as uint8; `held_out.txt` beside this
      file, names of photographs that no recipe trains on.
@@ -42,7 +43,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
 MEGAPIXEL = 1e6
 LARGE_SCALES = (0.5, 0.375, 0.25)
 SMALL_SCALES = (1.0, 0.75)
-DETAILED_SHARE = 0.5
+DEFAULT_LEVEL = 0.5
 CANDIDATES = 4
 CELL_PX = 8  # of the map of detail
 NO_PHOTOGRAPHS = tuple(f"{name}-lossless.png" for name in ("mc1", "mc2", "mc3", "mies", "house"))  # of gb82
@@ -124,8 +125,8 @@ class CropSampler:
         folder: searched recursively for images; those of `held_out` are left out.
         min_size: images with a side below this many pixels are left out, and scales that would make it one.
         seed: of the crops.
-        detailed_share: of the crops, so many are the most detailed of four, in [0, 1].
-        scales: of a photograph of so many pixels, the sizes at which it is kept.
+        detailed_share: of the crops, so many are the most detailed of four, in [0, 1]; None: by their
+        `level`. scales: of a photograph of so many pixels, the sizes at which it is kept.
         leave_out: file names of what is no photograph.
         held: draw from the images of `held_out` alone.
     """
@@ -136,12 +137,12 @@ class CropSampler:
         min_size: int = 256,
         seed: int = 0,
         *,
-        detailed_share: float = DETAILED_SHARE,
+        detailed_share: float | None = None,
         scales: Callable[[int], Sequence[float]] = scales_of,
         leave_out: Collection[str] = (),
         held: bool = False,
     ):
-        if not 0 <= detailed_share <= 1:
+        if detailed_share is not None and not 0 <= detailed_share <= 1:
             raise ValueError(f"detailed_share is {detailed_share}; it is a part of the crops, give 0 to 1")
         self.detailed_share = detailed_share
         self.images: list[Tensor] = []
@@ -184,16 +185,22 @@ class CropSampler:
         whole = self._integral
         return whole[last + cells] - whole[last] - whole[first + cells] + whole[first]
 
-    def batch(self, count: int, size: int) -> Tensor:
+    def batch(self, count: int, size: int, level: Tensor | None = None) -> Tensor:
         """`count` crops of `size` x `size` pixels, shape (count, 3, size, size) in [0, 1].
+
+        Args:
+            count, size: see above.
+            level: of detail that what is trained on each crop can keep, (count,) in [0, 1]; 0.5 by default.
 
         Raises:
             ValueError: no image is large enough.
         """
         places = self._places(count * CANDIDATES, size)
         energy = self._energy(*places, size).view(count, CANDIDATES)
-        detailed = torch.rand(count, generator=self.generator) < self.detailed_share
-        chosen = torch.where(detailed, energy.argmax(1), 0) + torch.arange(count) * CANDIDATES
+        level = torch.full((count,), DEFAULT_LEVEL) if level is None else level
+        share = level if self.detailed_share is None else self.detailed_share
+        choose = torch.rand(count, generator=self.generator) < share
+        chosen = torch.where(choose, energy.argmax(1), 0) + torch.arange(count) * CANDIDATES
         turns = torch.randint(8, (count,), generator=self.generator)
         crops = []
         for index, top, left, turn in torch.stack([*(p[chosen] for p in places), turns], 1).tolist():

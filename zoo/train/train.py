@@ -324,6 +324,8 @@ class Run:
         self.universal = args.arch in ARCHITECTURES
         self.coarse = MS_SSIM_COARSE if args.kind == "ms-ssim" else COARSE
         self.lmbdas = torch.tensor(args.lmbdas)
+        count = len(args.lmbdas)  # detail is what high rates are spent on, and low ones cannot keep
+        self.levels = torch.linspace(0, 1, count) if count > 1 else torch.tensor([0.5])
         self.gains = torch.tensor([gain_of(rda.mse_lmbda(lmbda, args.kind)) for lmbda in args.lmbdas])
         if self.checkpoint.exists():
             self._resume()
@@ -395,9 +397,10 @@ class Run:
             update_quantiles(self.model)  # rounding is around the medians
         again = min(1.0, (self.step - self.resumed_at + 1) / REWARM_STEPS)
         self.optimizer.set_factor(again * learning_rate_factor(self.progress, args.warmup, args.decay_from))
-        x = self.sampler.batch(**(FINE if fine else self.coarse))
+        size = FINE if fine else self.coarse
+        rates = self._rates(size["count"])
+        x = self.sampler.batch(**size, level=self.levels[rates])
         x = x.to(self.device, memory_format=torch.channels_last)
-        rates = self._rates(len(x))
         lmbdas, gains = self.lmbdas[rates].to(self.device), self.gains[rates].to(self.device)
         self.model.zero_grad()
         with torch.autocast(self.device.type, dtype=torch.bfloat16), self.gained.at(gains):
