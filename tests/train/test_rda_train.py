@@ -108,6 +108,6 @@ def test_training_starts_from_a_weight_of_the_zoo(photos, tmp_path, capsys):
     assert "tensors from" in capsys.readouterr().err
     ours = torch.load(tmp_path / "model.pth", weights_only=True)
     theirs = zoo.load(record.name, 1).state_dict()
-    for name in ("g_a.6.weight", "g_s.0.weight", "entropy_bottleneck.matrices.0"):
+    for name in ("g_a.4.weight", "g_s.2.weight", "entropy_bottleneck.matrices.1"):  # no gain is in them
         assert ours[name].dtype == torch.float32
         assert (ours[name] - theirs[name]).norm() < 0.05 * theirs[name].norm(), name

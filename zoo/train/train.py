@@ -518,6 +518,8 @@ class Run:
             fold(net, gain).update(force=True)
             name = f"model-{self.args.quality or index + 1}.pth"
             replace(self.args.out / name, lambda path, net=net: torch.save(net.state_dict(), path))
+        if self.args.state is not None:
+            self.save_state()  # again, for the scores of what was exported
 
 
 def run_until_done(run: Run) -> None:
@@ -545,8 +547,6 @@ def run_until_done(run: Run) -> None:
         run.check()
         run.save()
         run.export()
-        if run.args.state is not None:
-            run.save_state()  # again, for the scores of what was exported
     except KeyboardInterrupt:
         run.save()
         print(f"\nstopped; the same command continues from {run.checkpoint}", file=sys.stderr)
