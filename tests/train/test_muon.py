@@ -132,12 +132,17 @@ def test_another_memory_format_is_refused():
         MuonAdam(JointAutoregressiveHierarchicalPriors(16, 24), 1e-3, 1e-3)
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-30, 3e-23, 1e-22, 1e-18, 1e-13])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-22, 5e-20, 1e-18, 1e-13])
 def test_a_vanishing_gradient_moves_nothing_far(size):
     """The momentum of a layer without gradients fades through numbers whose squares are zero."""
     from muon import orthonormal_rows
 
     torch.manual_seed(0)
-    out = orthonormal_rows(size * torch.randn(2, 64, 1728)).float()
+    momentum = size * torch.randn(2, 64, 1728)
+    torch.set_flush_denormal(True)  # as in training: squares below 1e-38 are 0
+    try:
+        out = orthonormal_rows(momentum).float()
+    finally:
+        torch.set_flush_denormal(False)
     assert torch.isfinite(out).all()
     assert torch.linalg.svdvals(out).max() < 1.3
