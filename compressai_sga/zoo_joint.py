@@ -4,9 +4,10 @@
     tensors = stored(net, {1: gain_of(0.0018), 2: gain_of(0.0035)})     # of the published qualities
     net = folded(tensors, MeanScaleHyperprior, gain_of(0.01))           # of these two, or of any other lmbda
 
-The tensors are the stock state dict at gain 1 (`models.gains`): transforms in fp16, entropy bottlenecks
-exactly as trained, Gaussian tables left out, for `update()` makes them. `folded` widens to float32 and then
-multiplies by the gain, which IEEE arithmetic does alike on every machine. Coding tables must be alike too:
+The tensors are the stock state dict at gain 1 and the `rates` of its convolutions (`models.gains`): both in
+fp16, entropy bottlenecks exactly as trained, Gaussian tables left out, for `update()` makes them. `folded`
+widens them and folds by products and sums, which IEEE arithmetic does alike on every machine. Coding tables
+must be alike too:
 
 - The bottleneck of z does not meet the gain. Its integer tables are stored under their stock names.
 - A factorised prior that codes y itself has others for each gain, and making them needs functions whose last
@@ -28,7 +29,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from torch import Tensor, nn
 
-from .models.gains import fold, places
+from .models.gains import fold, load_joint, places
 
 __all__ = ["folded", "makes_same_tables", "stored"]
 
@@ -87,7 +88,7 @@ def folded(
     Raises:
         ValueError: the file lacks the tables of this quality.
     """
-    net = fold(architecture.from_state_dict(_state(tensors)), gain)
+    net = fold(load_joint(architecture, _state(tensors)), gain)
     prior = places(net).prior
     if prior is not None and quality is not None:
         for name in _TABLES:
@@ -108,12 +109,12 @@ def makes_same_tables(
     """
     if not any(name.startswith(_OF_QUALITIES) for name in tensors):
         return True  # no factorised prior of y
-    made = dict(_tables_at(architecture.from_state_dict(_state(tensors)), gain))
+    made = dict(_tables_at(load_joint(architecture, _state(tensors)), gain))
     return all(torch.equal(made[name], tensors[f"{_OF_QUALITIES}{quality}.{name}"]) for name in made)
 
 
 def _state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The stock state dict among the tensors."""
+    """The joint state dict among the tensors."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_OF_QUALITIES)}
 
 

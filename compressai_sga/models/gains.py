@@ -12,6 +12,14 @@ that give y, means and scales, and a divisor of those that take y_hat or y. `pla
 `Gained` multiplies their activations, a gain an image, to train; `fold` multiplies their weights, to use.
 A residual block that takes y_hat passes it on: there its branch is multiplied too, and what follows divides.
 
+What is left between such a model and those of one rate is that low rates want other filters than high ones.
+So each convolution but those at the picture can have `rates` (`condition`), a scale and an offset of each of
+its channels c that follow t = 2 log10 g, from -1 to 1 over CompressAI's qualities:
+
+    convolution(x)_c * (1 + a_c t + b_c t^2) + c_c t + d_c t^2                    (a, b, c, d: its `rates`)
+
+They fold as exactly, into weight and bias, and at gain 1 they do nothing.
+
 In:  models of CompressAI whose latent structure `places` knows, or of this package.
 Out: the same class with other numbers: stock compresses and decompresses with it.
 Fails with ``UnsupportedModelError`` on another structure, ``ValueError`` on a gain that is not positive.
@@ -20,7 +28,7 @@ Fails with ``UnsupportedModelError`` on another structure, ``ValueError`` on a g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +49,28 @@ from torch.nn.functional import softplus
 from ..errors import UnsupportedModelError
 from .universal import UniversalBottleneck
 
-__all__ = ["LMBDA_0", "Gained", "fold", "gain_of", "places"]
+__all__ = [
+    "LMBDA_0",
+    "RATES",
+    "Gained",
+    "condition",
+    "fold",
+    "gain_of",
+    "load_joint",
+    "places",
+    "scale_latent",
+]
 
 LMBDA_0 = 0.018
 """Where the gain is 1: the geometric mean of CompressAI's lmbda of qualities 1 to 8."""
+
+
+RATES = "rates"
+"""Of a convolution: what its channels make of the rate, shape (4, channels), in units of RATE_UNIT."""
+RATE_UNIT = 5.0
+"""Adam moves all numbers by its learning rate; with that of all others these would be slow."""
+T_STEP = 2.0**-20
+"""Of t in `fold`: machines may differ in the last bit of a logarithm, and must not in folded weights."""
 
 
 def gain_of(lmbda: float) -> float:
@@ -180,6 +206,66 @@ class _Places:
         )
 
 
+def condition(model: nn.Module) -> nn.Module:
+    """Give convolutions their `rates`, zeros: a parameter, which stock classes do not load.
+
+    The first of g_a and the last of g_s go without: there channels are largest, and what a rate would change
+    is the next layer's input, or the picture's colours.
+
+    Args:
+        model: see `places`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        UnsupportedModelError: `places` knows no gain for it, or a transposed convolution is in groups, whose
+            channels are not along one axis.
+    """
+    places(model)  # what it refuses cannot be folded
+    (first, *_), (*_, last) = _convolutions(model.g_a), _convolutions(model.g_s)
+    for name, layer in _convolutions(model):
+        if layer in (first[1], last[1]):
+            continue
+        if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
+            raise UnsupportedModelError(
+                f"{name} of {type(model).__name__} is a transposed convolution of {layer.groups} groups; "
+                "rates are known for one"
+            )
+        if layer.bias is not None and not hasattr(layer, RATES):
+            setattr(layer, RATES, nn.Parameter(layer.weight.new_zeros(4, layer.out_channels)))
+    return model
+
+
+def load_joint(architecture: type[nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
+    """A jointly trained model from its state dict: what `from_state_dict` is for models of one rate.
+
+    Args:
+        architecture: the class.
+        state: with `rates`, or without: then it is `from_state_dict`.
+
+    Raises:
+        KeyError, RuntimeError: as `from_state_dict` of the class; or the rates are of other layers.
+    """
+    rates = {name: tensor for name, tensor in state.items() if name.endswith(f".{RATES}")}
+    model = architecture.from_state_dict({name: t for name, t in state.items() if name not in rates})
+    if rates:
+        missing, unexpected = condition(model).load_state_dict(rates, strict=False)
+        if unexpected or any(name.endswith(f".{RATES}") for name in missing):
+            raise RuntimeError(f"the rates are those of other layers than {architecture.__name__} has")
+    return model
+
+
+def _convolutions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)]
+
+
+def _scale_and_offset(rates: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of every channel at every t: `rates` (4, C) and t (B, 1) give two of shape (B, C)."""
+    a, b, c, d = RATE_UNIT * rates
+    return 1 + t * (a + t * b), t * (c + t * d)
+
+
 class Gained:
     """A model whose every image has a gain of its own, for training; the model itself stays what it is.
 
@@ -187,12 +273,16 @@ class Gained:
         out = model(x)
 
     Args:
-        model: see `places`; hooks are registered on its layers.
+        model: see `places`; hooks are registered on its layers. Where it has `rates`, they follow the gain.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._gains: Tensor | None = None
+        self._affine: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         found = places(model)
+        self._conditioned = [layer for _, layer in _convolutions(model) if hasattr(layer, RATES)]
+        for layer in self._conditioned:
+            layer.register_forward_hook(self._condition)
         for layer in found.outputs:
             layer.register_forward_hook(self._multiply)
         for layer in found.inputs:
@@ -222,10 +312,15 @@ class Gained:
                 "positive and finite number an image"
             )
         self._gains = gains.reshape(-1, 1, 1, 1)
+        if self._conditioned:
+            rates = torch.cat([layer.rates for layer in self._conditioned], 1)
+            both = torch.stack(_scale_and_offset(rates, 2 * gains.log10()[:, None]))[..., None, None]
+            parts = both.split([layer.out_channels for layer in self._conditioned], 2)
+            self._affine = dict(zip(self._conditioned, parts, strict=True))
         try:
             yield
         finally:
-            self._gains = None
+            self._gains, self._affine = None, {}
 
     def medians(self) -> Tensor:
         """Medians of the prior of y under the present gains, (B, M, 1, 1), or (1, M, 1, 1) where all are 1.
@@ -234,6 +329,12 @@ class Gained:
         """
         medians = self.prior.quantiles[:, 0, 1].reshape(1, -1, 1, 1)
         return medians if self._gains is None else medians * self._gains
+
+    def _condition(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        if self._gains is None:
+            return None
+        scale, offset = self._affine[layer].to(output.dtype)
+        return torch.addcmul(offset, output, scale)
 
     def _multiply(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         # The gain itself is not rounded to bfloat16, which would be another rate.
@@ -258,11 +359,39 @@ class Gained:
 
 @torch.no_grad()
 def fold(model: nn.Module, gain: float) -> nn.Module:
-    """Put a gain into the weights, in place; coding tables that depend on it are cleared: `update` the model.
+    """The model of one rate: rates and gain go into the weights, in place, and it is one of the stock class.
 
     Args:
-        model: jointly trained; see `places`.
-        gain: see `gain_of`; folding 1 / gain takes it back, up to rounding.
+        model: jointly trained; see `places`. Coding tables that depend on the gain are cleared: `update` it.
+        gain: see `gain_of`.
+
+    Returns:
+        `model`, without `rates`.
+
+    Raises:
+        ValueError: the gain is not positive, or not finite.
+    """
+    _check_gain(gain)
+    places(model)  # what it refuses is to stay as it is
+    t = torch.tensor([[round(2 * math.log10(gain) / T_STEP) * T_STEP]], dtype=torch.float64)
+    for _, layer in _convolutions(model):
+        if not hasattr(layer, RATES):
+            continue
+        scale, offset = _scale_and_offset(layer.rates.double(), t.to(layer.rates.device))
+        delattr(layer, RATES)
+        shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        layer.weight.copy_(layer.weight.double() * scale.reshape(shape))
+        layer.bias.copy_(layer.bias.double() * scale[0] + offset[0])
+    return scale_latent(model, gain)
+
+
+@torch.no_grad()
+def scale_latent(model: nn.Module, gain: float) -> nn.Module:
+    """Multiply the latent, and what is said about it, by a gain, whatever the rate: `fold` without rates.
+
+    Args:
+        model: see `places`; coding tables that depend on the gain are cleared: `update` it.
+        gain: scaling by 1 / gain takes it back, up to rounding.
 
     Returns:
         `model`.
@@ -270,8 +399,7 @@ def fold(model: nn.Module, gain: float) -> nn.Module:
     Raises:
         ValueError: the gain is not positive, or not finite.
     """
-    if not (gain > 0 and math.isfinite(gain)):
-        raise ValueError(f"the gain is {gain}; it must be positive and finite")
+    _check_gain(gain)
     found = places(model)
     for layer in found.outputs:
         layer.weight.mul_(gain)
@@ -287,3 +415,8 @@ def fold(model: nn.Module, gain: float) -> nn.Module:
         for name in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(found.prior, name, getattr(found.prior, name).new_empty(0))
     return model
+
+
+def _check_gain(gain: float) -> None:
+    if not (gain > 0 and math.isfinite(gain)):
+        raise ValueError(f"the gain is {gain}; it must be positive and finite")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims of models/gains.py: a batch with a gain an image is the models with these gains folded in, for every
-latent structure; stock alone decodes those; what no gain can be folded into is refused with the reason."""
+latent structure, with rates and without; stock alone decodes those; what cannot be folded is refused with the
+reason."""
 
 from __future__ import annotations
 
@@ -20,7 +21,17 @@ from torch import nn
 
 from compressai_sga.errors import UnsupportedModelError
 from compressai_sga.models import elic, rda, universal
-from compressai_sga.models.gains import LMBDA_0, Gained, fold, gain_of, places
+from compressai_sga.models.gains import (
+    LMBDA_0,
+    RATES,
+    Gained,
+    condition,
+    fold,
+    gain_of,
+    load_joint,
+    places,
+    scale_latent,
+)
 from compressai_sga.refine import LMBDA_BY_QUALITY
 
 STOCK = {
@@ -74,6 +85,18 @@ def build(name: str) -> nn.Module:
     return model.eval()
 
 
+def with_rates(model: nn.Module) -> nn.Module:
+    """Scales and offsets as far from 1 and 0 as training takes them."""
+    for name, parameter in condition(model).named_parameters():
+        if name.endswith(f".{RATES}"):
+            parameter.data.normal_(std=0.01, generator=torch.Generator().manual_seed(len(name)))
+    return model
+
+
+def rates_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in model.named_parameters() if name.endswith(f".{RATES}")}
+
+
 def images(batch: int = 2) -> torch.Tensor:
     coarse = torch.rand(batch, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     return nn.functional.interpolate(coarse, 64, mode="bicubic").clamp(0, 1)
@@ -92,11 +115,12 @@ def test_gains_of_rates():
     assert lmbdas.log().mean().exp().item() == pytest.approx(LMBDA_0, rel=0.02)
 
 
+@pytest.mark.parametrize("prepare", [lambda model: model, with_rates], ids=["plain", "rates"])
 @pytest.mark.parametrize("name", [*STOCK, *OURS])
 @torch.no_grad()
-def test_a_batch_of_gains_is_the_folded_models(name):
+def test_a_batch_of_gains_is_the_folded_models(name, prepare):
     """In float64, so that no rounding in the last bit moves a latent to another integer."""
-    model, x, gains = build(name).double(), images().double(), torch.tensor([0.45, 1.9]).double()
+    model, x, gains = prepare(build(name)).double(), images().double(), torch.tensor([0.45, 1.9]).double()
     plain, joint = model(x), copy.deepcopy(model)
     gained = Gained(joint)
     with gained.at(gains):
@@ -105,6 +129,7 @@ def test_a_batch_of_gains_is_the_folded_models(name):
     moved = []
     for b, gain in enumerate(gains.tolist()):
         folded = fold(copy.deepcopy(model), gain)
+        assert not rates_of(folded)
         expected = folded(x[b : b + 1])
         mine = {key: value[b : b + 1] for key, value in out["likelihoods"].items()}
         assert_same({"x_hat": out["x_hat"][b : b + 1], "likelihoods": mine}, expected)
@@ -149,7 +174,7 @@ def test_without_rounding_a_gain_changes_nothing_but_the_unit_of_y(name, monkeyp
 @torch.no_grad()
 def test_training_sees_the_folded_model_too(name):
     """The same with the noise of training, which is drawn alike for batches of one shape."""
-    model, x = build(name).double().train(), images().double()
+    model, x = with_rates(build(name)).double().train(), images().double()
     folded, joint = fold(copy.deepcopy(model), 1.9), copy.deepcopy(model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -161,9 +186,9 @@ def test_training_sees_the_folded_model_too(name):
 
 
 @pytest.mark.parametrize("name", [*STOCK, *OURS])
-def test_folding_back_gives_the_model_again(name):
-    model = build(name)
-    back = fold(fold(copy.deepcopy(model), 0.3), 1 / 0.3).state_dict()
+def test_scaling_back_gives_the_model_again(name):
+    model = with_rates(build(name))
+    back = scale_latent(scale_latent(copy.deepcopy(model), 0.3), 1 / 0.3).state_dict()
     for key, value in model.state_dict().items():
         if key.startswith("entropy_bottleneck._") and back[key].numel() == 0:
             assert places(model).prior is not None  # a table to be made again
@@ -206,6 +231,73 @@ def test_bfloat16_rounds_the_latent_and_not_the_gain():
     assert torch.equal(seen[1], (seen[0].float() * gain).bfloat16()) and not torch.equal(*seen)
 
 
+# --- Rates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*STOCK, *OURS])
+@torch.no_grad()
+def test_rates_are_of_every_layer_but_those_at_the_picture_and_silent_at_gain_1(name):
+    plain, model = build(name), with_rates(build(name))
+    convolutions = [n for n, m in plain.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    ends = [[n for n in convolutions if n.startswith(part)] for part in ("g_a", "g_s")]
+    expected = [n for n in convolutions if n not in (ends[0][0], ends[1][-1])]
+    assert [n.removesuffix(f".{RATES}") for n in rates_of(model)] == expected
+    for x_hat in (model(images())["x_hat"], fold(copy.deepcopy(model), 1.0)(images())["x_hat"]):
+        torch.testing.assert_close(x_hat, plain(images())["x_hat"])
+    folded = fold(model, 0.5).state_dict()
+    assert folded.keys() == plain.state_dict().keys()
+    layer = expected[0]
+    assert not torch.allclose(folded[f"{layer}.weight"], plain.state_dict()[f"{layer}.weight"], rtol=1e-3)
+
+
+def test_rates_are_learned_and_differ_by_rate():
+    model = condition(build("mbt2018-mean")).train()
+    with Gained(model).at(torch.tensor([0.5, 2.0])):
+        out = model(images())
+    (out["x_hat"].square().mean() - out["likelihoods"]["y"].log2().mean()).backward()
+    assert all(rates.grad.abs().min(1).values.max() > 0 for rates in rates_of(model).values())
+    with torch.no_grad():
+        for rates in rates_of(model).values():
+            rates -= 0.01 * rates.grad / rates.grad.norm()
+    low, high = (fold(copy.deepcopy(model), gain).h_s[2].bias for gain in (0.5, 2.0))
+    assert not torch.equal(low, high)
+
+
+def test_folded_weights_do_not_hang_on_the_last_bit_of_a_logarithm():
+    """Of layers that meet no gain."""
+    gain = gain_of(0.0035)
+    folded = [fold(with_rates(build("mbt2018-mean")), g).g_a[2] for g in (gain, gain * (1 + 1e-15))]
+    assert torch.equal(folded[0].weight, folded[1].weight) and torch.equal(folded[0].bias, folded[1].bias)
+
+
+def test_a_joint_state_dict_is_loaded_with_its_rates_and_refused_with_others():
+    model = with_rates(build("mbt2018-mean"))
+    state = model.state_dict()
+    loaded = load_joint(type(model), state)
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(rates, state[name]) for name, rates in rates_of(loaded).items())
+    with pytest.raises(RuntimeError, match="Unexpected key.*rates"):
+        type(model).from_state_dict(state)  # stock would leave out what the rates do
+    plain = build("mbt2018-mean")
+    assert not rates_of(load_joint(type(plain), plain.state_dict()))
+    for change in ({"g_a.0.rates": torch.zeros(4, 8)}, {"g_a.2.rates": torch.zeros(4, 9)}):
+        with pytest.raises(RuntimeError, match="rates"):
+            load_joint(type(model), state | change)
+    with pytest.raises(RuntimeError, match="the rates are those of other layers than MeanScaleHyperprior"):
+        load_joint(type(model), {k: v for k, v in state.items() if k != "g_s.0.rates"})
+
+
+def test_convolutions_that_no_rates_fold_into():
+    model = build("mbt2018-mean")
+    model.g_s[2] = nn.ConvTranspose2d(8, 8, 5, 2, 2, 1, groups=2)
+    with pytest.raises(
+        UnsupportedModelError, match="g_s.2 of MeanScaleHyperprior is a transposed .* 2 groups"
+    ):
+        condition(model)
+    with pytest.raises(UnsupportedModelError, match="ends with AttentionBlock"):
+        condition(MODELS["cheng2020-attn"](8))
+
+
 # --- Stock -------------------------------------------------------------------------------------
 
 STOCK_DECODER = """
@@ -227,7 +319,7 @@ torch.save(images, sys.argv[2])
 def test_stock_alone_decodes_the_folded_models(tmp_path):
     jobs, expected = {}, {}
     for name, size in STOCK.items():
-        model, x = fold(build(name), 1.9), images(1)
+        model, x = fold(with_rates(build(name)), 1.9), images(1)
         model.update()
         with torch.no_grad():
             out = model.compress(x)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from compressai.models import FactorizedPrior, MeanScaleHyperprior
 from compressai.utils.eval_model.__main__ import inference, load_checkpoint
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 RECIPE = Path(__file__).resolve().parents[2] / "zoo" / "train"
 SMALL = ["-N", "16", "-M", "24", "--device", "cpu"]
@@ -123,6 +124,26 @@ def test_a_warm_state_goes_on_without_the_runs_folder(photos, tmp_path):
     assert second[-1]["step"] == 12 and len(second) == 1
     assert second[-1]["minutes"] > first[-1]["minutes"]
     assert second[-1]["score"] < 1.2 * first[-1]["score"]  # it did not begin again
+
+
+def test_a_state_of_before_there_were_rates_goes_on(photos, tmp_path):
+    state = tmp_path / "state.safetensors"
+    first = train_for(8, photos, tmp_path / "a", "--arch", "mbt2018-mean", "--state", str(state))
+    with safe_open(state, "pt") as file:
+        run = file.metadata()
+    stored = load_file(state)
+    kept = {name: value for name, value in stored.items() if not name.endswith(".rates")}
+    assert len(kept) < len(stored)
+    save_file(kept, state, metadata=run)
+    second = train_for(12, photos, tmp_path / "b", "--arch", "mbt2018-mean", "--state", str(state))
+    assert second[-1]["step"] == 12 and second[-1]["score"] < 1.2 * first[-1]["score"]
+    assert load_file(state)["g_a.2.rates"].abs().max() > 0
+    del kept["g_a.2.weight"]
+    save_file(kept, state, metadata=run)
+    with pytest.raises(
+        SystemExit, match="state.safetensors has other weights than mbt2018-mean now .*g_a.2.w"
+    ):
+        train_for(16, photos, tmp_path / "c", "--arch", "mbt2018-mean", "--state", str(state))
 
 
 def test_a_finished_run_is_only_exported_again(photos, tmp_path):

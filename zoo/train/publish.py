@@ -42,7 +42,7 @@ from train import LMBDA  # noqa: E402
 
 from compressai_sga import zoo  # noqa: E402
 from compressai_sga.models import elic, rda  # noqa: E402
-from compressai_sga.models.gains import fold  # noqa: E402
+from compressai_sga.models.gains import fold, load_joint  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
 from compressai_sga.zoo_joint import folded, stored  # noqa: E402
 
@@ -132,7 +132,7 @@ def joint_model(run: Path, facts: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{path} is missing; give the training's command again, which writes it at its end")
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
-        net = model_architectures[name].from_state_dict(state)
+        net = load_joint(model_architectures[name], state)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ValueError(
             f"{path} does not hold weights of {name}, which run.json names "

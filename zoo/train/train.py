@@ -6,14 +6,15 @@
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores
      of each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which
-     machine), OUT/model.pth (the joint weights, a stock state dict that is right for lmbda = 0.018, of the
-     best average, its latent scaled as the held-out photographs want it) and
+     machine), OUT/model.pth (the joint weights, `gains.load_joint` reads them, of the best average, its latent
+     scaled as the held-out photographs want it) and
      OUT/model-1.pth to OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH
      -p OUT/model-3.pth`. With --state FILE also the fp16 weights, from which the run goes on where there is
      no checkpoint.
 
 Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g =
-sqrt(lmbda / 0.018) on its latent, so that all rates pull equally (`compressai_sga.models.gains`); for
+sqrt(lmbda / 0.018) on its latent, so that all rates pull equally, which layers know by their `rates`
+(`compressai_sga.models.gains`); for
 rate-distortion autoencoders (rda-*) their own distortion. With --quality or --lmbda all crops have that one.
 What makes it fast: PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); crops by detail
 (crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages,
@@ -56,7 +57,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import compressai_sga.hooks  # noqa: E402, F401 -- registers the package's own architectures
 from compressai_sga.models import rda  # noqa: E402
-from compressai_sga.models.gains import LMBDA_0, Gained, fold, gain_of  # noqa: E402
+from compressai_sga.models.gains import (  # noqa: E402
+    LMBDA_0,
+    RATES,
+    Gained,
+    condition,
+    fold,
+    gain_of,
+    load_joint,
+    scale_latent,
+)
 from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
 
 # CompressAI's training values for MSE, quality 1..8 (its documentation, "Training").
@@ -309,7 +319,7 @@ class Run:
         self.sampler = sampler or CropSampler(args.data, min_size=FINE["size"], seed=args.seed)
         self.held_out = held_out or HeldOut(args.data, self.sampler)
         self.facts = {"architecture": args.arch, "N": args.N, "M": args.M, "lmbdas": list(args.lmbdas)}
-        model = model_architectures[args.arch](args.N, args.M)
+        model = condition(model_architectures[args.arch](args.N, args.M))
         warm = args.state is not None and args.state.exists() and not self.checkpoint.exists()
         if not self.checkpoint.exists() and not warm:
             initialise(model, args, self.sampler)
@@ -346,7 +356,7 @@ class Run:
                 f"{self.checkpoint} cannot be read ({error}); remove it to begin again"
             ) from error
         self._check_facts(saved.get("facts", {}), self.checkpoint)
-        self.model.load_state_dict(saved["model"])
+        self._load(self.model, saved["model"], self.checkpoint)
         self.averages.load_state_dict(saved["averages"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.sampler.generator.set_state(saved["crops"].cpu())
@@ -362,11 +372,21 @@ class Run:
         except Exception as error:
             raise TrainingError(f"{path} cannot be read ({error}); take it from the last commit") from error
         self._check_facts(facts, path)
-        model.load_state_dict(state)
+        rates = {name: zeros for name, zeros in model.state_dict().items() if name.endswith(f".{RATES}")}
+        self._load(model, rates | state, path)  # a state of before there were rates lacks these
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.resumed_at = self.step
         self.sampler.generator.manual_seed(self.args.seed + self.step)
         print(f"going on from {path}: {self.step} steps, {self.seconds / 60:.1f} minutes", file=sys.stderr)
+
+    def _load(self, model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:  # the class has changed since
+            raise TrainingError(
+                f"{path} has other weights than {self.args.arch} now ({str(error).splitlines()[1].strip()}); "
+                "remove it to go on from --state, or to begin again"
+            ) from error
 
     @property
     def progress(self) -> float:
@@ -511,11 +531,11 @@ class Run:
         text = json.dumps(record, indent=2) + "\n"
         replace(path, lambda path: path.write_text(text, encoding="utf-8"))
         architecture = model_architectures[self.args.arch]
-        joint = fold(architecture.from_state_dict(joint), scale).state_dict()
+        joint = scale_latent(load_joint(architecture, joint), scale).state_dict()
         replace(self.args.out / "model.pth", lambda path: torch.save(joint, path))
         for index, gain in enumerate(self.gains.tolist()):
-            net = architecture.from_state_dict(joint)
-            fold(net, gain).update(force=True)
+            net = fold(load_joint(architecture, joint), gain)
+            net.update(force=True)
             name = f"model-{self.args.quality or index + 1}.pth"
             replace(self.args.out / name, lambda path, net=net: torch.save(net.state_dict(), path))
         if self.args.state is not None:
