@@ -51,7 +51,7 @@ def _of_files(name: str) -> Callable[[list[str]], int]:
 
 
 def _bd_rate(argv: list[str]) -> int:
-    from compressai_sga.metrics import command
+    from compressai_sga.metrics import bd_rate_command as command
 
     return command.compare_curves(argv)
 

@@ -51,9 +51,9 @@ from tasks import Task, add_options, finish, run
 from torch import Tensor
 
 from compressai_sga.models.c3 import C3, native
-from compressai_sga.models.c3.canvas import Canvas
 from compressai_sga.models.c3.config import PRESETS
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.grid_plane import Canvas
+from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.image_codec import decode_image, decode_strings
 from compressai_sga.models.c3.latent_codec import bits_of
 from compressai_sga.models.c3.macs import macs_per_pixel

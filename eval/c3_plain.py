@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressai_sga.models.c3.config import Architecture
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.integer import MAX_CLAMP
 from compressai_sga.models.c3.tables import SCALE_ZERO, SCALES, SCALES_PER_OCTAVE
 from compressai_sga.relaxations import soft_round

@@ -40,7 +40,7 @@ from tasks import Task, add_options, run
 
 from compressai_sga import zoo
 from compressai_sga.errors import SgaError
-from compressai_sga.hooks.measures import Measures
+from compressai_sga.evaluation.extra_metrics import Measures
 from compressai_sga.metrics import METRICS, SET_METRICS
 
 MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")

@@ -30,7 +30,8 @@ from compressai_sga.diffusion import gaussian_rates
 from compressai_sga.diffusion.gaussian import DiagonalGaussian
 from compressai_sga.diffusion.samplers import torch_noise
 from compressai_sga.diffusion.schedules import LinearLogSnr, grid
-from compressai_sga.models.diffc import chain, costs
+from compressai_sga.models.diffc import costs
+from compressai_sga.models.diffc import process as chain
 
 __all__ = ["LAM", "STEPS_GRID", "Spacing", "levels_in", "log_snr_of", "marked_grid", "simulate", "steps_cost"]
 

@@ -36,8 +36,8 @@ from compressai.zoo.image import cfgs
 import compressai_sga  # noqa: F401 -- registers its models
 from compressai_sga import zoo
 from compressai_sga.errors import SgaError
-from compressai_sga.hooks import checks
-from compressai_sga.hooks.options import Request, add_options, request_of
+from compressai_sga.evaluation import checks
+from compressai_sga.evaluation.options import Request, add_options, request_of
 from compressai_sga.refine import METHODS, PRESETS, RefineConfig
 
 __all__ = ["Entry", "parse", "slug"]

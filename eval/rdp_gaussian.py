@@ -42,7 +42,7 @@ from scipy import stats
 from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import prng, reverse
-from compressai_sga.channels.laws import DiagonalGaussian
+from compressai_sga.channels.distributions import DiagonalGaussian
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

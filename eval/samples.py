@@ -44,8 +44,8 @@ from scipy import stats
 from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
-from compressai_sga.channels.laws import DiagonalGaussian, Finite
-from compressai_sga.channels.ratios import divergence_bits, log_ratio_bound
+from compressai_sga.channels.density_ratio import divergence_bits, log_ratio_bound
+from compressai_sga.channels.distributions import DiagonalGaussian, Finite
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("normal", "dirichlet", "hybrid", "blocks", "speed")

@@ -10,7 +10,7 @@ Source: x uniform on the unit circle, squared error, M codes. With s = sin(pi/M)
 * deterministic encoder: the arc of 2 pi/M that holds x; the decoder draws x_hat uniformly from that
   arc with randomness of its own. Perfect realism, D = 2 - 2 s^2.
 * stochastic encoder: the angle in units of 2 pi/M goes through universal quantisation
-  (`compressai_sga.channels.universal`) with a dither that both sides know; the index modulo M is one
+  (`compressai_sga.channels.universal_quantisation`) with a dither known to both; the index modulo M is one
   of exactly M codes. Perfect realism, D = 2 - 2 s.
 * no realism: the arc's centroid. D = 1 - s^2, the least that M codes allow.
 
@@ -39,7 +39,8 @@ from scipy import stats
 from tasks import Task, add_options, finish, run
 from torch import Tensor
 
-from compressai_sga.channels import prng, universal
+from compressai_sga.channels import prng
+from compressai_sga.channels import universal_quantisation as universal
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

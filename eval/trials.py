@@ -41,7 +41,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from compressai_sga import coding, metrics, zoo, zoo_files
 from compressai_sga.errors import SgaError
-from compressai_sga.hooks import checks
+from compressai_sga.evaluation import checks
 from compressai_sga.models import c3
 from compressai_sga.refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
 

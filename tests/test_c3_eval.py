@@ -20,7 +20,7 @@ from torchvision.utils import save_image
 
 from compressai_sga.models.c3 import C3, native
 from compressai_sga.models.c3.config import PRESETS
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.image_codec import decode_image
 
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')

@@ -2,10 +2,11 @@
 """Channel simulation: sending a sample of a law instead of a number.
 
 prng             randomness that encoder and decoder share, addressed, the same on every device
-universal        universal (dithered) quantisation, soft rounding; `universal_code`: its entropy code
-laws             Gaussian, uniform, truncated, finite and other laws as targets and proposals
+universal_quantisation
+                 universal (dithered) quantisation, soft rounding; `universal_code`: its entropy code
+distributions    Gaussian, uniform, truncated, finite and other laws as targets and proposals
 reverse          minimal random coding, Poisson functional representation, ordered random coding, and
-                 their hybrid with dither; `packing`: to bytes
+                 their hybrid with dither; `bitstream`: to bytes
 index_code       the Zipf and Elias-delta codes of the numbers that they send
 blocks           high-dimensional Gaussians in blocks of bounded divergence
 circulant        the same with candidates that cost next to nothing
@@ -13,14 +14,14 @@ trellis          a Gaussian's sample as one long message: fewer bits than blocks
 """
 
 __all__ = [
+    "bitstream",
     "blocks",
     "circulant",
+    "distributions",
     "index_code",
-    "laws",
-    "packing",
     "prng",
     "reverse",
     "trellis",
-    "universal",
     "universal_code",
+    "universal_quantisation",
 ]

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from ..errors import BitstreamError, SgaError, ShapeError
 from . import index_code, prng
-from .draws import chosen_draws
-from .laws import DiagonalGaussian
-from .packing import Method, index_model
+from .bitstream import Method, index_model
+from .candidates import chosen_draws
+from .distributions import DiagonalGaussian
 from .reverse import encode
 
 __all__ = [

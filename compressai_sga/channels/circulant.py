@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import prng
-from .arrivals import Order, exponentials, select
+from .selection import Order, exponentials, select
 
 __all__ = ["MAX_LOG2_CANDIDATES", "Split", "choose", "deliver", "scores"]
 
@@ -80,7 +80,7 @@ class Split:
 
 @torch.no_grad()
 def choose(shift: Tensor, split: Split, *, order: Order = "orc", seed: int, step: int = 0) -> Tensor:
-    """The candidates' numbers, argmin_n log T_n - <z_n, shift> in each block (`arrivals`).
+    """The candidates' numbers, argmin_n log T_n - <z_n, shift> in each block (`selection`).
 
     Args:
         shift: (D,).

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .laws import DiagonalGaussian, DrawKind, Law, Uniform
+from .distributions import DiagonalGaussian, DrawKind, Law, Uniform
 from .quantile import normal_quantile
 
 __all__ = ["UnitBox", "cell_counts", "cells_of", "check_cells", "hybrid_scorer", "points_of"]

@@ -5,7 +5,7 @@ Theis & Yosri, "Algorithms for the communication of samples", 2022; Li & El Gama
 al. 2019 (MRC). Encoder and decoder share a proposal p and randomness (`prng`), hence the same candidates
 z_0, z_1, ... ~ p. The encoder sends the number n of one of them, chosen so that z_n ~ q:
 
-    method    times (see `arrivals`)          the sample's law       bits of the number
+    method    times (see `selection`)          the sample's law       bits of the number
     mrc       independent, N candidates       nearly q (N finite)    log2 N
     pfr       Poisson process, all            q exactly              <= KL + log2(KL + 1) + 4
     pfr, N    the same, N candidates          nearly q               the same, N numbers
@@ -15,7 +15,7 @@ z_0, z_1, ... ~ p. The encoder sends the number n of one of them, chosen so that
 With KL = KL(q || p) in bits. Truncated methods need N of about 2^(KL + a few): `Code.log_mass` and
 `Code.effective_size` say what N candidates saw of the target, `Code.exact` whether anything was lost.
 
-In:  laws of `laws`, shape (*batch, D), or (D,) for one law for all of `block`; every batch entry uses its
+In:  laws of `distributions`, shape (*batch, D), or (D,) for one law for all of `block`; every batch entry uses its
      own block of randomness.
 Out: `Code`: numbers and samples, shape (*batch) and (*batch, D); bytes by `pack`, back by `unpack`.
 Fails with ``ShapeError`` or ``ValueError`` for arguments that do not fit (unbounded ratios with exact pfr,
@@ -34,11 +34,11 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import hybrid, index_code
-from .arrivals import Found, search
-from .draws import candidate_draws, chosen_draws, expanded_rows
-from .laws import DiagonalGaussian, Law, Proposal
-from .packing import Code, Method, check_method, code_bits, expanded, index_model, pack, unpack
-from .ratios import check_pair, divergence_bits, log_ratio_bound, ratio_scorer
+from .bitstream import Code, Method, check_method, code_bits, expanded, index_model, pack, unpack
+from .candidates import candidate_draws, chosen_draws, expanded_rows
+from .density_ratio import check_pair, divergence_bits, log_ratio_bound, ratio_scorer
+from .distributions import DiagonalGaussian, Law, Proposal
+from .selection import Found, search
 
 __all__ = ["Code", "Method", "decode", "default_candidates", "encode", "index_model", "pack", "unpack"]
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..coding import ConstrictionANS
 from ..errors import BitstreamError
-from .universal import conditional_mean
+from .universal_quantisation import conditional_mean
 
 __all__ = ["UniversalCode"]
 

@@ -2,14 +2,14 @@
 """From an image to a `.csga` file and back.
 
     compress_file("in.png", "out.csga", quality=3, refine="ssl", steps=200)
-    compress_file("in.png", "out.csga", model="c3-fast", lmbda=1e-3)      # fitted to the image: see `fitted`
+    compress_file("in.png", "out.csga", model="c3-fast", lmbda=1e-3)      # fitted to the image: see `c3`
     decompress_file("out.csga", "back.png")          # needs the file and the zoo, nothing else
     describe_file("out.csga").bpp
 
 In:  pictures of any size from 1x1 (DiffC: 64x64); a model of the zoo. Grey ones become three equal channels.
 Out: bytes as `coding.container` specifies; 8-bit pixels, the model's x_hat clamped and rounded.
 
-Three kinds of models have three files: `rounded` (CompressAI's, and HFD on them), `fitted` (C3) and `sampled`
+Three kinds of models have three files: `transform` (CompressAI's, and HFD on them), `c3` and `diffc`
 (DiffC). All check what they decode, so that there is never a wrong image, and nonsense costs little; the
 encoder decodes what it is about to write.
 Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be written or compressed),
@@ -40,7 +40,7 @@ from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
 from ..refine import PRESETS, RefineConfig, RefineResult
 from ..typing import StepCallback
-from .fitted import (
+from .c3 import (
     FITTED,
     FitResult,
     checkpoint_of,
@@ -49,6 +49,7 @@ from .fitted import (
     nets_of,
     remove_checkpoint,
 )
+from .diffc import SAMPLED, compress_sampled, decompress_sampled
 from .images import (
     Picture,
     output_format,
@@ -59,8 +60,7 @@ from .images import (
     write_picture,
 )
 from .models import choose, record_of, refusal_of
-from .rounded import compress_rounded, decompress_rounded
-from .sampled import SAMPLED, compress_sampled, decompress_sampled
+from .transform import compress_rounded, decompress_rounded
 
 __all__ = [
     "DEFAULT_CODER",

@@ -18,10 +18,10 @@ from pathlib import Path
 from .. import zoo
 from ..coding.container import CODERS
 from ..errors import SgaError
-from ..hooks.progress import Progress
+from ..progress import Progress
 from ..refine import PRESETS
+from .c3 import DEFAULT_FITTED_QUALITY, FITTED, FitResult, checkpoint_of
 from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file
-from .fitted import DEFAULT_FITTED_QUALITY, FITTED, FitResult, checkpoint_of
 from .report import fitted, line, refined, table
 
 __all__ = ["compress", "decompress", "info"]

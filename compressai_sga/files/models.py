@@ -2,7 +2,7 @@
 """The model of the zoo that codes a file, and whether it is the one that the file was made with.
 
 In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model with a coder of
-ours and portable predictors (`portable`), kept for the next file; what its files look like.
+ours and portable predictors (`float64`), kept for the next file; what its files look like.
 A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Where one file of
 weights has all qualities, lmbda is hashed too: what was coded at one rate is refused at another. Fails with
 ``ValueError`` on a request that the zoo cannot meet.
@@ -27,7 +27,7 @@ from ..coding import set_coder
 from ..coding.container import WEIGHTS_BYTES, Container
 from ..coding.sizes import reduce_shape
 from ..models import diffc
-from .portable import make_portable
+from .float64 import make_portable
 
 __all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "refusal_of"]
 

@@ -10,8 +10,8 @@ from ..models.c3.config import Architecture
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets
 from ..refine import RefineResult
+from .c3 import FitResult
 from .codec import Description
-from .fitted import FitResult
 
 __all__ = ["fitted", "line", "refined", "table"]
 

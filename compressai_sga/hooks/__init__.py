@@ -73,11 +73,11 @@ _RASTER_SCAN = "compressai.latent_codecs.rasterscan"
 _AR, _AR_VBR = "JointAutoregressiveHierarchicalPriors", "JointAutoregressiveHierarchicalPriorsVbr"
 _CODING = (_ENTROPY, _ENTROPY_VBR, _GOOGLE, _VBR_MODELS, _RASTER_SCAN)  # all, or our coders have no names
 PATCHES = (
-    Patch(_EVAL_MODEL, "setup_args", "command:wrap_setup_args"),
-    Patch(_EVAL_MODEL, "main", "command:wrap_main"),
-    Patch(_EVAL_MODEL, "inference", "command:wrap_inference"),
-    Patch("compressai.zoo.image", "load_state_dict_from_url", "command:wrap_download"),
-    Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "command:wrap_download"),
+    Patch(_EVAL_MODEL, "setup_args", "eval_model:wrap_setup_args"),
+    Patch(_EVAL_MODEL, "main", "eval_model:wrap_main"),
+    Patch(_EVAL_MODEL, "inference", "eval_model:wrap_inference"),
+    Patch("compressai.zoo.image", "load_state_dict_from_url", "eval_model:wrap_download"),
+    Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
     Patch(_ENTROPY, "EntropyModel.compress", "coders:wrap_compress"),
     Patch(_ENTROPY, "EntropyModel.decompress", "coders:wrap_decompress"),
@@ -202,7 +202,7 @@ def disable() -> None:
     """Take everything back: CompressAI is stock again, in this process."""
     global _enabled
     from .. import zoo
-    from . import coders, names
+    from . import coders, registration
 
     compressai_sga_startup.uninstall()
     while _applied:
@@ -260,9 +260,9 @@ def _look_up(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
 
 def _register() -> None:
     from .. import zoo
-    from . import names
+    from . import registration
 
-    names.register()
+    registration.register()
     zoo.register()
 
 

@@ -35,7 +35,7 @@ from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianC
 from compressai.models import CompressionModel, FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from torch import Tensor, nn
 
-from ..channels.universal import conditional_mean, dither, noisy, quantise
+from ..channels.universal_quantisation import conditional_mean, dither, noisy, quantise
 from ..coding.gaussians import decode_gaussians, encode_gaussians
 from ..errors import UnsupportedModelError
 

@@ -28,15 +28,7 @@ from compressai.latent_codecs import (
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .latents import (
-    CausalContext,
-    Coded,
-    LatentAdapter,
-    Latents,
-    Rounding,
-    code_bottleneck,
-    code_gaussian,
-)
+from .latents import CausalContext, Coded, LatentAdapter, Latents, Rounding, code_bottleneck, code_gaussian
 
 __all__ = ["CodecTreeLatents"]
 

@@ -33,14 +33,7 @@ from ..errors import ShapeError, UnsupportedModelError
 from ..models.universal import UniversalBottleneck, UniversalGaussian
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
-from .latents import (
-    FactorizedLatents,
-    HyperpriorLatents,
-    LatentAdapter,
-    Latents,
-    Rounding,
-    hard_rounding,
-)
+from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
 from .objective import (
     RateDistortion,
     distortion,
@@ -49,8 +42,8 @@ from .objective import (
     set_trained_lmbda,
     trained_lmbda,
 )
-from .polish import polish
 from .presets import RefineConfig
+from .rdoq import polish
 from .synthesis import FastSynthesis
 
 __all__ = ["RefineResult", "refine", "refined"]

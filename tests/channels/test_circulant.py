@@ -46,7 +46,7 @@ def test_bias_and_spread_are_those_of_independent_candidates(constant):
     # Along the shift, and what blocks of independent candidates give.
     along = float(sample @ shift.double()) / (blocks * size)
     free = torch.randn(4000, 2**log2_candidates, generator=generator, dtype=torch.float64)
-    from compressai_sga.channels.arrivals import select
+    from compressai_sga.channels.selection import select
 
     draws = torch.empty_like(free).exponential_(generator=generator)
     best = select(size * free, draws, "orc")

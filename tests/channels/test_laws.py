@@ -9,8 +9,17 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from compressai_sga.channels import arrivals, draws, prng, ratios
-from compressai_sga.channels.laws import Density, DiagonalGaussian, Finite, TruncatedGaussian, Uniform
+from compressai_sga.channels import candidates as draws
+from compressai_sga.channels import density_ratio as ratios
+from compressai_sga.channels import prng
+from compressai_sga.channels import selection as arrivals
+from compressai_sga.channels.distributions import (
+    Density,
+    DiagonalGaussian,
+    Finite,
+    TruncatedGaussian,
+    Uniform,
+)
 
 ALARM = 1e-4
 

@@ -15,8 +15,16 @@ import pytest
 import torch
 from scipy import stats
 
-from compressai_sga.channels import arrivals, index_code, ratios, reverse
-from compressai_sga.channels.laws import Density, DiagonalGaussian, Finite, TruncatedGaussian, Uniform
+from compressai_sga.channels import density_ratio as ratios
+from compressai_sga.channels import index_code, reverse
+from compressai_sga.channels import selection as arrivals
+from compressai_sga.channels.distributions import (
+    Density,
+    DiagonalGaussian,
+    Finite,
+    TruncatedGaussian,
+    Uniform,
+)
 from compressai_sga.errors import BitstreamError, SgaError, ShapeError
 
 ALARM = 1e-4

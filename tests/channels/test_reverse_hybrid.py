@@ -13,8 +13,9 @@ import pytest
 import torch
 from scipy import stats
 
-from compressai_sga.channels import hybrid, ratios, reverse
-from compressai_sga.channels.laws import Density, DiagonalGaussian, TruncatedGaussian, Uniform
+from compressai_sga.channels import density_ratio as ratios
+from compressai_sga.channels import hybrid, reverse
+from compressai_sga.channels.distributions import Density, DiagonalGaussian, TruncatedGaussian, Uniform
 from compressai_sga.errors import BitstreamError, ShapeError
 
 ALARM = 1e-4

@@ -10,12 +10,12 @@ import sys
 import torch
 
 from compressai_sga.channels import blocks, reverse
-from compressai_sga.channels.laws import DiagonalGaussian
+from compressai_sga.channels.distributions import DiagonalGaussian
 
 DECODER = """
 import pickle, sys, torch
 from compressai_sga.channels import blocks, reverse
-from compressai_sga.channels.laws import DiagonalGaussian
+from compressai_sga.channels.distributions import DiagonalGaussian
 
 def f64(*values):
     return torch.tensor(values, dtype=torch.float64)

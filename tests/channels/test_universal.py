@@ -13,7 +13,7 @@ import torch
 from scipy import integrate, stats
 
 from compressai_sga.channels import prng
-from compressai_sga.channels.universal import (
+from compressai_sga.channels.universal_quantisation import (
     conditional_mean,
     dequantise,
     dither,

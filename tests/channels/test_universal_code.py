@@ -14,8 +14,8 @@ import torch
 from scipy import integrate, stats
 
 from compressai_sga.channels import prng
-from compressai_sga.channels.universal import dequantise, dither, quantise
 from compressai_sga.channels.universal_code import UniversalCode
+from compressai_sga.channels.universal_quantisation import dequantise, dither, quantise
 from compressai_sga.errors import BitstreamError
 
 SOURCES = {"gaussian": stats.norm(0.3, 0.7), "laplace": stats.laplace(-0.2, 0.5)}
@@ -60,7 +60,7 @@ def test_decodes_in_a_fresh_process(tmp_path):
     (tmp_path / "string").write_bytes(UniversalCode(law.cdf, 0.5).encode(k, u))
     program = (
         "import sys; from scipy import stats; from pathlib import Path;"
-        "from compressai_sga.channels.universal import dither, dequantise;"
+        "from compressai_sga.channels.universal_quantisation import dither, dequantise;"
         "from compressai_sga.channels.universal_code import UniversalCode;"
         "u = dither(9, (500,)); code = UniversalCode(stats.laplace(-0.2, 0.5).cdf, 0.5);"
         "print(float(dequantise(code.decode(Path(sys.argv[1]).read_bytes(), u), u, 0.5).sum()))"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressai_sga.diffusion.windows import blend, window_positions
+from compressai_sga.diffusion.tiling import blend, window_positions
 from compressai_sga.errors import ShapeError
 
 SIZES = [(16, 16), (17, 16), (40, 23), (33, 70), (64, 31)]

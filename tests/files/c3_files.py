@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compressai_sga.coding.container import Container, pack
-from compressai_sga.files import fitted
+from compressai_sga.files import c3 as fitted
 from compressai_sga.models.c3.config import KNOWN, Architecture, layout
 from compressai_sga.models.c3.contexts import grid_sizes
 from compressai_sga.models.c3.image_codec import encode_image

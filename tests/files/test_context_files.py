@@ -25,7 +25,7 @@ from compressai_sga import coding, zoo
 from compressai_sga.coding.container import CODERS, unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, describe, models, read_picture
-from compressai_sga.files.portable import _predictors, make_portable
+from compressai_sga.files.float64 import _predictors, make_portable
 from compressai_sga.models.elic import SpaceChannelContext
 
 SIZES = {
@@ -110,7 +110,7 @@ PREDICT = """
 import pickle, sys, torch, zlib
 from compressai.registry import MODELS
 import compressai_sga
-from compressai_sga.files.portable import make_portable
+from compressai_sga.files.float64 import make_portable
 torch.set_num_threads(2)
 model, y, params = pickle.load(open(sys.argv[1], "rb"))
 for codec in model.latent_codec["y"].latent_codec.values():

@@ -22,9 +22,10 @@ from compressai_sga.__main__ import main
 from compressai_sga.coding.container import pack, unpack
 from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, read_picture
-from compressai_sga.files import fitted as module
-from compressai_sga.models.c3 import ARCHITECTURES, C3, checkpoint, model
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.files import c3 as module
+from compressai_sga.models.c3 import ARCHITECTURES, C3, model
+from compressai_sga.models.c3.fit import checkpoint
+from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.macs import macs_per_pixel
 
 ROOT = Path(compressai_sga.__file__).resolve().parent.parent
@@ -191,7 +192,9 @@ def test_a_target_that_cannot_be_written_is_known_before_the_fit(image, tmp_path
 KILLED = """
 import os, signal, sys
 from compressai_sga.__main__ import main
-from compressai_sga.models.c3 import checkpoint, fit, model
+from compressai_sga.models.c3 import model
+from compressai_sga.models.c3.fit import checkpoint
+from compressai_sga.models.c3.fit import loop as fit
 checkpoint.EVERY_SEC = 0.0
 place = sys.argv[1]
 step, search = fit.Fit.step, model.round_nets

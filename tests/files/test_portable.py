@@ -11,7 +11,7 @@ import torch
 from compressai.zoo.image import model_architectures
 
 from compressai_sga import zoo
-from compressai_sga.files.portable import BLOCK, _reach, make_portable
+from compressai_sga.files.float64 import BLOCK, _reach, make_portable
 
 
 @pytest.mark.parametrize("name", ["mbt2018-mean-small", "mbt2018-small"])

@@ -16,8 +16,8 @@ from compressai import models
 from compressai.registry import MODELS
 
 import compressai_sga
-from compressai_sga.hooks import evaluate as evaluate_module
-from compressai_sga.hooks import measures
+from compressai_sga.evaluation import evaluate as evaluate_module
+from compressai_sga.evaluation import extra_metrics as measures
 from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.refine import trained_lmbda
 

@@ -13,7 +13,7 @@ import torch
 from c3_images import save
 from compressai.models import FactorizedPrior
 
-from compressai_sga.hooks import evaluate as evaluate_module
+from compressai_sga.evaluation import evaluate as evaluate_module
 from compressai_sga.models.c3 import C3, C3Fast
 
 FIT = ["--lmbda", "1e-3", "--steps", "4", "--seed", "1", "--max-seconds", "60"]

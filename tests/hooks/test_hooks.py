@@ -17,7 +17,9 @@ from compressai.zoo.image import model_architectures
 import compressai_sga
 import compressai_sga_startup
 from compressai_sga import hooks
-from compressai_sga.hooks import PATCHES, evaluate, names, options
+from compressai_sga.evaluation import evaluate, options
+from compressai_sga.hooks import PATCHES
+from compressai_sga.hooks import registration as names
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 
-from compressai_sga.hooks.progress import Progress
+from compressai_sga.progress import Progress
 
 
 def test_bar_and_trace(capsys):

@@ -19,7 +19,7 @@ from compressai_sga.refine import LMBDA_BY_QUALITY, PRESETS, refine
 from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import build_adapter
 from compressai_sga.refine.objective import estimate_lmbda, nearest_published
-from compressai_sga.refine.polish import polish
+from compressai_sga.refine.rdoq import polish
 
 OTHERS = {*ARCHITECTURES, *zoo.DIFFUSION}
 REFINABLE = [r for r in zoo.list_models() if r.architecture not in OTHERS]  # those that round

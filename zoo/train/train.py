@@ -6,16 +6,15 @@
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores
      of each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which
-     machine), OUT/model.pth (the joint weights, `gains.load_joint` reads them, of the best average, its latent
-     scaled as the held-out photographs want it) and
-     OUT/model-1.pth to OUT/model-8.pth, folded for CompressAI's qualities: `eval_model checkpoint -a ARCH
-     -p OUT/model-3.pth`. With --state FILE also the fp16 weights, from which the run goes on where there is
-     no checkpoint.
+     machine), OUT/model.pth (the joint weights of the best average, for `gains.load_joint`; the latent is
+     scaled as the held-out photographs want it) and OUT/model-1.pth to OUT/model-8.pth, folded for
+     CompressAI's qualities: `eval_model checkpoint -a ARCH -p OUT/model-3.pth`. With --state FILE also the
+     fp16 weights, from which the run goes on where there is no checkpoint.
 
 Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g =
-sqrt(lmbda / 0.018) on its latent, so that all rates pull equally, which layers know by their `rates`
-(`compressai_sga.models.gains`); for
-rate-distortion autoencoders (rda-*) their own distortion. With --quality or --lmbda all crops have that one.
+sqrt(lmbda / 0.018) on its latent, so that all rates pull equally; layers know the rate by their `rates`
+(`compressai_sga.models.gains`). Rate-distortion autoencoders (rda-*) have their own distortion. With
+--quality or --lmbda all crops have that one.
 What makes it fast: PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); crops by detail
 (crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages,
 chosen by photographs that are held out (averages.py); in the last part larger crops, and straight-through

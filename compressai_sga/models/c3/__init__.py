@@ -3,14 +3,12 @@
 
 The files:
     config, macs                      architectures, presets, their cost
-    start, defaults                   first weights, of the image alone or of the zoo
-    canvas, network, fit, finish      the encoder: latents and nets by gradient descent
-    adam, soap, memory                its optimisers, and what keeps it fast on a CPU
-    steps                             weights rounded
+    defaults, network                 first weights of the zoo; the nets on planes of all grids
+    fit                               the encoder: latents and nets by gradient descent, weights rounded
     weights, image_codec              the two strings
     contexts, integer, tables,        latents, bit for bit the same everywhere
         latent_codec, native
-    model, checkpoint                 CompressAI's interface; a fit that was killed goes on
+    model                             CompressAI's interface
 """
 
 from .model import ARCHITECTURES, C3, C3Fast, C3Paper

@@ -28,13 +28,13 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ...errors import BitstreamError
-from .checkpoint import Checkpoint, held_interrupt
 from .config import PRESETS, Preset, lmbda_of
 from .config import adaptive as candidates
-from .fit import Fit, Progress
+from .fit.checkpoint import Checkpoint, held_interrupt
+from .fit.loop import Fit, Progress
+from .fit.weight_quantisation import round_nets
 from .image_codec import decode_image, encode_image, latent_likelihoods, reconstruct
 from .macs import Macs, macs_per_pixel
-from .steps import round_nets
 from .weights import Nets
 
 __all__ = ["ARCHITECTURES", "C3", "C3Fast", "C3Paper", "Fitted"]

@@ -9,7 +9,7 @@ log2 of the scale of a Laplace distribution (C3, Kim et al. 2024, eq. 3),
     P(v) = F(v + 1/2) - F(v - 1/2).
 Nothing but these ranges and the tables' of scales is clamped, and the image is not, in the loss.
 
-In:  arrays by name as `config.layout` lists them; planes of `canvas`.
+In:  arrays by name as `config.layout` lists them; planes of `grid_plane`.
 Out: bits of each latent, (B, positions); the image, (B, 3, H, W), not clipped.
      Memory: for more than 2^20 positions the nets run in chunks that are computed again for the gradient.
 """
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .canvas import Canvas, shifted
 from .config import Architecture
+from .fit.grid_plane import Canvas, shifted
 from .integer import MAX_CLAMP, Activation
 from .tables import SCALE_ZERO, SCALES, SCALES_PER_OCTAVE
 
@@ -178,7 +178,7 @@ def _double_rows(planes: Tensor, taps: Tensor) -> Tensor:
     batch, channels, height, width = planes.shape
     none = torch.zeros_like(taps[:, :1])
     phases = torch.stack([torch.cat([taps, none], 1), torch.cat([none, taps.flip(1)], 1)], 1)
-    # In planes with a border of two rows the taps are runs, as in `canvas`; the last rows are no result.
+    # In planes with a border of two rows the taps are runs, as in `grid_plane`; the last rows are no result.
     flat = F.pad(planes, (0, 0, 2, 2), mode="replicate").reshape(batch, -1)
     runs = shifted(flat, tuple(tap * width for tap in range(5)), 0, flat.shape[1] - 4 * width)
     made = F.pad(phases @ runs, (0, 4 * width)).unflatten(2, (channels, height + 4, width))[:, :, :, :height]

@@ -10,7 +10,7 @@ it follow the message's length, or the blocks and their candidates. Nothing else
 bit not at all: the step then takes a draw of p.
 
 Neither delivers quite the shift: a block looks at 2^(KL + 2) candidates, as those of Vonderfecht & Liu 2025
-do, and falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The loop of `chain` makes
+do, and falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The loop of `process` makes
 up for it: what counts is the shift for each bit, which is the same for messages of 0.8 to 1 KL bits. Longer
 ones overshoot.
 

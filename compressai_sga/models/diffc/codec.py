@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image to DiffC's bytes and back: the closed loop of `chain` over a channel and a stream.
+"""One image to DiffC's bytes and back: the closed loop of `process` over a channel and a stream.
 
 Both sides walk the same levels (`costs`). At each the network says what it expects, the encoder sends the
 step over the `channel`, and both take the z that the decoder gets. Hence the network's numbers must be the
@@ -32,9 +32,9 @@ from ...channels import prng
 from ...channels.index_code import IndexModel, uniform_model
 from ...diffusion.parametrisations import Denoiser
 from ...errors import BitstreamError
-from .chain import advance, kl_bits, shift
 from .channel import CODES, SIZES, Channel, announced_millibits
 from .costs import Ladder, StepCost, shortest_path
+from .process import advance, kl_bits, shift
 from .stream import Part, Reader, bits_of, to_bytes
 
 __all__ = [

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion.exact import arithmetic, exact_cpu
-from ...diffusion.windows import blend
+from ...diffusion.tiling import blend
 from ...errors import ShapeError
 
 __all__ = ["ExactDenoiser", "machine_tag", "module_tag"]

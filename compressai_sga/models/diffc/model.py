@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DiffC as a CompressAI model: images sent as noisy pixels, step by step, at any rate from one network.
 
-Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. See `chain` for the
+Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. See `process` for the
 process, `costs` for the steps, `channel` for how a step is sent and `codec` for the bytes.
 
     model = DiffCFlow(denoiser, quality=4, costs=costs)      # or bpp=0.5, bits=2000, step=12
@@ -36,13 +36,13 @@ from ...diffusion.pretrained import load
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError, ShapeError
 from ..settings import from_buffer, to_buffer
-from .chain import Reconstruction, ideal_levels, reconstruct
 from .channel import Channel, Method
 from .codec import Coder, Decoded, StepReport, decode_image, encode_image, path_of
 from .costs import Ladder, measure_errors
 from .exact_denoiser import ExactDenoiser, machine_tag, module_tag
 from .network import PixelDenoiser
 from .pixel_model import module_of, pixel_model, settings_of
+from .process import Reconstruction, ideal_levels, reconstruct
 
 __all__ = ["ARCHITECTURES", "QUALITY_BPP", "DiffC", "DiffCAncestral", "DiffCFlow"]
 

@@ -6,7 +6,7 @@
 from noise to r in a fixed number of steps (diffusion/samplers.py), each of which removes as much noise in dB:
 the cosine schedule of the training, cut into steps of equal time, takes four times as many for as much detail
 (sliced Wasserstein distance, second order, 8 against 32). In every step the network sees overlapping windows
-of the one noisy image (diffusion/windows.py): no seams, and only a few windows in memory. r is kept within
+of the one noisy image (diffusion/tiling.py): no seams, and only a few windows in memory. r is kept within
 what leaves x_1 + tau r in [0, 1], where its mean lies.
 
 The noise is a function of (seed, step, channel, row, column) by channels/prng.py, the same on every device;
@@ -31,7 +31,7 @@ from ...channels import prng
 from ...diffusion.parametrisations import convert
 from ...diffusion.samplers import Method, sample
 from ...diffusion.schedules import LinearLogSnr, grid
-from ...diffusion.windows import blend
+from ...diffusion.tiling import blend
 from ...errors import ShapeError
 from ...refine.synthesis import Precision, bfloat16_is_fast
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from compressai_sga.models.c3.canvas import Canvas
 from compressai_sga.models.c3.config import CONTEXTS
 from compressai_sga.models.c3.contexts import Context, grid_sizes, nearest_taps
+from compressai_sga.models.c3.fit.grid_plane import Canvas
 
 SIZES = [(1, 1), (1, 9), (17, 1), (13, 22), (32, 64), (37, 20)]
 

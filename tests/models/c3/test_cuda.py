@@ -7,7 +7,7 @@ from c3_pictures import natural
 
 from compressai_sga.models.c3 import C3, C3Fast
 from compressai_sga.models.c3.config import PRESETS
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.image_codec import decode_strings
 
 pytestmark = [

@@ -13,9 +13,9 @@ from compressai_sga.models.c3 import defaults as shipped
 from compressai_sga.models.c3 import weights
 from compressai_sga.models.c3.config import KNOWN, PRESETS, layout
 from compressai_sga.models.c3.defaults import SHIFT, defaults, nearest, read_defaults, save_defaults
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.loop import Fit
+from compressai_sga.models.c3.fit.weight_quantisation import _Search
 from compressai_sga.models.c3.network import synthesise
-from compressai_sga.models.c3.steps import _Search
 from compressai_sga.models.c3.weights import Nets, decode_nets, encode_nets
 
 ARCHITECTURE = PRESETS["c3"].architecture

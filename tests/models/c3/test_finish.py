@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from compressai_sga.models.c3 import memory
-from compressai_sga.models.c3.finish import Finish
+from compressai_sga.models.c3.fit import memory
+from compressai_sga.models.c3.fit.stage2 import Finish
 
 
 def test_each_image_goes_back_to_its_own_best():

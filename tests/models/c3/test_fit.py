@@ -12,11 +12,11 @@ import pytest
 import torch
 from c3_pictures import constant, natural, noise
 
-from compressai_sga.models.c3 import fit as fit_module
-from compressai_sga.models.c3.adam import Adam
-from compressai_sga.models.c3.checkpoint import Checkpoint
 from compressai_sga.models.c3.config import PRESETS
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit import loop as fit_module
+from compressai_sga.models.c3.fit.adam import Adam
+from compressai_sga.models.c3.fit.checkpoint import Checkpoint
+from compressai_sga.models.c3.fit.loop import Fit
 
 LMBDA = 1e-3
 

@@ -25,10 +25,10 @@ from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.models.c3 import ARCHITECTURES, C3, C3Fast
 from compressai_sga.models.c3 import model as module
 from compressai_sga.models.c3.config import PRESETS, Preset
-from compressai_sga.models.c3.fit import Fit
+from compressai_sga.models.c3.fit.loop import Fit
+from compressai_sga.models.c3.fit.weight_quantisation import _Search, round_nets
 from compressai_sga.models.c3.image_codec import decode_image, decode_strings, encode_image, reconstruct
 from compressai_sga.models.c3.latent_codec import bits_of
-from compressai_sga.models.c3.steps import _Search, round_nets
 
 LMBDA = 1e-3
 

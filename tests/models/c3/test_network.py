@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from c3_random import LEARNED, SMALL, random_grids, random_nets, tensors
 
 from compressai_sga.models.c3 import network
-from compressai_sga.models.c3.canvas import Canvas
 from compressai_sga.models.c3.config import KNOWN
 from compressai_sga.models.c3.contexts import grid_sizes
+from compressai_sga.models.c3.fit.grid_plane import Canvas
 from compressai_sga.models.c3.image_codec import reconstruct
 from compressai_sga.models.c3.latent_codec import bits_of, predict
 from compressai_sga.models.c3.tables import rows

@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from compressai_sga.models.c3 import soap
-from compressai_sga.models.c3.adam import Adam
 from compressai_sga.models.c3.config import PRESETS, ArraySpec, layout
-from compressai_sga.models.c3.soap import Soap
+from compressai_sga.models.c3.fit import soap
+from compressai_sga.models.c3.fit.adam import Adam
+from compressai_sga.models.c3.fit.soap import Soap
 
 ROWS, COLUMNS, BATCH = 8, 7, 3
 SPECS = [ArraySpec("synthesis.0.weight", (ROWS, COLUMNS - 1)), ArraySpec("synthesis.0.bias", (ROWS,))]

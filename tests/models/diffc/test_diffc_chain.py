@@ -8,7 +8,7 @@ import torch
 
 from compressai_sga.diffusion.gaussian import DiagonalGaussian
 from compressai_sga.diffusion.samplers import ancestral_step, torch_noise
-from compressai_sga.models.diffc import chain
+from compressai_sga.models.diffc import process as chain
 
 SOURCE = DiagonalGaussian(0.3, 2.0)
 LEVELS = torch.tensor([-3.0, -1.5, 0.0, 1.0], dtype=torch.float64)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from compressai_sga.diffusion.gaussian import DiagonalGaussian
-from compressai_sga.models.diffc import chain
+from compressai_sga.models.diffc import process as chain
 
 EVAL = Path(__file__).resolve().parents[3] / "eval"
 BAR = 0.02

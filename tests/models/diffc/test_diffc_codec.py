@@ -8,7 +8,8 @@ import torch
 from diffc_parts import GaussianSource
 
 from compressai_sga.errors import BitstreamError
-from compressai_sga.models.diffc import chain, codec
+from compressai_sga.models.diffc import codec
+from compressai_sga.models.diffc import process as chain
 from compressai_sga.models.diffc.channel import Channel, announced_millibits
 from compressai_sga.models.diffc.codec import Coder, decode_image, encode_image
 from compressai_sga.models.diffc.costs import Ladder

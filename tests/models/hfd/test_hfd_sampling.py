@@ -16,7 +16,7 @@ from compressai_sga.channels import prng
 from compressai_sga.diffusion.gaussian import DiagonalGaussian
 from compressai_sga.diffusion.samplers import sample
 from compressai_sga.diffusion.schedules import Cosine, alpha_sigma, grid
-from compressai_sga.diffusion.windows import window_positions
+from compressai_sga.diffusion.tiling import window_positions
 from compressai_sga.errors import ShapeError
 from compressai_sga.models.hfd.sampling import LEVELS, Sampling, draw_residual, pixel_noise, seed_of
 

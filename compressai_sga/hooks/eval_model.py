@@ -21,8 +21,8 @@ from torch import nn
 
 from .. import zoo
 from ..errors import SgaError
-from .evaluate import Evaluation
-from .options import add_options, given, request_of
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.options import add_options, given, request_of
 
 __all__ = ["wrap_download", "wrap_inference", "wrap_main", "wrap_setup_args"]
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import ArraySpec, layout
-from .fit import Fit
-from .integer import MAX_CLAMP, AccumulationError
-from .integer import MAX_SHIFT as MAX_ENTROPY_SHIFT
-from .network import context_of, entropy_net, latent_bits, refine, synthesise, upsample
-from .weights import MAX_SHIFT, Nets, array_bits
+from ..config import ArraySpec, layout
+from ..integer import MAX_CLAMP, AccumulationError
+from ..integer import MAX_SHIFT as MAX_ENTROPY_SHIFT
+from ..network import context_of, entropy_net, latent_bits, refine, synthesise, upsample
+from ..weights import MAX_SHIFT, Nets, array_bits
+from .loop import Fit
 
 __all__ = ["round_nets"]
 

@@ -34,7 +34,7 @@ from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container
 from ..errors import BitstreamError, SgaError
 from ..models.c3 import ARCHITECTURES
-from ..models.c3.checkpoint import Checkpoint
+from ..models.c3.fit.checkpoint import Checkpoint
 from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets

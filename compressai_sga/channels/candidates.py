@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import prng
-from .laws import Law, Proposal
+from .distributions import Law, Proposal
 
 __all__ = ["candidate_draws", "chosen_draws", "expanded_rows"]
 

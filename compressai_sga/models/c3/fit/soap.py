@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .config import ArraySpec
+from ..config import ArraySpec
 
 __all__ = ["Soap"]
 

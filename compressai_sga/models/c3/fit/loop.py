@@ -33,18 +33,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...channels.universal import conditional_mean
-from ...relaxations import gaussian_noise, kumaraswamy_noise, soft_round
+from ....channels.universal_quantisation import conditional_mean
+from ....relaxations import gaussian_noise, kumaraswamy_noise, soft_round
+from ..config import Preset, layout
+from ..defaults import nearest
+from ..network import context_of, entropy_net, latent_bits, synthesise, upsample
+from ..tables import MAX_LATENT
 from . import memory
 from .adam import Adam
-from .canvas import Canvas
-from .config import Preset, layout
-from .defaults import nearest
-from .finish import Finish
-from .network import context_of, entropy_net, latent_bits, synthesise, upsample
+from .grid_plane import Canvas
+from .initialisation import first_parameters, origin_of, parameter_scale, warm_parameters
 from .soap import Soap
-from .start import first_parameters, origin_of, parameter_scale, warm_parameters
-from .tables import MAX_LATENT
+from .stage2 import Finish
 
 __all__ = ["Fit", "Progress"]
 

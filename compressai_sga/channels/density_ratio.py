@@ -9,7 +9,7 @@ Gaussian, uniform) log r is quadratic too, so that its supremum is at the vertex
     x* = (q_prec q_mean - p_prec p_mean) / (q_prec - p_prec),
     two Gaussians: sup log r = log(p_std / q_std) + (q_mean - p_mean)^2 / (2 (p_std^2 - q_std^2)).
 
-In:  laws of `laws`, batch shapes that broadcast. Out: nats (`log_ratio_bound`) or bits.
+In:  laws of `distributions`, batch shapes that broadcast. Out: nats (`log_ratio_bound`) or bits.
 Fails with ``ShapeError`` for different dimensions, ``ValueError`` for a target that puts mass where the
      proposal has none, and for pairs without a closed form.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from .laws import Density, DiagonalGaussian, Finite, Law, Proposal, TruncatedGaussian, Uniform
+from .distributions import Density, DiagonalGaussian, Finite, Law, Proposal, TruncatedGaussian, Uniform
 
 __all__ = ["check_pair", "divergence_bits", "log_ratio_bound", "ratio_scorer"]
 

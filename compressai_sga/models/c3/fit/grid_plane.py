@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contexts import Context, grid_sizes
+from ..contexts import Context, grid_sizes
 
 __all__ = ["Canvas", "shifted"]
 

@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .config import Architecture, Preset, layout
-from .defaults import DefaultNets
-from .network import synthesise
+from ..config import Architecture, Preset, layout
+from ..defaults import DefaultNets
+from ..network import synthesise
 
 __all__ = ["first_parameters", "origin_of", "parameter_scale", "warm_parameters"]
 

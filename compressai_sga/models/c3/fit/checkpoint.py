@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from .fit import Fit, Progress
+from .loop import Fit, Progress
 
 __all__ = ["Checkpoint", "held_interrupt"]
 

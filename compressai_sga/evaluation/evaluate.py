@@ -33,19 +33,12 @@ from torch import Tensor, nn
 
 from ..errors import SgaError
 from ..models import c3
-from ..refine import (
-    LMBDA_BY_QUALITY,
-    RefineConfig,
-    refine,
-    refined,
-    set_trained_lmbda,
-    trained_lmbda,
-)
+from ..progress import Progress
+from ..refine import LMBDA_BY_QUALITY, RefineConfig, refine, refined, set_trained_lmbda, trained_lmbda
 from . import checks
+from .extra_metrics import Measures
 from .journal import Journal, cache_folder, weights_sha256
-from .measures import Measures
 from .options import Request
-from .progress import Progress
 
 __all__ = ["Evaluation"]
 
