@@ -211,7 +211,7 @@ def disable() -> None:
             setattr(owner, name, stock)
     zoo.unregister()
     coders.unregister()
-    names.unregister()
+    registration.unregister()
     _enabled = False
 
 

@@ -10,9 +10,9 @@ it follow the message's length, or the blocks and their candidates. Nothing else
 bit not at all: the step then takes a draw of p.
 
 Neither delivers quite the shift: a block looks at 2^(KL + 2) candidates, as those of Vonderfecht & Liu 2025
-do, and falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The loop of `process` makes
-up for it: what counts is the shift for each bit, which is the same for messages of 0.8 to 1 KL bits. Longer
-ones overshoot.
+do, and falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The loop in `process`
+makes up for it: what counts is the shift for each bit, which is the same for messages of 0.8 to 1 KL bits.
+Longer ones overshoot.
 
 In:  shift (D,) in units of p's std, announced divergence in thousandths of a bit, seed and step.
 Out: parts (numbers, `IndexModel`) for the stream; normal numbers (D,) from them, the same on any machine.
