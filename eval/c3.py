@@ -40,16 +40,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import torch
 from c3_plain import PlainFit
 from c3_report import ANCHORS, REFERENCE, figure, pictures, tables
 from compressai.utils.eval_model.__main__ import read_image
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor
 
+from compressai_sga.comparison import published
 from compressai_sga.models.c3 import C3, native
 from compressai_sga.models.c3.config import PRESETS
 from compressai_sga.models.c3.fit.grid_plane import Canvas
@@ -59,6 +56,9 @@ from compressai_sga.models.c3.latent_codec import bits_of
 from compressai_sga.models.c3.macs import macs_per_pixel
 from compressai_sga.models.c3.model import Fitted
 from compressai_sga.models.c3.network import context_of, entropy_net, latent_bits
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from c3 import SEED, SHARED, image_path, levels, read, settings_of
-from records import Record
-from tasks import Task, add_options, finish, run
 
 from compressai_sga.models.c3 import C3
 from compressai_sga.models.c3.config import PRESETS
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 HERE = Path(__file__).resolve().parent
 PAPER_LMBDAS = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 8e-4, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 8e-3, 1e-2, 2e-2)

@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from compressai.registry import MODELS
 from PIL import Image
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 
 from compressai_sga import zoo
 from compressai_sga.coding import CODERS, set_coder
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 ROOT = Path(__file__).resolve().parent
 TIMED = (

@@ -37,9 +37,6 @@ import critic_report
 import torch
 from compressai.utils.eval_model.__main__ import psnr, read_image
 from PIL import Image
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor, to_pil_image
 
@@ -48,6 +45,9 @@ from compressai_sga.errors import SgaError
 from compressai_sga.metrics.critic import Compressor, batch_critic, critic, default_reference
 from compressai_sga.metrics.photographs import PHOTOGRAPHS
 from compressai_sga.metrics.pixel_model import FittedPixelModel
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 EVAL = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", EVAL.parent.parent / "shared" / "data"))

@@ -17,7 +17,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from records import mean_error
+
+from compressai_sga.tasks.records import mean_error
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

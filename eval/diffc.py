@@ -40,13 +40,13 @@ from diffc_gaussian import simulate, steps_cost
 from diffc_images import ideal, load, npz_crops, photo_crops, sent, tag
 from diffc_images_report import crops_figure, curves_figure, image_tables, overhead_figure
 from diffc_report import gaussian_figure, gaussian_tables
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 
 from compressai_sga import zoo
 from compressai_sga.models.diffc import DiffC
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))

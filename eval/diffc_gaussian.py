@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from records import mean_error
 from torch import Tensor
 
 from compressai_sga.diffusion import gaussian_rates
@@ -32,6 +31,7 @@ from compressai_sga.diffusion.samplers import torch_noise
 from compressai_sga.diffusion.schedules import LinearLogSnr, grid
 from compressai_sga.models.diffc import costs
 from compressai_sga.models.diffc import process as chain
+from compressai_sga.tasks.records import mean_error
 
 __all__ = ["LAM", "STEPS_GRID", "Spacing", "levels_in", "log_snr_of", "marked_grid", "simulate", "steps_cost"]
 

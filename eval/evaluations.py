@@ -24,13 +24,11 @@ from typing import Any
 
 import c3_report
 import coders
-import compare_report
 import critic_report
 import diffc_images_report
 import diffc_report
 import findings
 import hfd_report
-import published
 import rda
 import rdp_gaussian
 import refine_curve
@@ -45,6 +43,9 @@ import stochastic_encoders
 import universal
 import zoo_curve
 from matplotlib.figure import Figure
+
+from compressai_sga.comparison import published
+from compressai_sga.comparison import report as compare_report
 
 __all__ = ["EVALUATIONS", "Evaluation", "slug", "summary"]
 

@@ -22,13 +22,13 @@ import diffc_images_report
 import diffc_report
 import hfd_report
 import numpy as np
-import published
 import refine_curve
 import refine_methods
 import universal
 import zoo_curve
 
 from compressai_sga import metrics
+from compressai_sga.comparison import published
 
 __all__ = [
     "c3_crops",

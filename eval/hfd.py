@@ -40,9 +40,6 @@ import torch.nn.functional as F
 from compressai.ops import compute_padding
 from compressai.utils.eval_model.__main__ import read_image
 from hfd_report import CROPS, crops, figure, tables
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -52,6 +49,9 @@ from compressai_sga.errors import SgaError
 from compressai_sga.metrics import METRICS, SET_METRICS, SlicedWasserstein
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
 from compressai_sga.models.hfd.sampling import seed_of
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))

@@ -31,7 +31,8 @@ from pathlib import Path
 
 import claims
 from evaluations import EVALUATIONS, Evaluation, summary
-from provenance import digest, drawn_from, save_figure
+
+from compressai_sga.tasks.provenance import digest, drawn_from, save_figure
 
 __all__ = ["DOCUMENTS", "blocks", "check", "write"]
 

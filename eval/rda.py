@@ -36,14 +36,14 @@ import rda_pictures
 import torch
 from compressai.utils.eval_model.__main__ import read_image
 from matplotlib.figure import Figure
-from provenance import save_figure
-from records import Record, mean_error
 from scipy.special import ndtr
-from tasks import Task, add_options, run
 from torch import nn
 
 from compressai_sga import zoo
 from compressai_sga.models import rda
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record, mean_error
+from compressai_sga.tasks.tasks import Task, add_options, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

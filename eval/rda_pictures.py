@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_msssim import ms_ssim
-from records import Record
 
 from compressai_sga import zoo
 from compressai_sga.files import compress_picture, decompress_picture, read_picture
+from compressai_sga.tasks.records import Record
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -36,13 +36,13 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from provenance import save_figure
-from records import Record, mean_error
 from scipy import stats
-from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import prng, reverse
 from compressai_sga.channels.distributions import DiagonalGaussian
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record, mean_error
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -27,10 +27,10 @@ import matplotlib
 import refine_methods
 import torch
 from matplotlib.figure import Figure
-from provenance import save_figure
-from tasks import add_options, finish
 
 from compressai_sga import metrics, zoo
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.tasks import add_options, finish
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -29,13 +29,13 @@ import torch
 from compressai.utils.eval_model.__main__ import read_image
 from matplotlib.figure import Figure
 from PIL import Image
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 
 import compressai_sga
 from compressai_sga import zoo
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

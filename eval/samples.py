@@ -37,15 +37,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import save_figure
-from records import Record, mean_error
 from samples_report import figure, short_tables, tables
 from scipy import stats
-from tasks import Task, add_options, finish, run
 
 from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
 from compressai_sga.channels.density_ratio import divergence_bits, log_ratio_bound
 from compressai_sga.channels.distributions import DiagonalGaussian, Finite
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record, mean_error
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("normal", "dirichlet", "hybrid", "blocks", "speed")

@@ -32,15 +32,15 @@ import sga_plus_figures
 import sga_plus_report
 import torch
 from compressai.utils.eval_model.__main__ import read_image
-from records import Record
 from sga_plus_plan import FULL, PARTS, REDUCED, Plan, Setting, config
-from tasks import Task, add_options, device, finish, run
 from torch import Tensor, nn
 
 import compressai_sga
 from compressai_sga import zoo
 from compressai_sga.refine import loop
 from compressai_sga.refine.objective import distortion
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, device, finish, run
 
 HERE = Path(__file__).resolve().parent
 KODAK = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data")) / "kodak"

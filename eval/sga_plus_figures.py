@@ -17,10 +17,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from provenance import save_figure
 from sga_plus_claims import imitations, rate_family
 from sga_plus_plan import LABELS, METHODS, OURS, SGA, THREE
 from sga_plus_runs import Results, Run, difference, estimate, points
+
+from compressai_sga.tasks.provenance import save_figure
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -18,12 +18,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from records import mean_error
 from scipy import stats
 from sga_plus_plan import METHODS, OURS, Setting, paper
 
 from compressai_sga.errors import SgaError
 from compressai_sga.metrics import Delta, bd_psnr, bd_rate
+from compressai_sga.tasks.records import mean_error
 
 __all__ = ["Bd", "Estimate", "Results", "Run", "bd", "difference", "estimate", "points", "spread"]
 

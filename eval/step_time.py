@@ -30,8 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import measured_on
-from records import Record, machine
 from torch import Tensor, nn
 from torch.distributions import RelaxedOneHotCategorical
 from tqdm import tqdm
@@ -40,6 +38,8 @@ from compressai_sga import zoo
 from compressai_sga.refine import trained_lmbda
 from compressai_sga.refine.loop import _pad, _Run
 from compressai_sga.refine.presets import RefineConfig
+from compressai_sga.tasks.provenance import measured_on
+from compressai_sga.tasks.records import Record, machine
 
 HERE = Path(__file__).resolve().parent
 STEPS = 10  # steps a round

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from compressai.utils.eval_model.__main__ import read_image
 from matplotlib.figure import Figure
-from provenance import save_figure
-from records import Record, mean_error
-from tasks import Task, add_options, finish, run
 from torch import Tensor, nn
 
 from compressai_sga import zoo
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record, mean_error
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

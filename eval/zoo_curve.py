@@ -29,15 +29,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import published
 from compressai.utils.eval_model.__main__ import inference, read_image
 from matplotlib.figure import Figure
-from provenance import save_figure
-from records import Record
-from tasks import Task, add_options, finish, run
 from torch import nn
 
 from compressai_sga import metrics, zoo
+from compressai_sga.comparison import published
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

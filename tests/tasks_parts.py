@@ -104,8 +104,8 @@ def peak(megabytes: int) -> dict[str, Any]:
 
 def main() -> None:
     sys.path.insert(0, str(EVAL))
-    from records import Record
-    from tasks import Task, add_options, finish, run
+    from compressai_sga.tasks.records import Record
+    from compressai_sga.tasks.tasks import Task, add_options, finish, run
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")

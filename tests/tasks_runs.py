@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the tasks of tasks_parts.py, and what they left: for the tests of eval/tasks.py and records.py."""
+"""Runs of the tasks of tasks_parts.py, and what they left: for the tests of compressai_sga/tasks/tasks.py and records.py."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Of eval/, and the tasks' functions."""
     for folder in (HERE, HERE.parent / "eval"):
         monkeypatch.syspath_prepend(str(folder))
-    import records
-    import tasks
     import tasks_parts
-    import worker_pool
-    from worker_task import pack
+
+    from compressai_sga.tasks import pool as worker_pool
+    from compressai_sga.tasks import records, tasks
+    from compressai_sga.tasks.process import pack
 
     return SimpleNamespace(
         tasks=tasks, Task=tasks.Task, records=records, pool=worker_pool, parts=tasks_parts, pack=pack

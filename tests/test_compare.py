@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/compare.py: everything it writes is of what was coded; it goes on, and names what fails."""
+"""compressai_sga/comparison/plan.py: everything it writes is of what was coded; it goes on, and names what fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENTRIES = ["jpeg@10,40,80", "bmshj2018-factorized-small"]
 @pytest.fixture
 def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import compare
+    from compressai_sga.comparison import plan as compare
 
     return compare
 
@@ -171,7 +171,7 @@ def test_odd_images(compare, tmp_path, capsys):
 
 
 def test_bd_rates_of_known_curves(compare):
-    import compare_report as report
+    from compressai_sga.comparison import report
 
     values = {"bpp": [0.2, 0.4, 0.8, 1.6], "psnr-rgb": [28.0, 31.0, 34.0, 37.0]}
     half = {"bpp": [b / 2 for b in values["bpp"]], "psnr-rgb": values["psnr-rgb"]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/compare_html.py: a page that is whole in itself, escapes what it is given, and keeps pictures exact.
+"""compressai_sga/comparison/page.py: a page that is whole in itself, escapes what it is given, and keeps pictures exact.
 
 What the page does in a browser is in test_compare_viewer.py.
 """
@@ -30,7 +30,7 @@ NASTY = "<script>window.evil = 1</script><img src=x onerror='window.evil=1'>&amp
 @pytest.fixture
 def page(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import compare_html
+    from compressai_sga.comparison import page as compare_html
 
     return compare_html
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of eval/compare_html.py in a real browser: figures, tables, and the picture viewer.
+"""The report of compressai_sga/comparison/page.py in a real browser: figures, tables, and the picture viewer.
 
 Pictures are compared with what the browser shows, pixel by pixel. Needs Chromium, its driver and selenium.
 """
@@ -56,7 +56,7 @@ def site(tmp_path_factory, pixels):
     folder = tmp_path_factory.mktemp("site")
     sys.path.insert(0, str(EVAL))
     try:
-        import compare_html as page
+        from compressai_sga.comparison import page
     finally:
         sys.path.remove(str(EVAL))
     pictures = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/entries.py: what a line means, and that a wrong one says what is wrong and what there is."""
+"""compressai_sga/comparison/entries.py: what a line means, and that a wrong one says what is wrong and what there is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scripts(monkeypatch):
     ],
 )
 def test_lines(line, label, points):
-    from entries import parse
+    from compressai_sga.comparison.entries import parse
 
     entry = parse(line)
     assert (entry.label, entry.points) == (label, points)
@@ -44,7 +44,7 @@ def test_lines(line, label, points):
 
 
 def test_options_are_those_of_eval_model():
-    from entries import parse
+    from compressai_sga.comparison.entries import parse
 
     entry = parse("mbt2018-mean-small@2:refine=ssl:refine-steps=7:refine-lmbda=0.01")
     assert entry.request.refine == {"method": "ssl", "steps": 7, "lmbda": 0.01}
@@ -54,7 +54,7 @@ def test_options_are_those_of_eval_model():
 
 
 def test_checkpoints_are_points(tmp_path):
-    from entries import parse
+    from compressai_sga.comparison.entries import parse
 
     files = [tmp_path / "a.pth", tmp_path / "b.pth"]
     for file in files:
@@ -64,7 +64,7 @@ def test_checkpoints_are_points(tmp_path):
 
 
 def test_long_labels_make_short_names_of_files():
-    from entries import slug
+    from compressai_sga.comparison.entries import slug
 
     names = {slug("x" * 300 + end) for end in ("a", "b")}
     assert len(names) == 2 and all(len(name) == 80 for name in names)
@@ -94,7 +94,7 @@ def test_long_labels_make_short_names_of_files():
     ],
 )
 def test_wrong_lines(line, says):
-    from entries import parse
+    from compressai_sga.comparison.entries import parse
 
     with pytest.raises(SgaError) as error:
         parse(line)
@@ -102,8 +102,8 @@ def test_wrong_lines(line, says):
 
 
 def test_a_format_that_pillow_lacks_is_named(monkeypatch):
-    import classical
-    from entries import parse
+    from compressai_sga.comparison import classical
+    from compressai_sga.comparison.entries import parse
 
     monkeypatch.setattr(Image, "SAVE", {"JPEG": Image.SAVE.get("JPEG")})
     assert not classical.available("avif")
@@ -112,7 +112,7 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch):
 
 
 def test_every_zoo_model_is_an_entry():
-    from entries import parse
+    from compressai_sga.comparison.entries import parse
 
     for name in {record.name for record in zoo.list_models()}:
         assert parse(name).points == tuple(str(r.quality) for r in zoo.list_models() if r.name == name)

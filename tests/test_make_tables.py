@@ -170,7 +170,7 @@ def test_figures_are_known_by_what_they_were_drawn_from(script, copy):
 
 def test_a_figure_says_what_it_was_drawn_from(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import provenance
+    from compressai_sga.tasks import provenance
 
     matplotlib.use("Agg")
     sources = [tmp_path / "b.json", tmp_path / "a.json"]

@@ -166,7 +166,7 @@ def test_every_option_of_the_readme_is_in_help_and_the_other_way_round(capsys, m
     told = set(re.findall(r"^\| `(--[\w-]+)", README, re.M))
     ours = set(re.findall(r"^  (--(?:refine[\w-]*|metrics)) ", text, re.M))
     assert told == ours
-    text += help_of(("eval/compare.py",), capsys, monkeypatch)
+    text += help_of(("compressai_sga/comparison/plan.py",), capsys, monkeypatch)
     for option in re.findall(r"`(--[\w-]+)", README):
         assert option in text, option
 

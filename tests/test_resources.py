@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/resources.py: the peak is that of the block alone, whatever the process held before."""
+"""compressai_sga/comparison/resources.py: the peak is that of the block alone, whatever the process held before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scripts(monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's peak is Linux's")
 def test_memory_is_the_blocks_own():
-    from resources import measured
+    from compressai_sga.comparison.resources import measured
 
     def work(mb: int) -> dict[str, float]:
         with measured() as used:
@@ -32,7 +32,7 @@ def test_memory_is_the_blocks_own():
 
 
 def test_cpu_seconds_do_not_count_waiting():
-    from resources import measured
+    from compressai_sga.comparison.resources import measured
 
     with measured() as used:
         time.sleep(0.2)

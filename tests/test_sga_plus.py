@@ -93,7 +93,8 @@ def test_parts_share_settings_and_names_are_unique():
 
 def test_a_run_resumes_without_measuring_twice(folder, tmp_path, monkeypatch, capsys):
     import sga_plus
-    from records import Record
+
+    from compressai_sga.tasks.records import Record
 
     out, figures = tmp_path / "results" / "tiny.json", tmp_path / "figures"
     tiny = ["--reduced", "--crop", "64", "--images", str(folder), "--steps", "3", "--qualities", "3"]
@@ -390,8 +391,9 @@ def test_results_are_of_the_shipped_weights_and_the_plan():
 
 @committed
 def test_figures_are_of_the_results():
-    from provenance import digest, drawn_from
     from sga_plus_plan import PARTS
+
+    from compressai_sga.tasks.provenance import digest, drawn_from
 
     for part in PARTS:
         assert drawn_from(EVAL / "figures" / f"sga-plus-reduced-{part}.png") == digest([RESULTS])

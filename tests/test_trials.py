@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/trials.py: what is reported is what was coded, and what CompressAI's own evaluation reports."""
+"""compressai_sga/comparison/trials.py: what is reported is what was coded, and what CompressAI's own evaluation reports."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def psnr_db(a: Path | str, b: Path | str) -> float:
 
 @pytest.mark.parametrize("line", ["jpeg@40", "webp@40", "avif@40", "jxl@40", "jpeg2000@40"])
 def test_classical_codecs(line, image, tmp_path):
-    import classical
-    import trials
-    from entries import parse
+    from compressai_sga.comparison import classical, trials
+    from compressai_sga.comparison.entries import parse
 
     if not classical.available(line.split("@")[0]):
         pytest.skip(f"this Pillow cannot write {line}")
@@ -67,7 +66,7 @@ def test_classical_codecs(line, image, tmp_path):
 
 
 def test_a_model_is_what_eval_model_says(image, tmp_path):
-    import trials
+    from compressai_sga.comparison import trials
 
     net = zoo.load("mbt2018-mean-small", 2)
     expected = stock.inference(net, stock.read_image(Path(image)))
@@ -81,8 +80,7 @@ def test_a_model_is_what_eval_model_says(image, tmp_path):
 
 @pytest.mark.parametrize(("label", "point"), [("jpeg", "50"), ("bmshj2018-factorized-small", "1")])
 def test_what_coding_takes_is_without_the_metrics(label, point, image, monkeypatch):
-    import classical
-    import trials
+    from compressai_sga.comparison import classical, trials
 
     inside, looked = [], []
 
@@ -104,8 +102,8 @@ def test_what_coding_takes_is_without_the_metrics(label, point, image, monkeypat
 
 
 def test_identity_is_of_all_that_is_loaded():
-    import trials
-    from entries import parse
+    from compressai_sga.comparison import trials
+    from compressai_sga.comparison.entries import parse
 
     def weights(line: str, point: str) -> list[str]:
         return trials.identity(parse(line), point)["weights"]
@@ -119,7 +117,7 @@ def test_identity_is_of_all_that_is_loaded():
 
 
 def test_refinement_and_coder(image):
-    import trials
+    from compressai_sga.comparison import trials
 
     def loss(values: dict[str, float]) -> float:
         (record,) = (r for r in zoo.list_models() if (r.name, r.quality) == ("mbt2018-mean-small", 3))
@@ -135,8 +133,8 @@ def test_refinement_and_coder(image):
 
 
 def test_checkpoints(image, tmp_path):
-    import trials
-    from entries import parse
+    from compressai_sga.comparison import trials
+    from compressai_sga.comparison.entries import parse
 
     torch.manual_seed(0)
     net, path = FactorizedPrior(8, 12), tmp_path / "mine.pth"
@@ -152,8 +150,8 @@ def test_checkpoints(image, tmp_path):
 
 def test_variable_rate(image, tmp_path):
     """A smaller quantisation step takes more bits, of the same weights."""
-    import trials
-    from entries import parse
+    from compressai_sga.comparison import trials
+    from compressai_sga.comparison.entries import parse
 
     torch.manual_seed(0)
     path = tmp_path / "vbr.pth"
@@ -164,7 +162,7 @@ def test_variable_rate(image, tmp_path):
 
 
 def test_a_small_image_has_no_ms_ssim(image, tmp_path):
-    import trials
+    from compressai_sga.comparison import trials
 
     small = tmp_path / "small.png"
     Image.open(image).crop((0, 0, 100, 90)).save(small)
@@ -175,7 +173,7 @@ def test_a_small_image_has_no_ms_ssim(image, tmp_path):
 
 def test_macs(image):
     """Four convolutions of 5x5 and stride 2 with three GDNs (1x1), N = 64 and M = 96, counted by hand."""
-    import trials
+    from compressai_sga.comparison import trials
 
     n, m = 64, 96
     layers = [(3, n), (n, n), (n, n), (n, m)]
@@ -192,8 +190,8 @@ def test_macs(image):
 
 def test_a_checkpoint_of_the_context_model(image, tmp_path):
     """As any other: bytes, refined bytes, and multiplications, which are those that its file states."""
-    import trials
-    from entries import parse
+    from compressai_sga.comparison import trials
+    from compressai_sga.comparison.entries import parse
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -214,7 +212,7 @@ def test_a_checkpoint_of_the_context_model(image, tmp_path):
 
 
 def test_sets(image, tmp_path):
-    import trials
+    from compressai_sga.comparison import trials
 
     pictures = []
     for quality in ("5", "95"):
@@ -224,8 +222,7 @@ def test_sets(image, tmp_path):
 
 
 def test_failures_are_sentences(image, monkeypatch):
-    import classical
-    import trials
+    from compressai_sga.comparison import classical, trials
 
     def stop(*_: object, **__: object) -> None:
         raise SystemExit(1)  # what the bench does when a program fails

@@ -28,17 +28,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import classical
 from compressai import available_entropy_coders
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo.image import cfgs
 
 import compressai_sga  # noqa: F401 -- registers its models
-from compressai_sga import zoo
-from compressai_sga.errors import SgaError
-from compressai_sga.evaluation import checks
-from compressai_sga.evaluation.options import Request, add_options, request_of
-from compressai_sga.refine import METHODS, PRESETS, RefineConfig
+from compressai_sga.comparison import classical
+
+from .. import zoo
+from ..errors import SgaError
+from ..evaluation import checks
+from ..evaluation.options import Request, add_options, request_of
+from ..refine import METHODS, PRESETS, RefineConfig
 
 __all__ = ["Entry", "parse", "slug"]
 

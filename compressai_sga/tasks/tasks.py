@@ -28,11 +28,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-import worker_pool
-import worker_ray
-from records import Record
 from tqdm import tqdm
-from worker_task import Outcome, Task, attempt, device
+
+from compressai_sga.tasks import pool as worker_pool
+from compressai_sga.tasks import ray_cluster as worker_ray
+
+from .process import Outcome, Task, attempt, device
+from .records import Record
 
 __all__ = ["Task", "add_options", "device", "finish", "run"]
 

@@ -123,7 +123,7 @@ class Record:
         try:
             self._lock.acquire()
         except Timeout:
-            from compressai_sga.errors import SgaError  # not above: workers would import it for nothing
+            from ..errors import SgaError  # not above: workers would import it for nothing
 
             raise SgaError(
                 f"another run is writing {self.path}; wait until it ends, or give this one another file"

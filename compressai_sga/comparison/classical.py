@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 import PIL
 from compressai.utils.bench import codecs as bench
 from PIL import Image
-from resources import measured
 
-from compressai_sga.errors import SgaError
+from ..errors import SgaError
+from .resources import measured
 
 __all__ = ["CODECS", "Classical", "available", "check", "make", "versions"]
 

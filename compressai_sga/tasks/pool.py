@@ -27,7 +27,8 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 
 import torch
 from tqdm import tqdm
-from worker_task import Outcome, Task, begin, failed, pack, perform
+
+from .process import Outcome, Task, begin, failed, pack, perform
 
 __all__ = ["outcomes"]
 
@@ -93,7 +94,7 @@ def died(times: int) -> str:
 
 
 def _no_start() -> Exception:
-    from compressai_sga.errors import SgaError  # not above: workers would import it for nothing
+    from ..errors import SgaError  # not above: workers would import it for nothing
 
     return SgaError(
         "a worker died while it started; the lines above may say why, else there is too little memory. "

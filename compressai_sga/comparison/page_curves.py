@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compare_html import Curve
+    from .page import Curve
 
 __all__ = ["colours", "figures", "section", "text"]
 

@@ -33,8 +33,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from worker_pool import died
-from worker_task import Outcome, Task, failed, module_of, pack, perform
+
+from .pool import died
+from .process import Outcome, Task, failed, module_of, pack, perform
 
 __all__ = ["outcomes"]
 
@@ -90,7 +91,7 @@ def _ray() -> ModuleType:
 
 
 def _error(text: str) -> Exception:
-    from compressai_sga.errors import SgaError  # not above: workers would import it for nothing
+    from ..errors import SgaError  # not above: workers would import it for nothing
 
     return SgaError(text)
 

@@ -20,22 +20,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import classical
-import compare_html
 import matplotlib
-from entries import Entry
-from provenance import measured_on, save_figure
-from published import Published
 
-from compressai_sga.errors import SgaError
-from compressai_sga.metrics import METRICS, SET_METRICS, bd_rate
+from compressai_sga.comparison import classical
+from compressai_sga.comparison import page as compare_html
+
+from ..errors import SgaError
+from ..metrics import METRICS, SET_METRICS, bd_rate
+from ..tasks.provenance import measured_on, save_figure
+from .entries import Entry
+from .published import Published
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 if TYPE_CHECKING:
-    from compare import Comparison
+    from .plan import Comparison
 
 __all__ = ["Curve", "Means", "bd_table", "figure", "means", "points_table", "tables", "write"]
 

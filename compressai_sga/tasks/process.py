@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import machine, plain
+
+from .records import machine, plain
 
 __all__ = ["Outcome", "Task", "attempt", "begin", "device", "failed", "module_of", "pack", "perform"]
 

@@ -29,19 +29,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import classical
-import compare_report
-import trials
 from compressai.utils.eval_model.__main__ import collect_images
-from entries import Entry, parse, slug
 from PIL import Image
-from records import Record
-from tasks import Task, add_options, run
 
-from compressai_sga import zoo
-from compressai_sga.errors import SgaError
-from compressai_sga.evaluation.extra_metrics import Measures
-from compressai_sga.metrics import METRICS, SET_METRICS
+from compressai_sga.comparison import classical, trials
+from compressai_sga.comparison import report as compare_report
+
+from .. import zoo
+from ..errors import SgaError
+from ..evaluation.extra_metrics import Measures
+from ..metrics import METRICS, SET_METRICS
+from ..tasks.records import Record
+from ..tasks.tasks import Task, add_options, run
+from .entries import Entry, parse, slug
 
 MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
 
@@ -49,7 +49,12 @@ MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, help="folder of images (default: the zoo's samples)")
-    parser.add_argument("--entries", nargs="+", metavar="ENTRY", help="see eval/entries.py (default: a few)")
+    parser.add_argument(
+        "--entries",
+        nargs="+",
+        metavar="ENTRY",
+        help="see compressai_sga/comparison/entries.py (default: a few)",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
     parser.add_argument("--anchor", help="entry or published codec for BD-rates (default: the first entry)")
     parser.add_argument("--metrics", default="", help=f"of {', '.join([*METRICS, *SET_METRICS])}, by commas")

@@ -26,24 +26,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import classical
-import entries
 import torch
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo.image import model_urls
-from entries import Entry
 from PIL import Image
-from resources import measured
-from tasks import device
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from compressai_sga import coding, metrics, zoo, zoo_files
-from compressai_sga.errors import SgaError
-from compressai_sga.evaluation import checks
-from compressai_sga.models import c3
-from compressai_sga.refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
+from compressai_sga.comparison import classical, entries
+
+from .. import coding, metrics, zoo, zoo_files
+from ..errors import SgaError
+from ..evaluation import checks
+from ..models import c3
+from ..refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
+from ..tasks.tasks import device
+from .entries import Entry
+from .resources import measured
 
 __all__ = ["check_image", "code", "count_macs", "identity", "is_large_enough", "load", "sha256", "whole_set"]
 

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import compare_curves
 from PIL import Image
 
-from compressai_sga.errors import SgaError
+from compressai_sga.comparison import page_curves as compare_curves
+
+from ..errors import SgaError
 
 __all__ = ["Curve", "Picture", "Report", "Table", "write"]
 
