@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the tasks of tasks_parts.py, and what they left: for the tests of compressai_sga/tasks/tasks.py and records.py."""
+"""Runs of the tasks of tasks_parts.py, and what they left: for the tests of tasks/tasks.py and records.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/c3.py measures what it says, once; the plain step computes the loss of the fit; tables and figures
-come out of the cells; committed results, where there are any, hold together and still decode."""
+"""experiments/c3/measure.py measures what it says, once; the plain step computes the loss of the fit;
+tables and figures come out of the cells; committed results, where there are any, hold together and still
+decode."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ REFERENCE |= {"bpp": 8 * 300 / SIZE**2, "psnr_db": -10 * math.log10(2e-3)}
 def script(monkeypatch):
     """The script; one entry of part warm has an argument that has no effect beside lmbda."""
     monkeypatch.syspath_prepend(str(EVAL))
-    import c3
+    from experiments.c3 import measure as c3
 
     entries = {"first": {"preset": "c3-fast"}, "second": {"preset": "c3-fast", "quality": 1}}
     monkeypatch.setattr(c3, "STARTS", entries)
@@ -48,7 +49,7 @@ def script(monkeypatch):
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import c3_report
+    from experiments.c3 import report as c3_report
 
     return c3_report
 
@@ -206,7 +207,7 @@ def test_missing_files_are_named_before_anything_is_measured(script, folder, mon
 
 def test_c3_takes_the_arguments_of_the_starts(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import c3
+    from experiments.c3 import measure as c3
 
     made = {label: C3(**options) for label, options in c3.STARTS.items()}
     assert list(made) == ["cold", "warm"] and all(m.preset.name == "c3-fast" for m in made.values())
@@ -237,7 +238,7 @@ def test_the_plain_loss_is_the_fits(script, fit, rounded):
     fit._drop_gradients()
     grids = [g.detach()[None].double().requires_grad_() for g in fit.canvas.grids(plane)]
     arrays = {name: array[0].detach().double() for name, array in fit.arrays().items()}
-    from c3_plain import plain_loss
+    from experiments.c3.plain import plain_loss
 
     theirs = plain_loss(grids, arrays, fit.x.double(), 1e-3, fit.architecture)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
@@ -248,7 +249,7 @@ def test_the_plain_loss_is_the_fits(script, fit, rounded):
 
 
 def test_the_plain_step_sees_every_array_and_refuses_a_finer_grid(script, fit):
-    from c3_plain import PlainFit, plain_loss
+    from experiments.c3.plain import PlainFit, plain_loss
 
     plain = PlainFit(fit)
     before = {name: array.detach().clone() for name, array in plain.arrays.items()}
@@ -344,7 +345,7 @@ def test_committed_crops_decode_to_what_the_table_says(script):
 
 def test_kodak_in_batches_is_measured_once(folder, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EVAL))
-    import c3_kodak
+    from experiments.c3 import kodak as c3_kodak
 
     out = folder / "results" / "c3-kodak.json"
     options = ["--kodak", str(folder / "kodak"), "--images", "5", "20", "--steps", "3", "--out", str(out)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/coders.py runs and resumes; its committed results hold what is claimed of the coders: nothing is
-slower than stock's `ans` or larger by 0.1 %, autoregressive models are coded several times faster."""
+"""experiments/coding/coders.py runs and resumes; its committed results hold what is claimed of the coders:
+nothing is slower than stock's `ans` or larger by 0.1 %, autoregressive models are coded several times
+faster."""
 
 from __future__ import annotations
 

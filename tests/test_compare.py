@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/comparison/plan.py: everything it writes is of what was coded; it goes on, and names what fails."""
+"""comparison/plan.py: everything it writes is of what was coded; it goes on, and names what fails."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/comparison/page.py: a page that is whole in itself, escapes what it is given, and keeps pictures exact.
+"""comparison/page.py: a page that is whole in itself, escapes what it is given, and keeps pictures exact.
 
 What the page does in a browser is in test_compare_viewer.py.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of compressai_sga/comparison/page.py in a real browser: figures, tables, and the picture viewer.
+"""The report of comparison/page.py in a real browser: figures, tables, and the picture viewer.
 
 Pictures are compared with what the browser shows, pixel by pixel. Needs Chromium, its driver and selenium.
 """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/critic.py: a tiny run that resumes, closed forms, and what the committed results show."""
+"""experiments/realism/critic.py: a tiny run that resumes, closed forms, and what the committed results
+show."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ CELLS = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"] if RESULTS.is_f
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import critic
+    from experiments.realism import critic
 
     return critic
 
@@ -31,7 +32,7 @@ def script(monkeypatch):
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import critic_report
+    from experiments.realism import critic_report
 
     return critic_report
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/diffc.py measures what it says, once, with a tiny network; its numbers are those of the codec; tables
-and figures come out of the cells; committed results, where there are any, show what is claimed of them."""
+"""experiments/diffc/measure.py measures what it says, once, with a tiny network; its numbers are those of
+the codec; tables and figures come out of the cells; committed results, where there are any, show what is
+claimed of them."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import diffc
+    from experiments.diffc import measure as diffc
 
     monkeypatch.setattr(diffc, "SCALAR", diffc.SCALAR | {"draws": 500, "step": 0.5, "ancestral_steps": 8})
     monkeypatch.setattr(diffc, "SPECTRUM", diffc.SPECTRUM | {"draws": 50, "step": 1.0, "ancestral_steps": 8})
@@ -226,7 +227,7 @@ def test_missing_files_are_named(script, folder, tmp_path):
 @pytest.fixture
 def images(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import diffc_images
+    from experiments.diffc import images as diffc_images
 
     return diffc_images
 
@@ -277,8 +278,8 @@ def test_weights_with_and_without_costs(images, folder, tmp_path):
 
 def test_points_of_a_crop_are_what_the_models_say(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import diffc_beside
-    import diffc_curves
+    from experiments.diffc import beside as diffc_beside
+    from experiments.diffc import curves as diffc_curves
 
     model, x = tiny_model(), picture(32, 32, 3)
     pictures = diffc_curves.Pictures(tmp_path)
@@ -302,7 +303,7 @@ def test_points_of_a_crop_are_what_the_models_say(monkeypatch, tmp_path):
 def test_the_codecs_beside(monkeypatch):
     """Round trips; JPEG 2000 codes the colours together; the length of JPEG's tables."""
     monkeypatch.syspath_prepend(str(EVAL))
-    import diffc_beside
+    from experiments.diffc import beside as diffc_beside
 
     x = picture(64, 64, 2)
     small, large = (diffc_beside.jpeg(x, quality) for quality in (20, 90))
@@ -327,7 +328,7 @@ def test_the_codecs_beside(monkeypatch):
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import diffc_images_report
+    from experiments.diffc import images_report as diffc_images_report
 
     return diffc_images_report
 

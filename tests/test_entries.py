@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/comparison/entries.py: what a line means, and that a wrong one says what is wrong and what there is."""
+"""comparison/entries.py: what a line means, and that a wrong one says what is wrong and what there is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/hfd.py measures a denoiser on images, resumes, and draws its figures; a tiny random network serves."""
+"""experiments/hfd/measure.py measures a denoiser on images, resumes, and draws its figures; a tiny random
+network serves."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ FIRST = "mbt2018-mean-small"
 RESULTS = EVAL / "results" / "hfd.json"
 
 
-@pytest.mark.skipif(not RESULTS.is_file(), reason="eval/hfd.py has not been run on hfd-small")
+@pytest.mark.skipif(
+    not RESULTS.is_file(), reason="eval/experiments/hfd/measure.py has not been run on hfd-small"
+)
 def test_the_committed_results_reach_the_bars():
     """Quality 1: distance at least 25 % below the first stage's, at most 2.5 dB lost, the same bytes."""
     cells = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"]

@@ -23,7 +23,7 @@ DOCUMENTS = ("README.md", "eval/RESULTS.md", "eval/README.md")
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import make_tables
+    from papers import documents as make_tables
 
     return make_tables
 
@@ -50,7 +50,7 @@ def edit(path: Path, pattern: str, replacement: str) -> None:
 
 
 def test_documents_and_figures_are_up_to_date(script):
-    assert script.check() == [], "run python eval/make_tables.py"
+    assert script.check() == [], "run python eval/run.py tables"
 
 
 def test_the_command_says_so(script, monkeypatch, capsys):
@@ -148,7 +148,7 @@ def test_missing_results_are_named(script, copy):
     problems = script.check(copy)
     assert any("step-time cannot be made: FileNotFoundError" in line for line in problems)
     assert any(
-        "no file step-time.json" in line and "run `python eval/step_time.py`" in line for line in problems
+        "no file step-time.json" in line and "run `python eval/run.py step-time`" in line for line in problems
     )
     assert not [line for line in problems if "out of date" in line]
 
@@ -163,8 +163,8 @@ def test_figures_are_known_by_what_they_were_drawn_from(script, copy):
     assert script.check(copy) == [
         "eval/figures: refine-curve.png is missing",
         "eval/figures: samples.png is out of date",
-        "eval/figures: hfd-crops.png is missing; run `python eval/hfd.py`",
-        "eval/figures: curve.png is of no evaluation in eval/evaluations.py",
+        "eval/figures: hfd-crops.png is missing; run `python eval/run.py hfd`",
+        "eval/figures: curve.png is of no evaluation in eval/papers/evaluations.py",
     ]
 
 
@@ -194,7 +194,7 @@ def test_a_figure_says_what_it_was_drawn_from(monkeypatch, tmp_path):
 @pytest.fixture
 def claim(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import claim
+    from papers import claim
 
     return claim
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/rda.py: the Gaussian latent against known numbers, a tiny run that resumes, and the lecture's claims
-on the committed results."""
+"""experiments/realism/rda.py: the Gaussian latent against known numbers, a tiny run that resumes, and the
+lecture's claims on the committed results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECORDS = [r for r in zoo.list_models() if r.name in ("rda-l2-small", "rda-l1-sm
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import rda
+    from experiments.realism import rda
 
     monkeypatch.setattr(rda, "EVAL", tmp_path)
     return rda

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of eval/rdp_gaussian.py (Theis & Wagner 2021) on the committed results, and a tiny run.
+"""Claims of experiments/realism/rdp_gaussian.py (Theis & Wagner 2021) on the committed results, and a tiny
+run.
 
 Two-sided comparisons at 4.5 standard errors (34: false alarm 2e-4), Kolmogorov-Smirnov tests at 1e-5
 (34: 3e-4).
@@ -23,7 +24,7 @@ EVAL = Path(__file__).resolve().parent.parent / "eval"
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import rdp_gaussian
+    from experiments.realism import rdp_gaussian
 
     monkeypatch.setattr(rdp_gaussian, "HERE", tmp_path)
     return rdp_gaussian

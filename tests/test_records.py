@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/tasks/records.py: cells survive a cut, say where they were measured, and have one writer at a time."""
+"""tasks/records.py: cells survive a cut, say where they were measured, and have one writer at a time."""
 
 from __future__ import annotations
 

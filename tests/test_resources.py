@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/comparison/resources.py: the peak is that of the block alone, whatever the process held before."""
+"""comparison/resources.py: the peak is that of the block alone, whatever the process held before."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of eval/samples.py (Theis & Yosri 2022 and others) on the committed results, and a tiny run.
+"""Claims of experiments/reverse_coding/measure.py (Theis & Yosri 2022 and others) on the committed results,
+and a tiny run.
 
 Comparisons with a known value use 4.5 standard errors (each 7e-6), Kolmogorov-Smirnov tests 1e-5.
 """
@@ -45,7 +46,7 @@ REFERENCE = {
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import samples
+    from experiments.reverse_coding import measure as samples
 
     monkeypatch.setattr(samples, "HERE", tmp_path)
     return samples
@@ -204,7 +205,7 @@ def test_half_a_million_candidates_a_second_on_one_core():
 
 def test_the_short_table_is_of_the_cells(monkeypatch):
     monkeypatch.syspath_prepend(str(EVAL))
-    import samples_report
+    from experiments.reverse_coding import report as samples_report
 
     text = samples_report.short_tables(RECORD)
     for kl_bits in (4, 8, 14):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/sga_plus.py: settings are the papers', a tiny run resumes, tables and verdicts are computed from the
-results, and the paper's claims on the committed ones, agreements and disagreements alike."""
+"""experiments/sga_plus/measure.py: settings are the papers', a tiny run resumes, tables and verdicts are
+computed from the results, and the paper's claims on the committed ones, agreements and disagreements
+alike."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def folder(tmp_path):
 
 
 def test_settings_are_the_papers():
-    from sga_plus_plan import METHODS, config, paper
+    from experiments.sga_plus.plan import METHODS, config, paper
 
     names = {"atanh": "sga-paper"}
     for method in METHODS:
@@ -65,7 +66,7 @@ def test_settings_are_the_papers():
 
 
 def test_changed_settings_change_what_they_name():
-    from sga_plus_plan import config, paper
+    from experiments.sga_plus.plan import config, paper
 
     own = paper("ssl", 3, 500)
     changed = dataclasses.replace(own, t_max=0.4, a=1.0, lr=0.01, lmbda=0.05, seed=1)
@@ -77,7 +78,7 @@ def test_changed_settings_change_what_they_name():
 
 
 def test_parts_share_settings_and_names_are_unique():
-    from sga_plus_plan import FULL, PARTS, REDUCED
+    from experiments.sga_plus.plan import FULL, PARTS, REDUCED
 
     for plan in (REDUCED, FULL):
         settings = plan.settings(PARTS, zoo.DEFAULT_MODEL)
@@ -92,9 +93,8 @@ def test_parts_share_settings_and_names_are_unique():
 
 
 def test_a_run_resumes_without_measuring_twice(folder, tmp_path, monkeypatch, capsys):
-    import sga_plus
-
     from compressai_sga.tasks.records import Record
+    from experiments.sga_plus import measure as sga_plus
 
     out, figures = tmp_path / "results" / "tiny.json", tmp_path / "figures"
     tiny = ["--reduced", "--crop", "64", "--images", str(folder), "--steps", "3", "--qualities", "3"]
@@ -134,8 +134,8 @@ def test_a_run_resumes_without_measuring_twice(folder, tmp_path, monkeypatch, ca
 
 
 def test_looking_does_not_change_the_refinement(folder):
-    import sga_plus
-    from sga_plus_plan import config, paper
+    from experiments.sga_plus import measure as sga_plus
+    from experiments.sga_plus.plan import config, paper
 
     model = zoo.load(zoo.DEFAULT_MODEL, 3)
     x = torch.stack([sga_plus.read(path, 64) for path in sorted(folder.glob("*.png"))[:2]])
@@ -153,7 +153,7 @@ def test_looking_does_not_change_the_refinement(folder):
 
 
 def test_a_folder_without_images_is_named(tmp_path, capsys):
-    import sga_plus
+    from experiments.sga_plus import measure as sga_plus
 
     with pytest.raises(SystemExit):
         sga_plus.main(["--reduced", "--images", str(tmp_path)])
@@ -184,7 +184,7 @@ def cell(setting, rate: float, db: float, before_rate: float = 1.0, looks=()) ->
 
 def made_up(rates: dict[str, float]) -> dict[str, dict]:
     """Curves at three qualities whose methods differ by their rate alone."""
-    from sga_plus_plan import paper
+    from experiments.sga_plus.plan import paper
 
     settings = [(paper(m, q, 500), rate) for m, rate in rates.items() for q in (1, 3, 6)]
     return {setting.name: cell(setting, rate, 0) for setting, rate in settings}
@@ -201,7 +201,7 @@ RATES = {"ste": 0.99, "noise": 0.95, "atanh": 0.9, "linear": 0.88, "cosine": 0.8
 
 def test_tables_of_known_curves():
     """Equal PSNR at 0.81 / 0.9 of the bits: BD-rates of -10 % against atanh and -19 % against none."""
-    from sga_plus_report import tables
+    from experiments.sga_plus.report import tables
 
     text = tables(made_up(RATES))
     points, deltas, against = rows(text, "SSL | 500")
@@ -214,8 +214,8 @@ def test_tables_of_known_curves():
 
 
 def test_verdicts_follow_the_results():
-    from sga_plus_claims import claims
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import claims
+    from experiments.sga_plus.runs import Results
 
     def verdicts(cells):
         return {claim.key: claim.verdict for claim in claims(Results(cells))}
@@ -233,7 +233,7 @@ def test_verdicts_follow_the_results():
 
 
 def test_disagreements_are_said():
-    from sga_plus_report import tables
+    from experiments.sga_plus.report import tables
 
     text = tables(made_up(RATES | {"ssl": 0.9, "atanh": 0.81}))
     assert "Disagrees (4 of 4): SSL is better than atanh (SGA), 500 steps; linear is" in text
@@ -241,7 +241,7 @@ def test_disagreements_are_said():
 
 
 def test_estimate_of_known_values():
-    from sga_plus_runs import estimate
+    from experiments.sga_plus.runs import estimate
 
     found = estimate([1, 2, 3])
     assert (found.mean, found.error) == (2, pytest.approx(1 / math.sqrt(3)))
@@ -254,9 +254,9 @@ def test_estimate_of_known_values():
 
 def test_sensitivity_and_imitation():
     """atanh loses 6 % by the worst T_max, SSL 1 %; SSL with a = 1 is linear; a = 2/3 is worse than atanh."""
-    from sga_plus_claims import claims
-    from sga_plus_plan import paper
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import claims
+    from experiments.sga_plus.plan import paper
+    from experiments.sga_plus.runs import Results
 
     cells = {}
 
@@ -280,9 +280,9 @@ def test_sensitivity_and_imitation():
 
 def test_one_model_at_several_lambda():
     """Quality 3, refined for the lambda of 1 and of 6, needs 0.9 and 0.95 of their unrefined bits."""
-    from sga_plus_claims import claims, rate_family
-    from sga_plus_plan import paper
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import claims, rate_family
+    from experiments.sga_plus.plan import paper
+    from experiments.sga_plus.runs import Results
 
     cells = made_up({"ssl": 0.8})
     for quality, rate in ((1, 0.9), (6, 0.95)):
@@ -303,9 +303,9 @@ def test_one_model_at_several_lambda():
 
 
 def test_a_point_on_the_curve_is_not_above_it():
-    from sga_plus_claims import above_curve
-    from sga_plus_plan import paper
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import above_curve
+    from experiments.sga_plus.plan import paper
+    from experiments.sga_plus.runs import Results
 
     cells = made_up({"ssl": 1.0})
     results = Results(cells)
@@ -318,8 +318,8 @@ def test_a_point_on_the_curve_is_not_above_it():
 
 
 def test_losses_on_the_way():
-    from sga_plus_plan import paper
-    from sga_plus_report import tables
+    from experiments.sga_plus.plan import paper
+    from experiments.sga_plus.report import tables
 
     cells = {}
     for method, factor in (("atanh", 1.1), ("ssl", 0.98)):
@@ -335,8 +335,8 @@ def test_losses_on_the_way():
 
 def test_three_classes_that_stray():
     """linear3 at T: (1 - r)^(n/T) to each neighbour against 1."""
-    from sga_plus_plan import config, paper
-    from sga_plus_report import stray_probability
+    from experiments.sga_plus.plan import config, paper
+    from experiments.sga_plus.report import stray_probability
 
     made = config(paper("linear3", 3, 500))
     share = (1 - made.r) ** (made.n / math.exp(-0.499))
@@ -345,7 +345,7 @@ def test_three_classes_that_stray():
 
 
 def test_cells_of_two_weights_or_crops_are_refused():
-    from sga_plus_report import tables
+    from experiments.sga_plus.report import tables
 
     for key, value in (("sha256", "another"), ("crop", 128)):
         cells = copy.deepcopy(made_up(RATES))
@@ -355,7 +355,7 @@ def test_cells_of_two_weights_or_crops_are_refused():
 
 
 def test_incomplete_settings_are_left_out_and_named():
-    from sga_plus_report import tables
+    from experiments.sga_plus.report import tables
 
     cells = made_up(RATES)
     del cells["q6 cosine 500"]["values"]["images"]["i0"]
@@ -365,7 +365,7 @@ def test_incomplete_settings_are_left_out_and_named():
 
 
 def test_no_results_no_tables():
-    from sga_plus_report import tables
+    from experiments.sga_plus.report import tables
 
     assert tables({}) == "nothing was measured yet"
 
@@ -375,7 +375,7 @@ def test_no_results_no_tables():
 
 @committed
 def test_results_are_of_the_shipped_weights_and_the_plan():
-    from sga_plus_plan import PARTS, REDUCED, Setting, config
+    from experiments.sga_plus.plan import PARTS, REDUCED, Setting, config
 
     weights = {r.quality: r.sha256 for r in zoo.list_models() if r.name == zoo.DEFAULT_MODEL}
     settings = {Setting(**cell["of"]["setting"]) for cell in CELLS.values()}
@@ -391,9 +391,8 @@ def test_results_are_of_the_shipped_weights_and_the_plan():
 
 @committed
 def test_figures_are_of_the_results():
-    from sga_plus_plan import PARTS
-
     from compressai_sga.tasks.provenance import digest, drawn_from
+    from experiments.sga_plus.plan import PARTS
 
     for part in PARTS:
         assert drawn_from(EVAL / "figures" / f"sga-plus-reduced-{part}.png") == digest([RESULTS])
@@ -401,9 +400,9 @@ def test_figures_are_of_the_results():
 
 @committed
 def test_every_part_has_a_table_and_a_figure():
-    from sga_plus_figures import figure
-    from sga_plus_plan import PARTS
-    from sga_plus_report import tables
+    from experiments.sga_plus.figures import figure
+    from experiments.sga_plus.plan import PARTS
+    from experiments.sga_plus.report import tables
 
     for part in PARTS:
         assert tables(CELLS, [part]).startswith("| ") or part == "rates"
@@ -435,8 +434,8 @@ VERDICTS = {
 
 @committed
 def test_claims_on_the_results():
-    from sga_plus_claims import claims
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import claims
+    from experiments.sga_plus.runs import Results
 
     assert {claim.key: claim.verdict for claim in claims(Results(CELLS))} == VERDICTS
 
@@ -444,8 +443,8 @@ def test_claims_on_the_results():
 @committed
 def test_ssl_against_atanh():
     """Lower at every quality after 500 steps; not after 2000, where it is higher at the highest rate."""
-    from sga_plus_claims import by_quality
-    from sga_plus_runs import Results, bd
+    from experiments.sga_plus.findings import by_quality
+    from experiments.sga_plus.runs import Results, bd
 
     results = Results(CELLS)
     assert by_quality(results, "ssl", "atanh", 500) == {1: -1, 3: -1, 4: -1, 6: -1}
@@ -459,7 +458,7 @@ def test_ssl_against_atanh():
 @committed
 def test_the_order_of_the_methods():
     """none, STE, noise, then all of SGA, at every quality; our presets below all of them after 500 steps."""
-    from sga_plus_runs import Results
+    from experiments.sga_plus.runs import Results
 
     results = Results(CELLS)
     for quality in (1, 3, 4, 6):
@@ -475,8 +474,8 @@ def test_the_order_of_the_methods():
 @committed
 def test_losses_of_the_results_on_the_way():
     """STE's loss is the true one. The samples of SSL cost less than their rounding, by little at the end."""
-    from sga_plus_claims import loss_distances
-    from sga_plus_runs import Results
+    from experiments.sga_plus.findings import loss_distances
+    from experiments.sga_plus.runs import Results
 
     results = Results(CELLS)
     distances = loss_distances(results, 500)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/step_time.py measures once and prints what its file says; committed results have our loop ahead."""
+"""experiments/refinement/step_time.py measures once and prints what its file says; committed results have
+our loop ahead."""
 
 from __future__ import annotations
 

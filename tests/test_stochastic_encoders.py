@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of eval/stochastic_encoders.py (Theis & Agustsson 2021) on the committed results, and a tiny run.
+"""Claims of experiments/realism/stochastic_encoders.py (Theis & Agustsson 2021) on the committed results,
+and a tiny run.
 
 Every simulated distortion is within 4.5 standard errors of its formula (45 two-sided comparisons: false
 alarm 3e-4), and every realistic scheme passes its Kolmogorov-Smirnov test at 1e-5 (30: 3e-4).
@@ -25,7 +26,7 @@ SCHEMES = ("deterministic", "stochastic", "no-realism")
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EVAL))
-    import stochastic_encoders
+    from experiments.realism import stochastic_encoders
 
     monkeypatch.setattr(stochastic_encoders, "HERE", tmp_path)
     return stochastic_encoders

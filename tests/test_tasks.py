@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/tasks/tasks.py: each task once, whatever is killed or fails; processes as the serial run."""
+"""tasks/tasks.py: each task once, whatever is killed or fails; processes as the serial run."""
 
 from __future__ import annotations
 

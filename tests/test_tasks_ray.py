@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/tasks/tasks.py on a Ray cluster: as the serial run, whatever is killed; what Ray is asked for."""
+"""tasks/tasks.py on a Ray cluster: as the serial run, whatever is killed; what Ray is asked for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""compressai_sga/comparison/trials.py: what is reported is what was coded, and what CompressAI's own evaluation reports."""
+"""comparison/trials.py: what is reported is what was coded, and what CompressAI's own evaluation reports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""eval/universal.py runs and resumes; its committed results show the claim of Agustsson & Theis 2020: at
-test time a universally quantised model has the loss of its training, a rounding one does not."""
+"""experiments/coding/universal.py runs and resumes; its committed results show the claim of Agustsson &
+Theis 2020: at test time a universally quantised model has the loss of its training, a rounding one does
+not."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of eval/zoo_curve.py: BD-rate on the common interval, and a run that goes on where it stopped."""
+"""Claims of experiments/refinement/zoo_curve.py: BD-rate on the common interval, and a run that goes on
+where it stopped."""
 
 from __future__ import annotations
 

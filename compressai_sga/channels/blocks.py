@@ -11,8 +11,9 @@ the encoder knows; a pseudo-random permutation spreads them, so that all blocks 
 The encoder raises n until no block has more than `max_block_bits`; it looks at N = 2^(ceil(KL_b) +
 padding_bits) candidates of block b, which the decoder need not know. A shift of the mean has an unbounded
 density ratio, so the sample is never exact: it falls short along q_mean - p_mean. A loop that takes its
-next step from the sample really sent corrects for it. `eval/samples.py` measures how much, beside the
-bits and the time: about 0.1 standard deviations of a block of 1 or 2 bits, 0.3 to 0.5 at 8 bits.
+next step from the sample really sent corrects for it. `eval/experiments/reverse_coding/measure.py` measures
+how much, beside the bits and the time: about 0.1 standard deviations of a block of 1 or 2 bits, 0.3 to 0.5
+at 8 bits.
 
 In:  tensors of one shape, any device; p_mean and p_std the same bits on both sides. KL in bits.
 Out: `BlockCode` with the sample, lengths and divergences by block; bytes (with n, the rounded mean

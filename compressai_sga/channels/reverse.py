@@ -15,8 +15,8 @@ z_0, z_1, ... ~ p. The encoder sends the number n of one of them, chosen so that
 With KL = KL(q || p) in bits. Truncated methods need N of about 2^(KL + a few): `Code.log_mass` and
 `Code.effective_size` say what N candidates saw of the target, `Code.exact` whether anything was lost.
 
-In:  laws of `distributions`, shape (*batch, D), or (D,) for one law for all of `block`; a batch entry uses its
-     own block of randomness.
+In:  laws of `distributions`, shape (*batch, D), or (D,) for one law for all of `block`; a batch entry uses
+     its own block of randomness.
 Out: `Code`: numbers and samples, shape (*batch) and (*batch, D); bytes by `pack`, back by `unpack`.
 Fails with ``ShapeError`` or ``ValueError`` for arguments that do not fit (unbounded ratios with exact pfr,
      targets outside the proposal's support, NaN), ``SgaError`` when the candidates do not suffice,

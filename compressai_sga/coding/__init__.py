@@ -6,8 +6,8 @@
     python -m compressai.utils.eval_model -c constriction-exact ...
 
 constriction-ans and constriction-range code CompressAI's own tables; constriction-exact codes with the
-continuous scales that the network gives: 0.3 to 0.5 % less on Kodak (eval/coders.py; of single images,
-one that its model takes for too easy can be 0.2 % longer). See `coders` (the bytes),
+continuous scales that the network gives: 0.3 to 0.5 % less on Kodak (eval/experiments/coding/coders.py; of
+single images, one that its model takes for too easy can be 0.2 % longer). See `coders` (the bytes),
 `tables`, `escapes`, `autoregressive` (fronts instead of single pixels), `checksum`.
 """
 

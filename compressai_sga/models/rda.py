@@ -10,8 +10,9 @@ Laparra and Simoncelli 2017, "End-to-end optimized image compression".
 
 P(v) is the integral of p from v - 1/2 to v + 1/2. The density p~ of y + u is p * U[-1/2, 1/2], the same
 function: one formula, taken at two places, never negative. With u everything has gradients; that H is near
-h, and the image of rounded y as good as that of noisy y, makes training useful (`eval/rda.py` draws both).
-E h is the mean cost of dithered rounding over all dithers, H the cost without: mostly the smaller one.
+h, and the image of rounded y as good as that of noisy y, makes training useful
+(`eval/experiments/realism/rda.py` draws both). E h is the mean cost of dithered rounding over all dithers,
+H the cost without: mostly the smaller one.
 
 In:  images x (B, 3, H, W), RGB in [0, 1], sides multiples of 16; a model with g_a, g_s and an
      `entropy_bottleneck` over y: those here, or CompressAI's FactorizedPrior.

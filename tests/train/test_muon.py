@@ -76,8 +76,9 @@ def test_the_product_equals_the_steps_on_the_matrix_itself():
 
 def test_blocks_of_all_kernels_share_products_and_move_by_the_learning_rate():
     """A kernel of 150 rows is three blocks; an entry moves by 0.2 of the learning rate, as Adam's would."""
-    from muon import MuonAdam
     from torch import nn
+
+    from muon import MuonAdam
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 150, 5), nn.Conv2d(150, 64, 3), nn.Conv2d(64, 64, 3))

@@ -78,9 +78,9 @@ def test_another_kind_of_transform_is_refused(images):
 def test_the_hyperprior_is_heard_from_the_start(images, architecture):
     """PyTorch's default gives a z that rounds to nothing; here it varies, and the scales see it."""
     from compressai.zoo.image import model_architectures
-    from pca import Z_STD, initialise_from_pca
 
     import compressai_sga  # noqa: F401 -- registers elic2022-gdn
+    from pca import Z_STD, initialise_from_pca
 
     torch.manual_seed(0)
     model = model_architectures[architecture](64, 96).eval()
@@ -97,8 +97,9 @@ def test_the_hyperprior_is_heard_from_the_start(images, architecture):
 
 @torch.no_grad()
 def test_every_layer_has_unit_variance():
-    from pca import unit_variance
     from torch import nn
+
+    from pca import unit_variance
 
     torch.manual_seed(0)
     layers = nn.Sequential(

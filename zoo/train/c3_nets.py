@@ -34,12 +34,11 @@ from tqdm import tqdm
 ZOO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ZOO.parent), str(ZOO / "train")]
 
-from crops import NO_PHOTOGRAPHS, CropSampler  # noqa: E402
-from publish import LICENCE, training_data, write_text  # noqa: E402
-
 from compressai_sga.models.c3.config import PRESETS  # noqa: E402
 from compressai_sga.models.c3.defaults import read_defaults, save_defaults  # noqa: E402
 from compressai_sga.models.c3.fit.loop import Fit  # noqa: E402
+from crops import NO_PHOTOGRAPHS, CropSampler  # noqa: E402
+from publish import LICENCE, training_data, write_text  # noqa: E402
 
 SAVE_SEC = 60.0
 MIN_PX = 256  # of a photograph that crops are drawn from

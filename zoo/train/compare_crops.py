@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import train
-from crops import MEGAPIXEL, CropSampler, photographs, read_rgb
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
+
+import train
+from crops import MEGAPIXEL, CropSampler, photographs, read_rgb
 
 RESULTS = Path(__file__).resolve().parent / "results" / "crops.json"
 SHOWN_LMBDA = (0.0018, 0.013, 0.18)

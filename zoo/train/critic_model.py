@@ -22,13 +22,13 @@ from pathlib import Path
 from textwrap import fill
 
 import torch
-from crops import NO_PHOTOGRAPHS, photographs, read_rgb, resized
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from compressai_sga.metrics.pixel_model import PixelModel, Plane
+from crops import NO_PHOTOGRAPHS, photographs, read_rgb, resized
 
 SIDE_PX = 256
 PLACES = 3

@@ -30,11 +30,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
 from averages import Averages
 from crops import CropSampler, photographs
 from muon import MuonAdam
-from torch import Tensor, nn
-from tqdm import tqdm
 from train import TrainingError, learning_rate_factor, machine, replace, run_until_done
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

@@ -19,9 +19,10 @@ import math
 from pathlib import Path
 
 import torch
-from crops import CropSampler, list_images, photographs, read_rgb, resized
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
+
+from crops import CropSampler, list_images, photographs, read_rgb, resized
 
 WIDTHS = (96, 144, 192, 256, 320)
 BLOCK = 16

@@ -37,14 +37,13 @@ from tqdm import tqdm
 ZOO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ZOO.parent), str(Path(__file__).resolve().parent)]
 
-from crops import held_out  # noqa: E402
-from train import LMBDA  # noqa: E402
-
 from compressai_sga import zoo  # noqa: E402
 from compressai_sga.models import elic, rda  # noqa: E402
 from compressai_sga.models.gains import fold, load_joint  # noqa: E402
 from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
 from compressai_sga.zoo_joint import folded, stored  # noqa: E402
+from crops import held_out  # noqa: E402
+from train import LMBDA  # noqa: E402
 
 PHOTOGRAPHS = {
     "clic2025": (23, "photographs of CLIC 2025's validation set", "Unsplash licence"),

@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 from compressai.utils.eval_model import __main__ as eval_model
-from crops import CropSampler
-from publish import LICENCE, ZOO, portable, read_run, training_data, write_text
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,6 +30,8 @@ from compressai_sga import zoo
 from compressai_sga.models.diffc.model import DiffCFlow
 from compressai_sga.models.diffc.network import PixelDenoiser
 from compressai_sga.models.hfd.network import ResidualDenoiser
+from crops import CropSampler
+from publish import LICENCE, ZOO, portable, read_run, training_data, write_text
 
 # A sampler turns differences in the last bit into other, equally good images.
 TOLERANCE = {"bpp": 0.02, "psnr-rgb": 0.3}

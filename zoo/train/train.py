@@ -39,18 +39,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from averages import Averages
 from compressai.entropy_models import EntropyBottleneck
 from compressai.zoo.image import model_architectures
-from crops import CropSampler, held_out, list_images, read_rgb
-from muon import MuonAdam
-from neighbour import fit_prior_of_y, take_from_neighbour
-from pca import initialise_from_pca
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop, pil_to_tensor
 from tqdm import tqdm
+
+from averages import Averages
+from crops import CropSampler, held_out, list_images, read_rgb
+from muon import MuonAdam
+from neighbour import fit_prior_of_y, take_from_neighbour
+from pca import initialise_from_pca
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

@@ -37,8 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from queue_file import Queue, QueuedRun, QueueError, read_queue
 from safetensors import safe_open
+
+from queue_file import Queue, QueuedRun, QueueError, read_queue
 
 __all__ = ["Places", "Standing", "main", "standing", "table"]
 

@@ -40,7 +40,7 @@ INFORMATION_BITS = 4.3299
 def gaussian():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EVAL))
-        import diffc_gaussian
+        from experiments.diffc import gaussian as diffc_gaussian
 
         yield diffc_gaussian
 

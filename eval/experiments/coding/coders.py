@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and size of our entropy coders against stock `ans`, on CompressAI's own calls.
+
+    python eval/run.py coders [--images ../shared/data/kodak] [--rounds 7] [--part time|size]
+
+time   For each model, stock and ours in turn on one 256x256 crop, one thread: `rounds` pairs after one
+       that warms up, in CPU time of the process, so that other programs on the machine hardly count.
+       Nothing runs beside it, whatever --workers says, which is for sizes.
+       "model": whole compress / decompress. "entropy": only what is coded: the entropy bottleneck;
+       build_indexes and the Gaussian conditional; the scan over the latent of an autoregressive model.
+       Given: stock's median in ms, and the median of stock / ours over the pairs with its quartiles.
+size   Bytes of all strings of all images by each coder, from the same latents, and by image the
+       smallest and largest ratio to `ans`.
+
+cheng2020-anchor has random weights (quality 3's N = 128, its tables updated): its time does not depend
+on them. All images give stock's symbols back; the script checks it. A full run takes about 20 minutes
+on one core of the machine that the result names; a killed one goes on where it stopped.
+
+Out: eval/results/coders.json; two Markdown tables on stdout, medians and totals; the file has quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from compressai.registry import MODELS
+from PIL import Image
+from torch import Tensor, nn
+
+from compressai_sga import zoo
+from compressai_sga.coding import CODERS, set_coder
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMED = (
+    ("bmshj2018-factorized-small", 3),
+    ("mbt2018-mean-small", 3),
+    ("mbt2018-mean-small", 6),
+    ("mbt2018-small", 3),
+    ("cheng2020-anchor", 3),
+)
+SIZED = (
+    ("bmshj2018-factorized-small", 3),
+    ("mbt2018-mean-small", 1),
+    ("mbt2018-mean-small", 3),
+    ("mbt2018-mean-small", 6),
+    ("mbt2018-small", 3),
+)
+
+
+class Fixed(nn.Module):
+    """Stands for g_a once its output is known."""
+
+    def __init__(self, y: Tensor):
+        super().__init__()
+        self.y = y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.y
+
+
+def build(name: str, quality: int) -> nn.Module:
+    if name != "cheng2020-anchor":
+        return zoo.load(name, quality)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS[name](128).eval()
+    model.update(force=True)
+    return model
+
+
+def read(path: Path) -> Tensor:
+    """(1, 3, h, w), cut to multiples of 64."""
+    x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+    return x[..., : x.shape[2] // 64 * 64, : x.shape[3] // 64 * 64].contiguous()
+
+
+def crop(path: Path) -> Tensor:
+    """What is timed: (1, 3, 256, 256) where the image is so large."""
+    return read(path)[..., -256:, -256:].contiguous()
+
+
+def steps(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    out = model.compress(x)
+    calls = {
+        "model compress": lambda: model.compress(x),
+        "model decompress": lambda: model.decompress(out["strings"], out["shape"]),
+    }
+    y = model.g_a(x)
+    bottleneck = model.entropy_bottleneck
+    if not hasattr(model, "gaussian_conditional"):
+        strings = bottleneck.compress(y)
+        calls["entropy compress"] = lambda: bottleneck.compress(y)
+        calls["entropy decompress"] = lambda: bottleneck.decompress(strings, y.shape[2:])
+        return calls
+    conditional = model.gaussian_conditional
+    params = model.h_s(bottleneck.decompress(out["strings"][1], out["shape"]))
+    string = out["strings"][0]
+    if hasattr(model, "context_prediction"):
+        padded = torch.nn.functional.pad(y, (2, 2, 2, 2))
+        size = (*y.shape[2:], 5, 2)
+        empty = torch.zeros_like(padded)
+        calls["entropy compress"] = lambda: model._compress_ar(padded.clone(), params, *size)
+        calls["entropy decompress"] = lambda: model._decompress_ar(string[0], empty.clone(), params, *size)
+        return calls
+    scales, means = params.chunk(2, 1)
+    calls["entropy compress"] = lambda: conditional.compress(y, conditional.build_indexes(scales), means)
+    calls["entropy decompress"] = lambda: conditional.decompress(
+        string, conditional.build_indexes(scales), means=means
+    )
+    return calls
+
+
+@torch.no_grad()
+def measure_time(name: str, quality: int, coder: str, path: Path, rounds: int) -> dict:
+    x = crop(path)
+    stock, ours = build(name, quality), set_coder(build(name, quality), coder)
+    theirs = stock.decompress(*stock.compress(x).values())["x_hat"]
+    mine = ours.decompress(*ours.compress(x).values())["x_hat"]
+    if (theirs - mine).abs().max() > 1e-4:
+        raise SystemExit(f"{name} with {coder} decodes another image than with ans")
+    values = {}
+    for step, (a, b) in {k: (v, steps(ours, x)[k]) for k, v in steps(stock, x).items()}.items():
+        pairs = []
+        for turn in range(rounds + 1):
+            start = time.process_time()
+            a()
+            middle = time.process_time()
+            b()
+            if turn:
+                pairs.append((middle - start, time.process_time() - middle))
+        ratios = sorted(first / second for first, second in pairs)
+        values[step] = {
+            "stock_cpu_ms": 1e3 * statistics.median(first for first, _ in pairs),
+            "stock / ours": statistics.median(ratios),
+            "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+        }
+    return values
+
+
+@torch.no_grad()
+def measure_size(name: str, quality: int, paths: list[Path]) -> dict:
+    sizes: dict[str, list[int]] = {coder: [] for coder in ("ans", *CODERS)}
+    model = build(name, quality)
+    g_a = model.g_a
+    for path in paths:
+        x = read(path)
+        model.g_a = g_a
+        model.g_a = Fixed(model.g_a(x))
+        for coder, found in sizes.items():
+            strings = set_coder(model, coder).compress(x)["strings"]
+            found.append(sum(len(part[0]) for part in strings))
+    total = {coder: sum(found) for coder, found in sizes.items()}
+    values: dict = {"images": len(paths), "ans_bytes": total["ans"]}
+    for coder in CODERS:
+        ratios = [ours / stock for ours, stock in zip(sizes[coder], sizes["ans"])]
+        values[coder] = {"bytes": total[coder], "ratio": total[coder] / total["ans"]}
+        values[coder]["by image"] = [min(ratios), max(ratios)]
+    return values
+
+
+def tasks_of_time(path: Path, rounds: int) -> list[Task]:
+    of = {"image": path.name, "size": "x".join(map(str, crop(path).shape[2:])), "rounds": rounds}
+    return [
+        Task(f"time {name} {quality} {coder}", of, measure_time, (name, quality, coder, path, rounds))
+        for name, quality in TIMED
+        for coder in CODERS
+    ]
+
+
+def tasks_of_size(paths: list[Path]) -> list[Task]:
+    of = {"images": [path.name for path in paths]}
+    return [Task(f"size {name} {q}", of, measure_size, (name, q, paths)) for name, q in SIZED]
+
+
+def tables(cells: Mapping[str, Any]) -> str:
+    """Times and sizes, a row a model, of what was measured."""
+    parts = [make(cells) for make in (time_table, size_table)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def of_part(cells: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Cells of a part by the rest of their names."""
+    return {name.removeprefix(f"{part} "): c for name, c in cells.items() if name.split()[0] == part}
+
+
+def time_table(cells: Mapping[str, Any]) -> str:
+    """Stock's time over ours, by coder."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, cell in of_part(cells, "time").items():
+        model, coder = name.rsplit(" ", 1)
+        found.setdefault(model, {})[coder] = cell
+    if not found:
+        return ""
+    of = next(iter(next(iter(found.values())).values()))["of"]
+    lines = [
+        f"Stock's time over ours, `{'` / `'.join(CODERS)}`: medians of {of['rounds']} pairs of CPU time, "
+        f'{of["image"]}, {of["size"]}; "coding" is without the transforms, but with the context model:',
+        "",
+        "| model | compress | decompress | coding: encode | decode |",
+        "|---|---|---|---|---|",
+    ]
+    for model, by_coder in found.items():
+        steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
+        row = [
+            " / ".join(f"{by_coder[c]['values'][step]['stock / ours']:#.3g}" for c in CODERS if c in by_coder)
+            for step in steps
+        ]
+        lines.append(f"| {model} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def size_table(cells: Mapping[str, Any]) -> str:
+    """Change of the bytes of all images, and of the images with the lowest and the highest change."""
+    found = of_part(cells, "size")
+    if not found:
+        return ""
+    images = next(iter(found.values()))["values"]["images"]
+    lines = [
+        f"Bytes of {images} images, against `ans`, and the images with the lowest and highest change:",
+        "",
+        f"| model | bytes with `ans` | `{'` | `'.join(CODERS)}` |",
+        "|---" * (2 + len(CODERS)) + "|",
+    ]
+    for model, cell in found.items():
+        values, row = cell["values"], []
+        for coder in CODERS:
+            total, (low, high) = values[coder]["ratio"], values[coder]["by image"]
+            changes = (100 * (ratio - 1) for ratio in (total, low, high))
+            row.append("{:+.3f} % ({:+.2f} to {:+.2f})".format(*changes))
+        lines.append(f"| {model} | {values['ans_bytes']:,} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, default=ROOT.parent.parent / "shared" / "data" / "kodak")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--part", choices=["time", "size"], action="append")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "coders.json")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    paths = sorted(args.images.glob("*.png")) or zoo.sample_images()
+    record, parts, failures = Record(args.out), args.part or ["time", "size"], {}
+    if "time" in parts:
+        failures |= run(record, tasks_of_time(paths[0], args.rounds), title="coders, time")
+    if "size" in parts:
+        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+        failures |= run(record, tasks_of_size(paths), title="coders, size", **how)
+    print(tables(record.cells))
+    finish(failures)

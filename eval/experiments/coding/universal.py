@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training loss against test loss: universal quantisation closes the gap (Agustsson & Theis 2020).
+
+    python eval/run.py universal [--data ../shared/data/kodak] [--workers N]
+
+In:  a folder of photographs (24 of Kodak) and the zoo's mbt2018-mean-small and -uq-small, qualities 1-4.
+Out: eval/results/universal.json, resumable by model and quality; eval/figures/universal.png; a table.
+
+For centre crops of 256x256: the loss bpp + lmbda 255^2 MSE as training computes it (fresh noise, mean of
+8 draws) and of the decoded bitstream. Distortions are of images clamped to [0, 1] in both, as decoding
+does. The gap is test minus training, in percent of training, paired by image, with the standard error
+of its mean: once with ideal code lengths, where the law of the latents is all that differs, and once with
+real bytes, which adds what the coder takes. Eight models take about five minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from compressai.utils.eval_model.__main__ import read_image
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from compressai_sga import zoo
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record, mean_error
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+EVAL = Path(__file__).resolve().parents[2]
+MODELS = {"mbt2018-mean-small": "rounding", "mbt2018-mean-uq-small": "universal quantisation"}
+QUALITIES = (1, 2, 3, 4)
+DRAWS = 8
+SIZE = 256
+
+
+def crop(path: str) -> Tensor:
+    """Centre crop (1, 3, 256, 256) of an image."""
+    x = read_image(Path(path))
+    top, left = ((side - SIZE) // 2 for side in x.shape[1:])
+    return x[None, :, top : top + SIZE, left : left + SIZE]
+
+
+@torch.no_grad()
+def measure(name: str, quality: int, paths: list[str], lmbda: float) -> dict[str, object]:
+    """Bits, distortion and loss of a model in training and at test time, means over the images."""
+    torch.manual_seed(0)
+    net = zoo.load(name, quality)
+    rows: dict[str, list[tuple[float, float]]] = {"training": [], "ideal": [], "test": []}
+    for x in map(crop, paths):
+        pixels = x.shape[-2] * x.shape[-1]
+        draws = []
+        net.train()
+        for _ in range(DRAWS):
+            draws.append(ideal(net, x))
+        rows["training"].append(tuple(np.mean(draws, axis=0)))
+        net.eval()
+        rows["ideal"].append(ideal(net, x))
+        coded = net.compress(x)
+        x_hat = net.decompress(coded["strings"], coded["shape"])["x_hat"]
+        size = sum(len(s) for strings in coded["strings"] for s in strings)
+        rows["test"].append((8 * size / pixels, float((x_hat - x).square().mean())))
+    values: dict[str, object] = {}
+    losses = {}
+    for name, pairs in rows.items():
+        bpp, mse = np.array(pairs).T
+        losses[name] = bpp + lmbda * 255**2 * mse
+        psnr = float((-10 * np.log10(mse)).mean())
+        values[name] = {"bpp": bpp.mean(), "psnr_db": psnr, "loss": mean_error(losses[name])}
+    for name, other in (("gap_ideal_percent", "ideal"), ("gap_percent", "test")):
+        values[name] = mean_error(100 * (losses[other] / losses["training"] - 1))
+    return values
+
+
+def ideal(net: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Bits a pixel by the likelihoods, and MSE of the clamped image, of one forward pass."""
+    out = net(x)
+    bits = sum(-p.log2().sum() for p in out["likelihoods"].values())
+    return float(bits) / x[0, 0].numel(), float((out["x_hat"].clamp(0, 1) - x).square().mean())
+
+
+def measured(cells: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """{model: {quality: values}}, both ascending."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, cell in sorted(cells.items()):
+        model, quality = name.rsplit("-", 1)
+        found.setdefault(model, {})[int(quality)] = cell["values"]
+    return found
+
+
+def tables(cells: Mapping[str, Any]) -> str:
+    """Loss in training and at test time, and the gap."""
+    lines = [
+        "| model | quality | training: bpp, PSNR, loss | decoded: bpp, PSNR, loss | gap, ideal | gap |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, by_quality in measured(cells).items():
+        for quality, r in by_quality.items():
+            row = [
+                f"{r[k]['bpp']:.3f}, {r[k]['psnr_db']:.2f} dB, {r[k]['loss']['mean']:.4f}"
+                for k in ("training", "test")
+            ]
+            gaps = (r["gap_ideal_percent"], r["gap_percent"])
+            row += [f"{gap['mean']:+.2f} ± {gap['error']:.2f} %" for gap in gaps]
+            lines.append(f"| {model} | {quality} | {' | '.join(row)} |")
+    lines += ["", "Largest gap with real bytes: " + ", ".join(_largest(cells)) + "."]
+    return "\n".join(lines)
+
+
+def _largest(cells: Mapping[str, Any]) -> list[str]:
+    """By the way of quantising."""
+    found = measured(cells)
+    texts = []
+    for model, label in MODELS.items():
+        gaps = [values["gap_percent"]["mean"] for values in found.get(model, {}).values()]
+        if gaps:
+            texts.append(f"{max(gaps, key=abs):+.2f} % with {label}")
+    return texts
+
+
+def figure(cells: Mapping[str, Any]) -> Figure:
+    """The gap by quality, bars of two standard errors."""
+    fig, axes = plt.subplots(figsize=(5.5, 3.6), dpi=150)
+    for model, by_quality in measured(cells).items():
+        gaps = [values["gap_percent"] for values in by_quality.values()]
+        means, errors = [g["mean"] for g in gaps], [2 * g["error"] for g in gaps]
+        axes.errorbar(list(by_quality), means, errors, marker="o", capsize=3, label=MODELS.get(model, model))
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(sorted({q for by_quality in measured(cells).values() for q in by_quality}))
+    axes.set(xlabel="quality", ylabel="test loss - training loss, %")
+    axes.legend()
+    fig.tight_layout()
+    return fig
+
+
+def tasks(paths: list[str]) -> list[Task]:
+    """One a model and quality, for one stream of noise goes through its images."""
+    entries = {(r.name, r.quality): r for r in zoo.list_models()}
+    found = []
+    for name in MODELS:
+        for quality in QUALITIES:
+            entry = entries[name, quality]
+            of = {"sha256": entry.sha256, "images": len(paths), "size": SIZE, "draws": DRAWS}
+            found.append(Task(f"{name}-{quality}", of, measure, (name, quality, paths, entry.lmbda)))
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/kodak"))
+    parser.add_argument("--out", type=Path, default=EVAL / "results" / "universal.json")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    paths = [str(path) for path in sorted(args.data.glob("*.png"))]
+    if not paths:
+        parser.error(f"{args.data} holds no PNG images; name a folder with --data")
+    record = Record(args.out)
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(paths), title="universal", **how)
+    path = args.out.parent.parent / "figures" / "universal.png"
+    save_figure(figure(record.cells), path, [args.out])
+    print(tables(record.cells))
+    finish(failures)

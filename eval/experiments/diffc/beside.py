@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of eval/experiments/diffc/measure.py, and the codecs that DiffC stands beside.
+
+Images are crops of Kodak photographs, chosen by a seed, or the first test images of an .npz file. Beside
+stand JPEG (4:2:0, optimised tables), JPEG 2000 (irreversible, a bare code stream) and a model of the zoo,
+each with the bytes that it really takes. A small JPEG is for the most part tables, so that their length is
+returned, too.
+
+In:  images (1, 3, H, W) in [0, 1] with 8 bits. Out: `Coded`, with a decoded image of the same kind.
+Fails with ``FileNotFoundError`` or ``ValueError`` where there are no such images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from compressai.utils.eval_model.__main__ import read_image
+from PIL import Image
+from torch import Tensor, nn
+
+__all__ = [
+    "Coded",
+    "from_levels",
+    "jpeg",
+    "jpeg2000",
+    "kodak_crops",
+    "levels",
+    "npz_images",
+    "psnr_db",
+    "stock",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """An image as a codec gives it back.
+
+    Args:
+        x_hat: (1, 3, H, W), in 8 bits.
+        bytes: all that the decoder needs.
+        header_bytes: what of them says nothing about the image: JPEG's tables and markers.
+        encode_seconds, decode_seconds: wall time.
+    """
+
+    x_hat: Tensor
+    bytes: int
+    header_bytes: int
+    encode_seconds: float
+    decode_seconds: float
+
+
+def kodak_crops(folder: Path, count: int, size: int, seed: int) -> dict[str, Tensor]:
+    """{kodimNN: crop (1, 3, size, size)}: random places in `count` random images."""
+    files = sorted(folder.glob("*.png"))
+    if len(files) < count:
+        raise FileNotFoundError(
+            f"{folder} has {len(files)} PNG images for {count} crops; name the Kodak folder with --kodak"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(files), generator=generator)[:count].tolist()
+    crops = {}
+    for path in [files[i] for i in order]:
+        x = read_image(path)[None]
+        if min(x.shape[2:]) < size:
+            raise ValueError(f"{path} has {x.shape[3]}x{x.shape[2]} px, less than --size {size}")
+        top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in x.shape[2:])
+        crops[path.stem] = x[:, :, top : top + size, left : left + size].contiguous()
+    return dict(sorted(crops.items()))
+
+
+def npz_images(path: Path, count: int) -> dict[str, Tensor]:
+    """{testNNN: image (1, 3, H, W)}: the first of the array `test` (n, H, W, 3), uint8."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; name an .npz with an array `test` of images with --tiny")
+    images = torch.from_numpy(np.load(path)["test"][:count]).permute(0, 3, 1, 2)
+    return {f"test{i:03}": image[None].float() / 255 for i, image in enumerate(images)}
+
+
+def levels(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) as (H, W, 3) in 8 bits."""
+    return (image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+
+def from_levels(image: np.ndarray) -> Tensor:
+    """`levels` back."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def psnr_db(x: Tensor, x_hat: Tensor) -> float:
+    """Of what can be shown: both in 8 bits."""
+    error = levels(x).astype(np.float64) - levels(x_hat)
+    return -10 * math.log10(max(float(np.square(error / 255).mean()), 1e-12))
+
+
+def jpeg(x: Tensor, quality: int) -> Coded:
+    return _by_pillow(x, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+
+
+def jpeg2000(x: Tensor, ratio: float) -> Coded:
+    """`ratio`: of 24 bits a pixel to the bits that are aimed at."""
+    # mct: without it, which is Pillow's default, red, green and blue are coded each on its own, 5 dB worse.
+    options = {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True, "mct": 1}
+    return _by_pillow(x, "JPEG2000", no_jp2=True, **options)
+
+
+def _by_pillow(x: Tensor, name: str, **options: object) -> Coded:
+    image, data = Image.fromarray(levels(x)), io.BytesIO()
+    start = time.perf_counter()
+    image.save(data, name, **options)
+    between = time.perf_counter()
+    x_hat = from_levels(np.asarray(Image.open(io.BytesIO(data.getvalue())).convert("RGB")))
+    end = time.perf_counter()
+    head = _jpeg_header(data.getvalue()) if name == "JPEG" else 0
+    return Coded(x_hat, len(data.getvalue()), head, between - start, end - between)
+
+
+def _jpeg_header(data: bytes) -> int:
+    """Bytes up to the entropy-coded ones: markers and their segments, the start of scan included."""
+    position = 2
+    while True:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 2 + length
+        if marker == 0xDA:
+            return position
+
+
+@torch.no_grad()
+def stock(net: nn.Module, x: Tensor) -> Coded:
+    """By a CompressAI model; H and W must fit it."""
+    start = time.perf_counter()
+    out = net.compress(x)
+    between = time.perf_counter()
+    x_hat = net.decompress(out["strings"], out["shape"])["x_hat"].clamp(0, 1)
+    end = time.perf_counter()
+    size = sum(len(string) for strings in out["strings"] for string in strings)
+    return Coded(from_levels(levels(x_hat)), size, 0, between - start, end - between)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Realism: the critic, rate-distortion-perception, stochastic encoders, autoencoders."""

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate-distortion curves of a zoo model over its qualities: unrefined and refined.
+
+    python eval/run.py refine-curve                              # fast at 88 steps, ssl at 200
+    python eval/run.py refine-curve --entries best:480 --quality 3
+
+In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); entries
+     PRESET:STEPS; all qualities that the zoo has, or those named.
+Out: eval/results/refine-curve-NAME[-cropN]-PRESET-STEPS.json in CompressAI's schema (one list entry a
+     quality), eval/figures/refine-curve.png, and a Markdown table with the BD-rate of each refined
+     curve against the unrefined one (package bjontegaard, pchip of log rate over PSNR, overlap).
+
+Every quality is measured by eval/experiments/refinement/methods.py, whose results are reused and which goes
+on where it stopped. Where something failed there are no curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from compressai_sga import metrics, zoo
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.tasks import add_options, finish
+from experiments.refinement import methods as refine_methods
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parents[2]
+KEYS = {"psnr-rgb": "psnr_db", "bpp": "bpp", "loss": "loss"}
+Curves = dict[str, dict[str, list[float]]]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, default=refine_methods.KODAK)
+    parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
+    parser.add_argument("--quality", type=int, nargs="*", help="default: all in the zoo")
+    parser.add_argument("--entries", nargs="*", default=("fast:88", "ssl:200"), metavar="PRESET:STEPS")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> tuple[list[refine_methods.Results], dict[str, str]]:
+    """Results of every quality, and the failures of all."""
+    qualities = args.quality or [r.quality for r in zoo.list_models() if r.name == args.model]
+    found, failures = [], {}
+    for quality in qualities:
+        job: Any = SimpleNamespace(**{**vars(args), "quality": quality})
+        results, failed = refine_methods.measure(job)
+        found.append(results)
+        failures |= {f"quality {quality}, {name}": error for name, error in failed.items()}
+    return found, failures
+
+
+def curves_of(by_quality: list[refine_methods.Results], entries: Sequence[str]) -> Curves:
+    """Mean bpp, PSNR and loss of every entry, one value a quality."""
+    curves: Curves = {e: {k: [] for k in KEYS} for e in ("unrefined", *entries)}
+    for results in by_quality:
+        for key, theirs in KEYS.items():
+            first = results[entries[0]]
+            curves["unrefined"][key].append(refine_methods.mean(first, f"{theirs}-before"))
+            for entry in entries:
+                curves[entry][key].append(refine_methods.mean(results[entry], f"{theirs}-after"))
+    return curves
+
+
+def bd_rate(anchor: dict[str, list[float]], ours: dict[str, list[float]]) -> float | None:
+    """BD-rate of `ours` in percent, or None with fewer than three points."""
+    if len(ours["bpp"]) < 3:
+        return None
+    return metrics.bd_rate(anchor, ours).value
+
+
+def results_paths(results: Path, model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> list[Path]:
+    """The files of a model and crop in the folder of results."""
+    size = f"-crop{crop}" if crop else ""
+    return sorted(results.glob(f"refine-curve-{model}{size}-*.json"))
+
+
+def read_results(results: Path, model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> Curves:
+    """The curves of these files by entry, the unrefined one first."""
+    curves = {}
+    for path in results_paths(results, model, crop):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        curves[value["description"].split(",")[0]] = value["results"]
+    return dict(sorted(curves.items(), key=lambda item: (item[0] != "unrefined", item[0])))
+
+
+def table(curves: Curves) -> str:
+    """BD-rate and changes of the loss."""
+    lines = ["| | BD-rate | loss by quality, against unrefined |", "|---|---|---|"]
+    unrefined = curves["unrefined"]
+    for name, curve in curves.items():
+        if name == "unrefined":
+            continue
+        bd = bd_rate(unrefined, curve)
+        changes = (f"{100 * (a / b - 1):+.1f} %" for a, b in zip(curve["loss"], unrefined["loss"]))
+        shown = "too few points" if bd is None else f"{bd:+.1f} %"
+        lines.append(f"| `{name}` | {shown} | {', '.join(changes)} |")
+    return "\n".join(lines)
+
+
+def figure(curves: Curves, title: str) -> Figure:
+    """All curves, the unrefined one dashed."""
+    fig, axes = plt.subplots(figsize=(6, 4.5), dpi=150)
+    for name, curve in curves.items():
+        style = "k--o" if name == "unrefined" else "-o"
+        axes.plot(curve["bpp"], curve["psnr-rgb"], style, ms=4, lw=1.2, label=name)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB")
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    fig.tight_layout()
+    return fig
+
+
+def title(model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> str:
+    """Of the figure."""
+    what = f"centre crops of {crop} px" if crop else "whole images"
+    return f"{model}, {what}, real bitstreams"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    by_quality, failures = measure(args)
+    finish(failures)
+    curves = curves_of(by_quality, args.entries)
+    print(table(curves))
+    if args.quality:
+        return  # the files and the figure are of all qualities
+    crop, paths = f"-crop{args.crop}" if args.crop else "", []
+    for name, curve in curves.items():
+        value = {
+            "name": f"{args.model}-mse",
+            "description": f"{name}, real bitstreams, means over the images{crop}",
+            "results": curve,
+        }
+        file = f"refine-curve-{args.model}{crop}-{name.replace(':', '-')}.json"
+        paths.append(HERE / "results" / file)
+        paths[-1].write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    made = figure(curves, title(args.model, args.crop))
+    save_figure(made, HERE / "figures" / "refine-curve.png", paths)

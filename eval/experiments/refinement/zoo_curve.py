@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate-distortion curves of the zoo's models, unrefined, against published codecs on Kodak.
+
+    python eval/run.py zoo-curve [--kodak DIR] [--anchors FILE] [--names mbt2018-mean-small ...] [--workers N]
+
+In:  a folder of images; the models of the zoo that are installed; published mean points of other
+     codecs (JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
+Out: eval/results/zoo-kodak.json, a cell a model, quality and image, which a second call does not measure
+     again unless the weight has changed (by sha256); of it eval/results/zoo-kodak-NAME.json, means in
+     CompressAI's schema; the published points that are compared with (`published`);
+     eval/figures/zoo-kodak.png; on stdout two Markdown tables: the points, and BD-rates with the
+     PSNR interval over which they were taken.
+
+Bits are those of real bitstreams by CompressAI's own `inference`; PSNR is the mean of the images'
+PSNRs, as in the anchors used. A model of which an image failed has no means, and is left out.
+BD-rate: package `bjontegaard`, pchip interpolation of log rate over PSNR, on the interval that both
+curves cover. With fewer than three points there is none.
+Fails with ``FileNotFoundError`` when the images or the anchors are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from compressai.utils.eval_model.__main__ import inference, read_image
+from matplotlib.figure import Figure
+from torch import nn
+
+from compressai_sga import metrics, zoo
+from compressai_sga.comparison import published
+from compressai_sga.tasks.provenance import save_figure
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, add_options, finish, run
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
+NAMES = ("bmshj2018-factorized-small", "mbt2018-mean-small", "mbt2018-small")
+METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
+# Label in our tables: key in the anchors' file.
+ANCHORS = {
+    "JPEG": "compressai:jpeg",
+    "JPEG 2000": "compressai:jpeg2000",
+    "bmshj2018-factorized": "compressai:compressai-bmshj2018-factorized_mse_cpu",
+    "mbt2018-mean": "compressai:compressai-mbt2018-mean_mse_cpu",
+}
+# What eval/papers/claims.py compares refinement with.
+REFINED = ("Yang2020 base", "Yang2020 SGA")
+BD_METHOD: Literal["pchip"] = "pchip"
+Curve = dict[str, list[float]]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
+    parser.add_argument("--names", nargs="*", default=NAMES, help="models of the zoo (default: %(default)s)")
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+@functools.lru_cache(maxsize=1)
+def load(name: str, quality: int) -> nn.Module:
+    """A model of the zoo; the last one is kept."""
+    return zoo.load(name, quality)
+
+
+def measure(name: str, quality: int, image: str) -> dict[str, float]:
+    """Bits and quality of one image."""
+    measured = inference(load(name, quality), read_image(Path(image)))
+    return {key: measured[key] for key in METRICS}
+
+
+def tasks(names: Iterable[str], images: Iterable[Path]) -> list[Task]:
+    """Every image through every quality of these models."""
+    entries = [r for name in names for r in zoo.list_models() if r.name == name]
+    return [
+        Task(cell(r, image), {"sha256": r.sha256}, measure, (r.name, r.quality, str(image)))
+        for r in entries
+        for image in images
+    ]
+
+
+def cell(entry: zoo.ModelRecord, image: Path) -> str:
+    return f"{entry.name} {entry.quality} {image.stem}"
+
+
+def means(cells: Mapping[str, Any], name: str, images: list[Path]) -> dict[str, Any]:
+    """Results of all qualities of a model, in CompressAI's schema."""
+    curve: Curve = {key: [] for key in ("quality", "lmbda", *METRICS)}
+    for entry in (r for r in zoo.list_models() if r.name == name):
+        values = [cells[cell(entry, image)]["values"] for image in images]
+        curve["quality"].append(entry.quality)
+        curve["lmbda"].append(entry.lmbda)
+        for key in METRICS:
+            curve[key].append(sum(of[key] for of in values) / len(values))
+    return {
+        "name": f"{name}-mse",
+        "description": "Inference (ans), real bitstreams, means over the images",
+        "results": curve,
+    }
+
+
+def bd_rate(anchor: Curve, ours: Curve) -> tuple[float, float, float] | None:
+    """(BD-rate in percent, lowest and highest PSNR of the overlap), or None with too few points."""
+    if len(ours["bpp"]) < 3:
+        return None
+    delta = metrics.bd_rate(anchor, ours, method=BD_METHOD)
+    return delta.value, delta.low, delta.high
+
+
+def _sorted(curve: Curve) -> tuple[list[float], list[float]]:
+    points = sorted(zip(curve["bpp"], curve["psnr-rgb"], strict=True))
+    return [p[0] for p in points], [p[1] for p in points]
+
+
+def read_results(results: Path, names: Iterable[str] = NAMES) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """Our curves and the published ones from the folder of results."""
+    known, curves = published.points(results), {}
+    for name in names:
+        text = results_path(results, name).read_text(encoding="utf-8")
+        curves[name] = json.loads(text)["results"]
+    return curves, {label: known[key]["results"] for label, key in ANCHORS.items()}
+
+
+def results_path(results: Path, name: str) -> Path:
+    return results / f"zoo-kodak-{name}.json"
+
+
+def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
+    """Points and BD-rates."""
+    lines = ["| model | quality | λ | bpp | PSNR, dB | MS-SSIM |", "|---|---|---|---|---|---|"]
+    for name, curve in curves.items():
+        points = zip(*(curve[k] for k in ("quality", "lmbda", *METRICS)), strict=True)
+        for quality, lmbda, bpp, psnr, ssim in points:
+            lines.append(f"| {name} | {quality} | {lmbda} | {bpp:.4f} | {psnr:.2f} | {ssim:.4f} |")
+    lines += ["", "| BD-rate of | " + " | ".join(f"against {a}" for a in anchors) + " |"]
+    lines.append("|---" * (len(anchors) + 1) + "|")
+    for name, curve in curves.items():
+        cells = []
+        for anchor in anchors.values():
+            bd = bd_rate(anchor, curve)
+            cells.append("too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", f"BD-rate: {BD_METHOD} interpolation over the PSNR interval in brackets."]
+    return "\n".join(lines)
+
+
+def figure(curves: dict[str, Curve], anchors: dict[str, Curve]) -> Figure:
+    """Our curves solid with marks, the published ones dotted."""
+    fig, axes = plt.subplots(figsize=(7, 5), layout="constrained", dpi=120)
+    for label, curve in anchors.items():
+        axes.plot(*_sorted(curve), ":", label=label)
+    for marker, (name, curve) in zip("osD^v", curves.items(), strict=False):
+        axes.plot(*_sorted(curve), f"-{marker}", label=f"{name} (ours)", markersize=5)
+    bpp = [b for curve in curves.values() for b in curve["bpp"]]
+    psnr = [p for curve in curves.values() for p in curve["psnr-rgb"]]
+    axes.set(
+        xlim=(0, max(bpp) * 1.15),
+        ylim=(min(psnr) - 1.5, max(psnr) + 2),
+        xlabel="bits per pixel (real bitstreams)",
+        ylabel="PSNR of RGB, dB (mean over images)",
+        title="Kodak, models of the zoo without refinement",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return fig
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    images = sorted(args.kodak.glob("*.png"))
+    if not images:
+        raise FileNotFoundError(f"no PNG image in {args.kodak}; name the Kodak folder with --kodak")
+    results = HERE / "results"
+    published.keep(args.anchors, (*ANCHORS.values(), *REFINED), results)
+    record = Record(results / "zoo-kodak.json")
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    failures = run(record, tasks(args.names, images), title="zoo", **how)
+    names = [name for name in args.names if not any(f.startswith(f"{name} ") for f in failures)]
+    for name in names:
+        content = json.dumps(means(record.cells, name, images), indent=1) + "\n"
+        results_path(results, name).write_text(content, encoding="utf-8")
+    if names:
+        curves, anchors = read_results(results, names)
+        sources = [results / published.FILE, *(results_path(results, name) for name in names)]
+        save_figure(figure(curves, anchors), HERE / "figures" / "zoo-kodak.png", sources)
+        print(tables(curves, anchors))
+    finish(failures)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channel simulation: what sending a sample costs, and whose law it has."""
