@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from c3_files import blank, container_of
 
 from compressai_sga.coding.container import CODERS, MAGIC, PIXELS_PER_BYTE, Container, pack, unpack
 from compressai_sga.coding.sizes import padded_size
@@ -36,6 +35,7 @@ from compressai_sga.files import Picture, compress_picture, decompress_picture
 from compressai_sga.files.c3 import FITTED
 from compressai_sga.files.models import borrowed, record_of
 from compressai_sga.models.c3.config import KNOWN, Architecture
+from tests.files.c3_files import blank, container_of
 
 SOURCES = (  # model, quality, coder, height, width
     ("mbt2018-mean-small", 3, "constriction-exact", 40, 60),

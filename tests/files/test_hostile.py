@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import KINDS, sources
 
 import compressai_sga
 from compressai_sga.coding import checksum
@@ -29,6 +28,7 @@ from compressai_sga.files import (
     describe_file,
 )
 from compressai_sga.files.models import borrowed, record_of
+from tests.files.hostile import KINDS, sources
 
 LIMIT_SEC, LIMIT_MIB = 1.0, 64
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import synthetic_photo
 from torchvision.transforms.functional import to_pil_image
+
+from tests.train.synthetic import synthetic_photo
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from random_nets import CONTEXTS, laplace
 
 from compressai_sga.models.c3.contexts import (
     C3,
@@ -18,6 +17,7 @@ from compressai_sga.models.c3.contexts import (
     nearest_taps,
     square_taps,
 )
+from tests.models.c3.random_nets import CONTEXTS, laplace
 
 
 def test_sizes_are_the_papers():

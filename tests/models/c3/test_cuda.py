@@ -3,12 +3,12 @@
 
 import pytest
 import torch
-from c3_pictures import natural
 
 from compressai_sga.models.c3 import C3, C3Fast
 from compressai_sga.models.c3.config import PRESETS
 from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.image_codec import decode_strings
+from tests.models.c3.c3_pictures import natural
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from random_nets import CONTEXTS, NETS, laplace, random_net
 
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.c3 import native as module
 from compressai_sga.models.c3.contexts import C3, grid_sizes
 from compressai_sga.models.c3.latent_codec import bits_of, decode_latents, encode_latents
+from tests.models.c3.random_nets import CONTEXTS, NETS, laplace, random_net
 
 if not module.AVAILABLE:
     pytest.skip("the C++ extension was not built (no compiler?)", allow_module_level=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from random_nets import NETS, random_net
 
 from compressai_sga.errors import SgaError
 from compressai_sga.models.c3.integer import (
@@ -17,6 +16,7 @@ from compressai_sga.models.c3.integer import (
     gelu_rest,
     quantise,
 )
+from tests.models.c3.random_nets import NETS, random_net
 
 
 def inputs(net: IntegerNet, count: int, seed: int = 0) -> np.ndarray:

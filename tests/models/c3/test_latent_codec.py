@@ -13,13 +13,13 @@ import zlib
 
 import numpy as np
 import pytest
-from random_nets import CONTEXTS, NETS, laplace, random_net
 
 from compressai_sga.coding import checksum
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.c3.contexts import C3, Context, grid_sizes
 from compressai_sga.models.c3.integer import IntegerNet
 from compressai_sga.models.c3.latent_codec import bits_of, decode_latents, encode_latents, predict
+from tests.models.c3.random_nets import CONTEXTS, NETS, laplace, random_net
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 5), (16, 16), (45, 70)]
 

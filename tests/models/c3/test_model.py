@@ -16,8 +16,6 @@ import compressai.zoo
 import numpy as np
 import pytest
 import torch
-from c3_pictures import constant, natural, noise
-from c3_random import SMALL, random_grids, random_nets
 from PIL import Image
 
 import compressai_sga
@@ -29,6 +27,8 @@ from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.fit.weight_quantisation import _Search, round_nets
 from compressai_sga.models.c3.image_codec import decode_image, decode_strings, encode_image, reconstruct
 from compressai_sga.models.c3.latent_codec import bits_of
+from tests.models.c3.c3_pictures import constant, natural, noise
+from tests.models.c3.c3_random import SMALL, random_grids, random_nets
 
 LMBDA = 1e-3
 

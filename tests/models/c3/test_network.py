@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from c3_random import LEARNED, SMALL, random_grids, random_nets, tensors
 
 from compressai_sga.models.c3 import network
 from compressai_sga.models.c3.config import KNOWN
@@ -19,6 +18,7 @@ from compressai_sga.models.c3.fit.grid_plane import Canvas
 from compressai_sga.models.c3.image_codec import reconstruct
 from compressai_sga.models.c3.latent_codec import bits_of, predict
 from compressai_sga.models.c3.tables import rows
+from tests.models.c3.c3_random import LEARNED, SMALL, random_grids, random_nets, tensors
 
 
 @pytest.mark.parametrize("architecture", [*KNOWN, SMALL], ids=["paper", "clic", "ours", "small"])

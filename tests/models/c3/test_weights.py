@@ -10,13 +10,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from c3_pictures import natural
 
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.c3.config import KNOWN, PRESETS, Architecture, layout
 from compressai_sga.models.c3.fit import weight_quantisation as steps
 from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.weights import Nets, array_bits, decode_nets, encode_nets
+from tests.models.c3.c3_pictures import natural
 
 OTHER = Architecture(
     grids=16,

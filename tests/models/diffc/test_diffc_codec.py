@@ -5,7 +5,6 @@ import dataclasses
 
 import pytest
 import torch
-from diffc_parts import GaussianSource
 
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.diffc import codec
@@ -13,6 +12,7 @@ from compressai_sga.models.diffc import process as chain
 from compressai_sga.models.diffc.channel import Channel, announced_millibits
 from compressai_sga.models.diffc.codec import Coder, decode_image, encode_image
 from compressai_sga.models.diffc.costs import Ladder
+from tests.models.diffc.diffc_parts import GaussianSource
 
 SOURCE = GaussianSource()
 CODER = SOURCE.coder(channel=Channel("trellis", 8))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffc_parts import WINDOW, costs, images, random_denoiser, random_model
 
 from compressai_sga.errors import BitstreamError, SgaError, ShapeError, UnsupportedModelError
 from compressai_sga.models.diffc import QUALITY_BPP, DiffC, DiffCAncestral, DiffCFlow
 from compressai_sga.models.diffc.codec import encode_image
 from compressai_sga.models.diffc.network import SCALE
 from compressai_sga.models.diffc.process import reconstruct
+from tests.models.diffc.diffc_parts import WINDOW, costs, images, random_denoiser, random_model
 
 
 def bpp(out: dict) -> float:

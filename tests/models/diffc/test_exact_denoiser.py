@@ -3,12 +3,12 @@
 
 import pytest
 import torch
-from diffc_parts import WINDOW, generator, random_denoiser
 
 from compressai_sga.diffusion.parametrisations import NetworkDenoiser
 from compressai_sga.errors import ShapeError
 from compressai_sga.models.diffc.exact_denoiser import ExactDenoiser, machine_tag, module_tag
 from compressai_sga.models.diffc.pixel_model import pixel_model
+from tests.models.diffc.diffc_parts import WINDOW, generator, random_denoiser
 
 CPU = torch.device("cpu")
 LEVEL = torch.tensor(1.0, dtype=torch.float64)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from compressai.models import CompressionModel, FactorizedPrior
 from compressai.registry import MODELS
-from hfd_parts import GaussianNetwork, first_stage, generator, hfd, images, random_network
 from torch import Tensor
 
 import compressai_sga
 from compressai_sga.errors import BitstreamError, SgaError, ShapeError
 from compressai_sga.models.hfd import HFD
 from compressai_sga.models.hfd.sampling import seed_of
+from tests.models.hfd.hfd_parts import GaussianNetwork, first_stage, generator, hfd, images, random_network
 
 ARCHITECTURES = ["bmshj2018-factorized", "mbt2018-mean", "mbt2018", "elic2022-official", "mbt2018-mean-uq"]
 

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hfd_parts import GaussianNetwork, generator, images, random_network
 from torch import Tensor
 
 from compressai_sga.channels import prng
@@ -19,6 +18,7 @@ from compressai_sga.diffusion.schedules import Cosine, alpha_sigma, grid
 from compressai_sga.diffusion.tiling import window_positions
 from compressai_sga.errors import ShapeError
 from compressai_sga.models.hfd.sampling import LEVELS, Sampling, draw_residual, pixel_noise, seed_of
+from tests.models.hfd.hfd_parts import GaussianNetwork, generator, images, random_network
 
 PLAIN = {"steps": 8, "method": "dpm2m", "window": 64, "overlap": 16, "batch": 4, "precision": "float32"}
 
