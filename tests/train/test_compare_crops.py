@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE, synthetic_photo
 from torchvision.transforms.functional import to_pil_image
 
+from tests.train.conftest import RECIPE
 from tests.train.synthetic import synthetic_photo
 
 TINY = ["-N", "16", "-M", "24", "--steps", "2"]
