@@ -93,7 +93,7 @@ def extensions() -> list[Extension]:
 
 def version() -> str:
     """The version that the package itself states."""
-    text = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / PACKAGE / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 

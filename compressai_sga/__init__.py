@@ -16,8 +16,7 @@ import compressai_sga_startup
 
 from . import errors, hooks, zoo
 from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "METHODS",

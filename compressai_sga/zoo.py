@@ -36,15 +36,13 @@ from urllib.error import URLError
 
 import torch
 from compressai.entropy_models import GaussianConditional
-from compressai.registry import MODELS
-from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file
 from torch import nn
 
-from .models import diffc, elic, hfd, rda
+from .lmbda import set_trained_lmbda
+from .models import rda
+from .models.families import architecture
 from .models.gains import gain_of
-from .models.hfd.network import ResidualDenoiser
-from .models.universal import ARCHITECTURES
 from .zoo_files import checked
 from .zoo_files import folder as _folder
 from .zoo_joint import folded, makes_same_tables
@@ -54,14 +52,13 @@ __all__ = [
     "DEFAULT_QUALITY",
     "LMBDA_MARGIN",
     "ModelRecord",
+    "find",
     "gain_at",
     "list_models",
     "load",
     "load_weights",
-    "register",
     "sample_images",
     "tables_checksum",
-    "unregister",
     "with_download_advice",
 ]
 
@@ -69,7 +66,6 @@ DEFAULT_MODEL = "mbt2018-mean-small"
 DEFAULT_QUALITY = 3
 LMBDA_MARGIN = 2.0
 """How far beyond its trained rates, as a factor of lmbda (about a quality), a joint model is given out."""
-DIFFUSION = {**hfd.ARCHITECTURES, **diffc.ARCHITECTURES}
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,8 @@ def _named(name: str, metric: str) -> list[ModelRecord]:
     return [r for r in named if r.metric == metric]
 
 
-def _find(name: str, quality: int, metric: str) -> ModelRecord:
+def find(name: str, quality: int, metric: str = "mse") -> ModelRecord:
+    """The record of one weight; raises ValueError, which says what there is, where the zoo has none."""
     named = _named(name, metric)
     for record in named:
         if record.quality == quality:
@@ -250,14 +247,16 @@ def load(
             that the manifest names.
         FileNotFoundError: the manifest names a file that is not installed.
     """
-    record = _find(name, quality, metric) if lmbda is None else _find_nearest(name, lmbda, metric)
-    own = getattr(_architecture(record.architecture), "OPTIONS", ())
+    record = find(name, quality, metric) if lmbda is None else _find_nearest(name, lmbda, metric)
+    cls = architecture(record.architecture)
+    own = getattr(cls, "OPTIONS", ())
     unknown = sorted(options.keys() - set(own))
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(own) or 'none'}")
     path = checked(_folder() / record.file, record.sha256)
-    if record.architecture in DIFFUSION:
-        net = _load_diffusion(record, path)
+    if hasattr(cls, "from_zoo"):
+        first_stage = None if record.first_stage is None else load(record.first_stage, quality)
+        net = cls.from_zoo(load_file(path), quality, first_stage).eval()
         for option, value in options.items():
             setattr(net, option, value)
         net.check_options()
@@ -274,25 +273,23 @@ def load(
             "not those of other machines",
             stacklevel=2,
         )
-    from .refine import set_trained_lmbda  # late: a decoder needs no refinement
-
     set_trained_lmbda(net, record.lmbda if lmbda is None else lmbda, record.metric)
     return net
 
 
 def _load_joint(record: ModelRecord, path: Path, lmbda: float) -> nn.Module:
     """A joint model at a lmbda, from the record of the quality that is nearest to it."""
-    architecture, tensors = _architecture(record.architecture), load_file(path)
+    cls, tensors = architecture(record.architecture), load_file(path)
     if lmbda == record.lmbda:
-        return folded(tensors, architecture, gain_at(lmbda, record.metric), record.quality)
-    if not makes_same_tables(tensors, architecture, gain_at(record.lmbda, record.metric), record.quality):
+        return folded(tensors, cls, gain_at(lmbda, record.metric), record.quality)
+    if not makes_same_tables(tensors, cls, gain_at(record.lmbda, record.metric), record.quality):
         warnings.warn(
             f"the coding tables of {record.name} come out differently on this machine than where it was "
             f"published: with lmbda {lmbda:g} it decodes its own streams, but perhaps not those of other "
             f"machines; those of quality {record.quality} (lmbda {record.lmbda:g}) decode everywhere",
             stacklevel=3,
         )
-    return folded(tensors, architecture, gain_at(lmbda, record.metric))
+    return folded(tensors, cls, gain_at(lmbda, record.metric))
 
 
 def gain_at(lmbda: float, metric: str) -> float:
@@ -305,7 +302,7 @@ def gain_at(lmbda: float, metric: str) -> float:
     return gain_of(rda.mse_lmbda(lmbda, "ms-ssim") if metric == "ms-ssim" else lmbda)
 
 
-def load_weights(path: Path, architecture: str) -> nn.Module:
+def load_weights(path: Path, name: str) -> nn.Module:
     """A weight file of the zoo as a stock model, without a look at the manifest.
 
     The file holds the stock state dict with empty Gaussian tables; stock `load_state_dict` widens
@@ -313,32 +310,14 @@ def load_weights(path: Path, architecture: str) -> nn.Module:
 
     Args:
         path: a .safetensors file.
-        architecture: CompressAI's name of the stock class.
+        name: of the architecture.
 
     Raises:
-        ValueError: an architecture that CompressAI does not have.
+        ValueError: there is no such architecture.
     """
-    net = _architecture(architecture).from_state_dict(load_file(path))
+    net = architecture(name).from_state_dict(load_file(path))
     net.update()
     return net.eval()
-
-
-def _load_diffusion(record: ModelRecord, path: Path) -> nn.Module:
-    """A model of diffusion from the file that its qualities share."""
-    architecture, state = _architecture(record.architecture), load_file(path)
-    if record.first_stage is None:
-        return architecture.from_state_dict(state, quality=record.quality).eval()
-    network = ResidualDenoiser.from_state_dict(state)
-    return architecture(load(record.first_stage, record.quality), network, quality=record.quality).eval()
-
-
-def _architecture(name: str) -> type[nn.Module]:
-    """The class of an architecture of CompressAI or of this package, whether registered or not."""
-    own = {**ARCHITECTURES, **rda.ARCHITECTURES, **elic.ARCHITECTURES, **DIFFUSION}
-    classes = {**own, **model_architectures}
-    if name not in classes:
-        raise ValueError(f"no architecture is called {name!r}; there are {', '.join(sorted(classes))}")
-    return classes[name]
 
 
 def tables_checksum(net: nn.Module) -> str | None:
@@ -354,74 +333,6 @@ def tables_checksum(net: nn.Module) -> str | None:
                 crc = zlib.crc32(table.cpu().to(torch.int32).numpy().tobytes(), crc or 0)
             crc = zlib.crc32(module.scale_table.cpu().float().numpy().tobytes(), crc)
     return None if crc is None else f"{crc:08x}"
-
-
-def _entry_point(name: str, qualities: list[int]) -> Callable[..., nn.Module]:
-    """What CompressAI's dictionaries of models hold: a function of (quality, metric, ...)."""
-
-    def model(
-        quality: int,
-        metric: str = "mse",
-        pretrained: bool = False,
-        progress: bool = True,
-        **kwargs: Any,
-    ) -> nn.Module:
-        if pretrained:
-            return load(name, quality, metric, **kwargs)
-        record = _find(name, quality, metric)
-        if "lmbda" in kwargs:
-            raise ValueError(f"lmbda {kwargs['lmbda']} is of trained weights; add pretrained=True")
-        if record.architecture in DIFFUSION:
-            return _architecture(record.architecture).untrained(quality, **kwargs)
-        return _architecture(record.architecture)(record.N, record.M, **kwargs)
-
-    model.__name__ = model.__qualname__ = name.replace("-", "_")
-    model.__doc__ = f"""{name} of the compressai-sga zoo.
-
-    Args:
-        quality: one of {qualities}.
-        metric: "mse".
-        pretrained: trained weights with coding tables; else the untrained stock class.
-        progress: ignored, there is no download.
-        kwargs: with trained weights, lmbda and options as for `compressai_sga.zoo.load`.
-    """
-    return model
-
-
-_entries: list[tuple[dict[str, Any], str, Any]] = []
-
-
-def register() -> None:
-    """Put every name of the zoo into CompressAI's dictionaries, in place; again is harmless.
-
-    A name that somebody else has put there is left as it is.
-    """
-    # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
-    from compressai.zoo import image_models, models
-
-    by_name: dict[str, list[ModelRecord]] = {}
-    for record in list_models():
-        by_name.setdefault(record.name, []).append(record)
-    for name, records in by_name.items():
-        function = _entry_point(name, [r.quality for r in records])
-        architecture = _architecture(records[0].architecture)
-        for dictionary, value in (
-            (image_models, function),
-            (models, function),
-            (model_architectures, architecture),
-            (MODELS, architecture),
-        ):
-            if name not in dictionary:
-                dictionary[name] = value
-                _entries.append((dictionary, name, value))
-
-
-def unregister() -> None:
-    """Take the zoo's names out of CompressAI's dictionaries again."""
-    for dictionary, name, value in _entries:
-        if dictionary.get(name) is value:
-            del dictionary[name]
-    _entries.clear()
 
 
 def with_download_advice(download: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,14 +10,13 @@ from pathlib import Path
 import compressai_sga
 
 PACKAGE = Path(compressai_sga.__file__).parent
-LEVELS = (  # a file may import from its own level and from those after it
-    {"__init__", "__main__"},
-    {"files", "hooks", "zoo", "zoo_joint"},
-    {"models", "refine"},
-    {"diffusion", "channels", "coding"},
-    {"relaxations", "schedules"},
-    {"typing", "errors", "zoo_files"},
-)
+ORDER = (
+    *("errors", "typing", "version", "lmbda", "progress", "zoo_files"),
+    *("relaxations", "schedules"),
+    *("coding", "diffusion", "metrics", "channels", "refine"),
+    *("models", "zoo_joint", "zoo", "files", "evaluation", "tasks", "comparison", "hooks"),
+    *("compressai_sga", "__main__"),
+)  # a room imports from those before it only
 
 
 def test_public_names():
@@ -28,37 +27,58 @@ def test_public_names():
     assert re.fullmatch(r"\d+\.\d+\.\d+", compressai_sga.__version__)
 
 
-def test_imports_point_down_only():
-    levels = {name: level for level, names in enumerate(LEVELS) for name in names}
-    wrong = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
+def test_rooms_stand_in_one_order():
+    rooms = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} == set(ORDER) - {"compressai_sga"}
+    wrong = [
+        f"{name} imports {target}"
+        for name, targets in imports().items()
+        for target in targets
+        if ORDER.index(room(target)) > ORDER.index(room(name))
+    ]
+    assert wrong == []
+
+
+def test_no_file_imports_itself_through_others():
+    graph, done = imports(), set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def room(name: str) -> str:
+    return (name.split(".") + [""])[1] or "compressai_sga"
+
+
+def imports() -> dict[str, set[str]]:
+    """Files of the package, by the names of their modules, and what each imports of it, wherever that stands."""
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found[name] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for target in _targets(node, parts):
-                own = parts[0]
-                if target == own or (own in ("hooks", "__main__") and target == "metrics"):
-                    continue
-                allowed = (
-                    target in ("typing", "errors")
-                    if own == "metrics"
-                    else target in levels and levels[target] >= levels.get(own, len(LEVELS))
-                )
-                if not allowed and not (own == "hooks" and target == "__init__"):
-                    wrong.append(f"{'/'.join(parts)} imports {target}")
-    assert not wrong
-
-
-def _targets(node: ast.AST, parts: tuple[str, ...]) -> list[str]:
-    """Top-level parts of this package that an import statement names."""
-    if isinstance(node, ast.Import):
-        modules = [alias.name.split(".") for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        base = node.module.split(".") if node.module else []
-        if node.level:
-            package = ["compressai_sga", *parts[:-1]]
-            base = package[: len(package) - node.level + 1] + base
-        modules = [[*base, alias.name] for alias in node.names] if len(base) == 1 else [base]
-    else:
-        return []
-    own = [module for module in modules if module[0] == "compressai_sga" and len(module) > 1]
-    return ["__init__" if module[1].startswith("__") else module[1] for module in own]
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                modules = [f"{base}.{alias.name}" for alias in node.names]
+                wanted = [module if module in paths else base for module in modules]
+            else:
+                continue
+            found[name] |= {module for module in wanted if module in paths and module != name}
+    return found

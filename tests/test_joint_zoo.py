@@ -28,6 +28,7 @@ from compressai_sga import files, zoo, zoo_joint
 from compressai_sga.coding.container import pack, unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files.images import Picture
+from compressai_sga.hooks import registration
 from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.models.gains import Gained, condition
 from compressai_sga.models.universal import ARCHITECTURES, anneal
@@ -105,13 +106,13 @@ def own_zoo(made, tmp_path, monkeypatch):
     """The same, for a test that may damage it; CompressAI knows its names."""
     folder = tmp_path / "zoo"
     shutil.copytree(made, folder)
-    zoo.unregister()
+    registration.unregister()
     monkeypatch.setattr(zoo, "_folder", lambda: folder)
-    zoo.register()
+    registration.register()
     yield folder
-    zoo.unregister()
+    registration.unregister()
     monkeypatch.undo()
-    zoo.register()
+    registration.register()
 
 
 @pytest.fixture

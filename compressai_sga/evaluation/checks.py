@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .. import zoo
 from ..errors import SgaError
-from ..models import c3
+from ..models.families import family_of
 
 __all__ = [
     "ImageError",
@@ -109,7 +109,7 @@ def check_model_options(
         )
     if refined and hasattr(architecture, "UNREFINABLE"):
         raise SgaError(f"--refine: {name} {architecture.UNREFINABLE}; leave it out")
-    if given and name in c3.ARCHITECTURES and args.source == "checkpoint":
+    if given and architecture is not None and family_of(name).fitted and args.source == "checkpoint":
         raise SgaError(
             f"{_spelled(given)}: there are no checkpoints of {name}; use pretrained DATASET -a {name}"
         )

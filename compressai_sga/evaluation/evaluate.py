@@ -32,9 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SgaError
-from ..models import c3
+from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
+from ..models.families import family_of
 from ..progress import Progress
-from ..refine import LMBDA_BY_QUALITY, RefineConfig, refine, refined, set_trained_lmbda, trained_lmbda
+from ..refine import RefineConfig, refine, refined
+from ..version import __version__
 from . import checks
 from .extra_metrics import Measures
 from .journal import Journal, cache_folder, weights_sha256
@@ -174,7 +176,7 @@ class Evaluation:
         if self._request.model:
             runs = self._options or [{}]
             values = {key: [run[key] for run in runs] for key in runs[0]}
-            name = "fit" if self._args.architecture in c3.ARCHITECTURES else "options"
+            name = "fit" if family_of(self._args.architecture).fitted else "options"
             extra[name] = {key: each[0] if len(set(each)) == 1 else each for key, each in values.items()}
         if self._failed:
             extra["failed"] = [{"image": k, "error": v} for k, v in self._failed.items()]
@@ -345,8 +347,6 @@ class Evaluation:
         return {**means, **self._measures.compute()} if done else {}
 
     def _open_journal(self, model: nn.Module, keywords: dict[str, Any]) -> Journal | None:
-        from .. import __version__
-
         args, scale = self._args, keywords["vbr_scale"]
         facts = {
             "compressai_sga": __version__,
@@ -366,10 +366,8 @@ class Evaluation:
             "device": next(model.parameters()).device.type,
             "vbr": None if scale is None else [keywords["vbr_stage"], float(scale)],
         }
-        if isinstance(model, c3.C3):  # which is its settings, not its weights
-            facts["fit"] = model.settings
-        elif hasattr(model, "OPTIONS"):
-            facts["options"] = _options_of(model)
+        if hasattr(model, "OPTIONS"):
+            facts["options"] = getattr(model, "settings", {}) | _options_of(model)
         folder = Path(args.output_directory) if args.output_directory else cache_folder()
         try:
             journal = Journal(folder, facts)
@@ -385,9 +383,8 @@ class Evaluation:
 
 def _options_of(net: nn.Module) -> dict[str, Any]:
     """What its options are set to, by name; empty for models of other people."""
-    source = net.settings if isinstance(net, c3.C3) else None
-    options = getattr(net, "OPTIONS", ())
-    return {name: getattr(net, name) if source is None else source[name] for name in options}
+    settings = getattr(net, "settings", {})  # where an attribute None means the model's own
+    return {name: settings.get(name, getattr(net, name)) for name in getattr(net, "OPTIONS", ())}
 
 
 @contextlib.contextmanager

@@ -23,36 +23,40 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container
 from ..errors import BitstreamError, SgaError
-from ..models.c3 import ARCHITECTURES
 from ..models.c3.fit.checkpoint import Checkpoint
 from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
+from ..models.families import architecture
 from .images import Picture, pixels_of, tensor_of
+from .kinds import Request
 
 __all__ = [
-    "DEFAULT_FITTED_QUALITY",
-    "FITTED",
+    "DEFAULT_QUALITY",
+    "PARTS",
+    "TAKES",
     "FitResult",
     "checkpoint_of",
-    "compress_fitted",
-    "decompress_fitted",
+    "compress",
+    "decompress",
+    "is_known",
     "nets_of",
     "remove_checkpoint",
 ]
 
-FITTED = tuple(ARCHITECTURES)
-DEFAULT_FITTED_QUALITY = 4
+TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint"})
+PARTS = ("nets", "latents")
+DEFAULT_QUALITY = 4
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
 _MAX_QUALITY = 8
@@ -84,33 +88,29 @@ def remove_checkpoint(target: str | os.PathLike[str]) -> None:
     Checkpoint.remove(checkpoint_of(target))
 
 
-def compress_fitted(
-    picture: Picture,
-    model: str,
-    quality: int | None = None,
-    *,
-    lmbda: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    max_seconds: float | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-) -> tuple[Container, FitResult]:
+def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
     """Fit and code an image.
 
     Args:
         picture: any.
-        model: one of FITTED.
-        quality: 1 to 8, DEFAULT_FITTED_QUALITY by default; lmbda replaces it.
-        lmbda, steps, seed, max_seconds: of `models.c3.C3`.
-        checkpoint: a file from which a killed fit goes on; it stays.
+        request: quality 1 to 8, DEFAULT_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
+            those of `models.c3.C3`; a file from which a killed fit goes on, and which stays.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
         SgaError: what was coded does not decode on this very machine.
     """
-    quality = DEFAULT_FITTED_QUALITY if quality is None else quality
-    options = {"lmbda": lmbda, "steps": steps, "seed": seed, "max_seconds": max_seconds}
-    net = ARCHITECTURES[model](quality, **options, checkpoint=checkpoint, keep_checkpoint=True)
+    model, lmbda = request.model, request.lmbda
+    quality = DEFAULT_QUALITY if request.quality is None else request.quality
+    net = architecture(model)(
+        quality,
+        lmbda=lmbda,
+        steps=request.steps,
+        seed=request.seed,
+        max_seconds=request.max_seconds,
+        checkpoint=request.checkpoint,
+        keep_checkpoint=True,
+    )
     fitted = net.fit(tensor_of(picture))[0]
     symbols, crc32 = _checksum(fitted.nets, fitted.grids)
     container = Container(
@@ -140,13 +140,21 @@ def compress_fitted(
     return container, FitResult(net.lmbda, net.settings["steps"], psnr_db)
 
 
-def decompress_fitted(container: Container) -> Tensor:
-    """The image (3, H, W) in [0, 1].
+def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
+    """The image of a container.
 
     Raises:
         BitstreamError: no encoder wrote this.
+        ValueError: an option, of which there are none.
     """
-    return reconstruct(*_decoded(container))
+    if options:
+        raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
+    return Picture(pixels_of(reconstruct(*_decoded(container)), container.mode), container.profile)
+
+
+def is_known(container: Container) -> bool:
+    """Whether the weights are there: none are needed."""
+    return True
 
 
 def nets_of(container: Container) -> Nets:

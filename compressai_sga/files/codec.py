@@ -9,9 +9,9 @@
 In:  pictures of any size from 1x1 (DiffC: 64x64); a model of the zoo. Grey ones become three equal channels.
 Out: bytes as `coding.container` specifies; 8-bit pixels, the model's x_hat clamped and rounded.
 
-Three kinds of models have three files: `transform` (CompressAI's, and HFD on them), `c3` and `diffc`
-(DiffC). All check what they decode, so that there is never a wrong image, and nonsense costs little; the
-encoder decodes what it is about to write.
+Images are filed in three ways (`kinds`, chosen by `models.families`): as `transform` (CompressAI's models,
+and HFD on them), `c3` or `diffc`. All check what they decode, so that there is never a wrong image, and
+nonsense costs little; the encoder decodes what it is about to write.
 Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be written or compressed),
 ``ValueError`` (options: unknown model, quality, coder, refinement).
 """
@@ -19,14 +19,12 @@ Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be writt
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .. import zoo
 from ..coding.container import (
-    CODERS,
     MAGIC,
     MAX_BYTES,
     MAX_PROFILE_BYTES,
@@ -38,29 +36,14 @@ from ..coding.container import (
 )
 from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
-from ..refine import PRESETS, RefineConfig, RefineResult
+from ..models.families import Filing, family_of
+from ..refine import RefineResult
 from ..typing import StepCallback
-from .c3 import (
-    FITTED,
-    FitResult,
-    checkpoint_of,
-    compress_fitted,
-    decompress_fitted,
-    nets_of,
-    remove_checkpoint,
-)
-from .diffc import SAMPLED, compress_sampled, decompress_sampled
-from .images import (
-    Picture,
-    output_format,
-    pixels_of,
-    read_picture,
-    replacing,
-    require_writable,
-    write_picture,
-)
-from .models import choose, record_of, refusal_of
-from .transform import compress_rounded, decompress_rounded
+from . import c3, diffc, transform
+from .c3 import FitResult, checkpoint_of, remove_checkpoint
+from .images import Picture, output_format, read_picture, replacing, require_writable, write_picture
+from .kinds import Kind, Request
+from .transform import DEFAULT_CODER
 
 __all__ = [
     "DEFAULT_CODER",
@@ -71,9 +54,10 @@ __all__ = [
     "decompress_picture",
     "describe",
     "describe_file",
+    "kind_of",
 ]
 
-DEFAULT_CODER = "constriction-exact"
+KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
 _HEAD_BYTES = 64
 
 
@@ -123,14 +107,14 @@ def compress_file(
     """
     if Path(target).suffix.lower() != ".csga":
         raise SgaError(f"{target} does not end in .csga; name the compressed file so")
-    fitted = options.get("model") in FITTED and options.get("checkpoint") is None
-    if fitted:
+    kept = "checkpoint" in kind_of(options.get("model", zoo.DEFAULT_MODEL)).TAKES
+    if kept := kept and options.get("checkpoint") is None:
         require_writable(target)  # known before the fit, not after it
         options["checkpoint"] = checkpoint_of(target)
     data, result = compress_picture(read_picture(source), **options)
     with replacing(target) as file:
         file.write(data)
-    if fitted:
+    if kept:
         remove_checkpoint(target)
     return describe(data), result
 
@@ -190,15 +174,25 @@ def _read(source: str | os.PathLike[str]) -> bytes:
 def describe(data: bytes) -> Description:
     """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
     container = unpack(data)
-    fitted = container.model in FITTED
-    nets = nets_of(container) if fitted else None
+    kind = kind_of(container.model)
+    nets = c3.nets_of(container) if kind is c3 else None
     sizes = part_bytes(data)
-    parts, short = {}, ("nets", "latents") if fitted else ("y", "z")
+    parts = {}
     for i in range(len(container.strings)):
         name = f"string {i}"
-        parts[short[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
+        parts[kind.PARTS[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
     parts.update(sizes)
-    return Description(container, parts, fitted or record_of(container) is not None, nets)
+    return Description(container, parts, kind.is_known(container), nets)
+
+
+def kind_of(model: str) -> Kind:
+    """How images of a model are filed, of the zoo or fitted; names that are neither go to `transform`."""
+    architectures = {record.name: record.architecture for record in zoo.list_models()}
+    try:
+        family = family_of(architectures.get(model, model))
+    except ValueError:
+        return transform
+    return KINDS[family.file]
 
 
 def compress_picture(
@@ -221,7 +215,7 @@ def compress_picture(
 
     Args:
         model, quality, metric: what `zoo.load` takes; quality None: 3, or what the model has. Or a C3
-            model, one of `fitted.FITTED`, quality 1 to 8, 4 by default.
+            model, quality 1 to 8, 4 by default.
         coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 and DiffC have their own.
         refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3, DiffC.
         steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. seed
@@ -239,35 +233,31 @@ def compress_picture(
         ValueError: an unknown model, quality, coder or refinement, an option that the model does not take,
             a checkpoint of another fit.
     """
-    if model in FITTED:
-        _require_unset(model, coder=coder, refine=refine, metric=None if metric == "mse" else metric, bpp=bpp)
-        _require_short(picture.profile)
-        options = {"lmbda": lmbda, "steps": steps, "seed": seed, "max_seconds": max_seconds}
-        container, fit = compress_fitted(picture, model, quality, **options, checkpoint=checkpoint)
-        return pack(container), fit
-    _require_unset(model, max_seconds=max_seconds, checkpoint=checkpoint)
-    record = choose(model, quality, metric)
-    if record.architecture in SAMPLED:
-        _require_short(picture.profile)
-        unused = {"coder": coder, "refine": refine, "steps": steps, "lmbda": lmbda}
-        for name, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{name} {value}: {model} has no such option for coding; leave it out")
-        return pack(compress_sampled(picture, record, bpp=bpp, seed=seed)), None
-    if bpp is not None:
-        raise ValueError(f"bpp {bpp}: {model} has no such option; give a quality")
-    coder = DEFAULT_CODER if coder is None else coder
-    if coder not in CODERS.values():
-        raise ValueError(f"no coder of files is called {coder!r}; choose from {', '.join(CODERS.values())}")
-    _require_short(picture.profile)
-    if refine is None and lmbda is not None and record.lmbda_range is not None:
-        raise ValueError(
-            f"lmbda {lmbda}: a file keeps a quality of {model}, not a lmbda; give the nearest quality, and a "
-            "method of refinement (refine) for the rest of the way"
+    request = Request(
+        model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp
+    )
+    kind = kind_of(model)
+    _refuse_others(request, kind)
+    if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:
+        raise SgaError(
+            f"the colour profile has {len(picture.profile)} bytes, at most {MAX_PROFILE_BYTES} can be "
+            "stored; convert the image to sRGB first"
         )
-    config = _refinement(refine, steps, lmbda, seed)
-    container, result = compress_rounded(picture, record, coder, config, on_step)
+    container, result = kind.compress(picture, request)
     return pack(container), result
+
+
+def _refuse_others(request: Request, kind: Kind) -> None:
+    """Options that mean nothing to this kind; a metric where there are no weights of another."""
+    for field in fields(Request):
+        value, own = getattr(request, field.name), ("model", "quality", "metric", *kind.TAKES)
+        if field.name not in own and value != field.default:
+            raise ValueError(
+                f"{field.name} {value}: {request.model} has no such option for coding; leave it out, or "
+                "choose another model"
+            )
+    if kind is c3 and request.metric != "mse":
+        raise ValueError(f"metric {request.metric}: {request.model} is fitted for mse; leave it out")
 
 
 def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: Any) -> Picture:
@@ -283,15 +273,7 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
         ValueError: an option that the model does not have, or a value out of its range.
     """
     container = _unpack(data, max_bytes)
-    if container.model in FITTED:
-        _require_no_options(container, options)
-        return Picture(pixels_of(decompress_fitted(container), container.mode), container.profile)
-    record = record_of(container)
-    if record is None:
-        raise BitstreamError(refusal_of(container))
-    if record.architecture in SAMPLED:
-        return decompress_sampled(container, record, options, cut=max_bytes is not None)
-    return decompress_rounded(container, record, options)
+    return kind_of(container.model).decompress(container, options, cut=max_bytes is not None)
 
 
 def _unpack(data: bytes, max_bytes: int | None) -> Container:
@@ -306,42 +288,9 @@ def _unpack(data: bytes, max_bytes: int | None) -> Container:
     if max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
     container = unpack_cut(data[:max_bytes])
-    record = record_of(container)
-    if record is None or record.architecture not in SAMPLED:
+    if kind_of(container.model) is not diffc:
         raise ValueError(
             f"max_bytes is for files of DiffC, this one is of {container.model}: it decodes as a whole or "
             "not at all"
         )
     return container
-
-
-def _require_no_options(container: Container, options: Mapping[str, Any]) -> None:
-    if options:
-        raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
-
-
-def _require_unset(model: str, **options: Any) -> None:
-    for name, value in options.items():
-        if value is not None:
-            whose = f"models that are not fitted to the image, {model} is"
-            if model not in FITTED:
-                whose = f"models that are fitted to the image ({', '.join(FITTED)}), {model} is not"
-            raise ValueError(f"{name} {value} is for {whose}; leave it out, or choose another model")
-
-
-def _require_short(profile: bytes | None) -> None:
-    if profile is not None and len(profile) > MAX_PROFILE_BYTES:
-        raise SgaError(
-            f"the colour profile has {len(profile)} bytes, at most {MAX_PROFILE_BYTES} can be stored; "
-            "convert the image to sRGB first"
-        )
-
-
-def _refinement(refine: str | None, steps: int | None, lmbda: float | None, seed: int) -> RefineConfig | None:
-    if refine is None:
-        for name, value in (("steps", steps), ("lmbda", lmbda)):
-            if value is not None:
-                raise ValueError(f"{name} {value} is for refinement; name a method for it (refine)")
-        return None
-    name = {"preset": refine} if refine in PRESETS else {"method": refine}
-    return RefineConfig.make(**name, steps=steps, lmbda=lmbda, seed=seed)

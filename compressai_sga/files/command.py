@@ -18,10 +18,12 @@ from pathlib import Path
 from .. import zoo
 from ..coding.container import CODERS
 from ..errors import SgaError
+from ..models.families import FAMILIES
 from ..progress import Progress
 from ..refine import PRESETS
-from .c3 import DEFAULT_FITTED_QUALITY, FITTED, FitResult, checkpoint_of
-from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file
+from . import c3
+from .c3 import FitResult, checkpoint_of
+from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file, kind_of
 from .report import fitted, line, refined, table
 
 __all__ = ["compress", "decompress", "info"]
@@ -29,13 +31,14 @@ __all__ = ["compress", "decompress", "info"]
 
 def compress(argv: list[str]) -> int:
     """`compress IN OUT.csga`."""
-    models = ", ".join([*sorted({record.name for record in zoo.list_models()}), *FITTED])
+    fitted_models = [name for family in FAMILIES if family.fitted for name in family.classes]
+    models = ", ".join([*sorted({record.name for record in zoo.list_models()}), *fitted_models])
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga compress",
         description="Compress an image to a .csga file, which replaces an existing one.",
         epilog="The file keeps pixels (8 bits, grey or RGB) and colour profile, no other metadata. "
-        f"{', '.join(FITTED)} are fitted to the image, which takes minutes to hours; what is done is kept in "
-        "OUT.csga.fit, and after an interrupt the same command goes on from there.",
+        f"{', '.join(fitted_models)} are fitted to the image, which takes minutes to hours; what is done is "
+        "kept in OUT.csga.fit, and after an interrupt the same command goes on from there.",
     )
     parser.add_argument("source", metavar="IN", help="PNG, JPEG, WebP or TIFF")
     parser.add_argument("target", metavar="OUT.csga")
@@ -44,7 +47,7 @@ def compress(argv: list[str]) -> int:
         "--quality",
         metavar="Q",
         type=int,
-        help=f"higher is better and larger (3; C3: {DEFAULT_FITTED_QUALITY})",
+        help=f"higher is better and larger (3; C3: {c3.DEFAULT_QUALITY})",
     )
     parser.add_argument(
         "--coder", metavar="NAME", help=f"{', '.join(CODERS.values())} ({DEFAULT_CODER}; not for C3)"
@@ -63,7 +66,7 @@ def compress(argv: list[str]) -> int:
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
     args = parser.parse_args(argv)
-    checkpoint = checkpoint_of(args.target) if args.model in FITTED else None
+    checkpoint = checkpoint_of(args.target) if "checkpoint" in kind_of(args.model).TAKES else None
     with _one_sentence(checkpoint):
         if checkpoint is not None and checkpoint.is_file():
             print(f"going on from {checkpoint}", file=sys.stderr)

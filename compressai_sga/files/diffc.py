@@ -20,33 +20,32 @@ from typing import Any
 
 import torch
 
-from .. import zoo
 from ..coding.container import Container
 from ..errors import BitstreamError, SgaError
-from ..models import diffc
 from .images import Picture, pixels_of, tensor_of
-from .models import borrowed, fingerprint
+from .kinds import Request
+from .models import borrowed, choose, fingerprint, record_of, required
 
-__all__ = ["SAMPLED", "compress_sampled", "decompress_sampled"]
+__all__ = ["PARTS", "TAKES", "compress", "decompress", "is_known"]
 
-SAMPLED = tuple(diffc.ARCHITECTURES)
+TAKES = frozenset({"bpp", "seed"})
+PARTS = ("y", "z")
 _CODER = "constriction-range"
 
 
-def compress_sampled(
-    picture: Picture, record: zoo.ModelRecord, *, bpp: float | None = None, seed: int = 0
-) -> Container:
+def compress(picture: Picture, request: Request) -> tuple[Container, None]:
     """Code an image.
 
     Args:
         picture: any, 64 pixels and more on each side.
-        record: of the model.
-        bpp: bits a pixel, instead of the record's quality.
-        seed: of the shared noise.
+        request: quality, or bpp, bits a pixel, instead; seed, of the shared noise.
 
     Raises:
         SgaError: what was coded does not decode on this very machine.
+        ValueError: the zoo has no such model.
     """
+    record = choose(request.model, request.quality, request.metric)
+    bpp, seed = request.bpp, request.seed
     x = tensor_of(picture)
     with borrowed(record, None, {"bpp": bpp, "seed": seed}) as net:
         out = net.compress(x)
@@ -56,7 +55,7 @@ def compress_sampled(
             raise SgaError(
                 f"what {record.name} coded here cannot be decoded here ({error}); please report the image"
             ) from error
-    return Container(
+    container = Container(
         model=record.name,
         quality=record.quality if bpp is None else 0,
         metric="mse",
@@ -72,16 +71,14 @@ def compress_sampled(
         strings=(out["strings"][0][0],),
         profile=picture.profile,
     )
+    return container, None
 
 
-def decompress_sampled(
-    container: Container, record: zoo.ModelRecord, options: Mapping[str, Any], *, cut: bool
-) -> Picture:
+def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
     """The image of a container.
 
     Args:
         container: of a whole file, or of the first bytes of one.
-        record: of its model.
         options: of the model's reconstruction: steps.
         cut: whether the string may end before its last step.
 
@@ -89,7 +86,7 @@ def decompress_sampled(
         BitstreamError: no encoder wrote this, or none on a machine like this one.
         ValueError: an option that decoding does not have.
     """
-    c = container
+    c, record = container, required(container)
     wrong = [name for name in options if name != "steps"]
     if wrong:
         raise ValueError(f"{c.model} decodes with the option steps, not {', '.join(wrong)}; leave it out")
@@ -103,3 +100,8 @@ def decompress_sampled(
         limit = max(1, len(c.strings[0])) if cut else None
         out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
     return Picture(pixels_of(out["x_hat"][0], c.mode), c.profile)
+
+
+def is_known(container: Container) -> bool:
+    """Whether the zoo has the weights that the file was made with."""
+    return record_of(container) is not None

@@ -26,10 +26,11 @@ from .. import hooks, zoo
 from ..coding import set_coder
 from ..coding.container import WEIGHTS_BYTES, Container
 from ..coding.sizes import reduce_shape
-from ..models import diffc
+from ..errors import BitstreamError
+from ..models.families import architecture
 from .float64 import make_portable
 
-__all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "refusal_of"]
+__all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "required"]
 
 STRIDE = 6  # log2 of 64
 _lock = threading.RLock()
@@ -57,17 +58,26 @@ def fingerprint(record: zoo.ModelRecord) -> bytes:
 
 
 def record_of(container: Container) -> zoo.ModelRecord | None:
-    """The zoo's record of the weights that a file was made with; DiffC's of any quality where it says 0."""
+    """The zoo's record of the weights that a file was made with; of any quality
+    where it says 0, for a rate was given."""
     c = container
     for record in zoo.list_models():
         same = (record.name, record.metric, fingerprint(record)) == (c.model, c.metric, c.weights)
-        any_rate = c.quality == 0 and record.architecture in diffc.ARCHITECTURES
+        any_rate = c.quality == 0 and "bpp" in getattr(architecture(record.architecture), "OPTIONS", ())
         if same and (any_rate or c.quality == record.quality):
             return record
     return None
 
 
-def refusal_of(container: Container) -> str:
+def required(container: Container) -> zoo.ModelRecord:
+    """The same; without such weights in the zoo, ``BitstreamError`` says what the file and the zoo have."""
+    record = record_of(container)
+    if record is None:
+        raise BitstreamError(_refusal_of(container))
+    return record
+
+
+def _refusal_of(container: Container) -> str:
     """Why a file whose record is None cannot be decoded, with its model and the zoo's."""
     made = f"{container.model}, quality {container.quality}, {container.metric}"
     same = [

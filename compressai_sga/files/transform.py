@@ -21,32 +21,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import zoo
 from ..coding import checksum
-from ..coding.container import Container
+from ..coding.container import CODERS, Container
 from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from ..errors import BitstreamError, SgaError
-from ..refine import RefineConfig, RefineResult
+from ..refine import PRESETS, RefineConfig, RefineResult
 from ..refine import refine as refine_latents
-from ..typing import StepCallback
 from .images import Picture, pixels_of, tensor_of
-from .models import STRIDE, borrowed, fingerprint, layout_of
+from .kinds import Request
+from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, required
 
-__all__ = ["compress_rounded", "decompress_rounded"]
+__all__ = ["DEFAULT_CODER", "PARTS", "TAKES", "compress", "decompress", "is_known"]
+
+TAKES = frozenset({"coder", "refine", "steps", "lmbda", "seed", "on_step"})
+PARTS = ("y", "z")
+DEFAULT_CODER = "constriction-exact"
 
 
-def compress_rounded(
-    picture: Picture,
-    record: zoo.ModelRecord,
-    coder: str,
-    config: RefineConfig | None,
-    on_step: StepCallback | None,
-) -> tuple[Container, RefineResult | None]:
-    """Code an image, with refined latents where `config` says how.
+def compress(picture: Picture, request: Request) -> tuple[Container, RefineResult | None]:
+    """Code an image, with refined latents where a refinement is asked for.
+
+    Args:
+        picture: any.
+        request: quality and metric of a model of the zoo; one of `coding.container.CODERS`; a method or
+            preset of `refine.refine` with its steps, lmbda, seed and on_step.
 
     Raises:
         SgaError: what was coded does not decode on this very machine.
+        ValueError: the zoo has no such model, or there is no such coder or refinement.
     """
+    record = choose(request.model, request.quality, request.metric)
+    coder = DEFAULT_CODER if request.coder is None else request.coder
+    if coder not in CODERS.values():
+        raise ValueError(f"no coder of files is called {coder!r}; choose from {', '.join(CODERS.values())}")
+    if request.refine is None and request.lmbda is not None and record.lmbda_range is not None:
+        raise ValueError(
+            f"lmbda {request.lmbda}: a file keeps a quality of {record.name}, not a lmbda; give the nearest "
+            "quality, and a method of refinement (refine) for the rest of the way"
+        )
+    config, on_step = _refinement(request), request.on_step
     height, width = picture.pixels.shape[:2]
     pad = padding(width, height, STRIDE)
     x = F.pad(tensor_of(picture), pad, mode="replicate")
@@ -86,13 +99,14 @@ def compress_rounded(
     return container, result
 
 
-def decompress_rounded(container: Container, record: zoo.ModelRecord, options: Mapping[str, Any]) -> Picture:
+def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
     """The image of a container; options are HFD's: steps, seed, realism.
 
     Raises:
         BitstreamError: no encoder wrote this.
         ValueError: an option that the model does not have, or a value out of its range.
     """
+    record = required(container)
     padded = padded_size(container.width, container.height, container.stride)
     with borrowed(record, container.coder, options) as net:
         made = len(container.strings), container.shape
@@ -105,6 +119,22 @@ def decompress_rounded(container: Container, record: zoo.ModelRecord, options: M
     left, _, top, _ = padding(container.width, container.height, container.stride)
     x_hat = x_hat[0, :, top : top + container.height, left : left + container.width]
     return Picture(pixels_of(x_hat, container.mode), container.profile)
+
+
+def is_known(container: Container) -> bool:
+    """Whether the zoo has the weights that the file was made with."""
+    return record_of(container) is not None
+
+
+def _refinement(request: Request) -> RefineConfig | None:
+    refine, steps, lmbda = request.refine, request.steps, request.lmbda
+    if refine is None:
+        for name, value in (("steps", steps), ("lmbda", lmbda)):
+            if value is not None:
+                raise ValueError(f"{name} {value} is for refinement; name a method for it (refine)")
+        return None
+    name = {"preset": refine} if refine in PRESETS else {"method": refine}
+    return RefineConfig.make(**name, steps=steps, lmbda=lmbda, seed=request.seed)
 
 
 def _decode(net: nn.Module, container: Container, shape: Any) -> Tensor:

@@ -201,7 +201,6 @@ def enable() -> bool:
 def disable() -> None:
     """Take everything back: CompressAI is stock again, in this process."""
     global _enabled
-    from .. import zoo
     from . import coders, registration
 
     compressai_sga_startup.uninstall()
@@ -209,7 +208,6 @@ def disable() -> None:
         owner, name, stock, wrapper = _applied.pop()
         if getattr(owner, name, None) is wrapper:
             setattr(owner, name, stock)
-    zoo.unregister()
     coders.unregister()
     registration.unregister()
     _enabled = False
@@ -259,11 +257,9 @@ def _look_up(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
 
 
 def _register() -> None:
-    from .. import zoo
     from . import registration
 
     registration.register()
-    zoo.register()
 
 
 def _compressai_version() -> str:

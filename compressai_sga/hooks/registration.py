@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names for the stock command line: models of this package, and three that CompressAI leaves out.
+"""Names for CompressAI: the zoo's models, this package's architectures, and three that it leaves out.
 
 CompressAI 1.2.8 registers three architectures in `compressai.registry.MODELS` only, so that
-`eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them and the models of
-this package, in place, to the dictionaries that the command line and `compressai.zoo` read;
-`unregister` takes them out.
+`eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them, the families of
+`models.families` and the zoo's models, in place, to the dictionaries that the command line and
+`compressai.zoo` read; `unregister` takes them out.
 
 In:  nothing. Out: entries of `image_models`, `models`, `model_architectures` and `registry.MODELS`.
-Fails: an entry point asked for pretrained weights raises `SgaError`, for there are none.
+Fails: an architecture asked for pretrained weights raises `SgaError`, for there are none.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from compressai.registry import MODELS
@@ -19,123 +21,30 @@ from torch import nn
 
 from .. import zoo
 from ..errors import SgaError
-from ..models import c3, elic, rda, universal
+from ..models.families import FAMILIES, UNLISTED, architecture, family_of
 
-__all__ = ["UNLISTED", "register", "unregister"]
-
-UNLISTED = ("cheng2020-anchor-checkerboard", "elic2022-official", "elic2022-chandelier")
-
-
-class _EntryPoint:
-    """What CompressAI's dictionaries of models hold: a callable of (quality, metric, ...)."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.__name__ = name.replace("-", "_")
-        self.__doc__ = f"Untrained {name}; there are no published weights of it."
-
-    def __call__(
-        self,
-        quality: int = 1,
-        metric: str = "mse",
-        pretrained: bool = False,
-        progress: bool = True,
-        **kwargs: Any,
-    ) -> nn.Module:
-        if pretrained:
-            small = sorted({r.name for r in zoo.list_models() if r.architecture == self.name})
-            there = f" of full size ({', '.join(small)} in the zoo has some)" if small else ""
-            raise SgaError(
-                f"there are no published weights for {self.name}{there}; evaluate a checkpoint of your "
-                f"own with `checkpoint DATASET -a {self.name} -p FILE`"
-            )
-        return self.make(quality, kwargs)
-
-    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
-        return MODELS[self.name](**kwargs)
-
-
-class _UniversalEntryPoint(_EntryPoint):
-    """The same for universally quantised models: as wide as the stock model of that quality."""
-
-    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
-        from compressai.zoo.image import cfgs
-
-        widths = cfgs[self.name.removesuffix("-uq")][quality]
-        return universal.ARCHITECTURES[self.name](*widths, **kwargs)
-
-
-class _AutoencoderEntryPoint(_EntryPoint):
-    """The same for rate-distortion autoencoders: as wide as CompressAI's factorised prior of that quality."""
-
-    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
-        from compressai.zoo.image import cfgs
-
-        return rda.ARCHITECTURES[self.name](*cfgs["bmshj2018-factorized"][quality], **kwargs)
-
-
-class _C3EntryPoint(_EntryPoint):
-    """C3 is fitted to each image, so that there are no weights to ask for; quality 1 to 8."""
-
-    def __call__(
-        self,
-        quality: int = 4,
-        metric: str = "mse",
-        pretrained: bool = False,
-        progress: bool = True,
-        **kwargs: Any,
-    ) -> nn.Module:
-        if metric != "mse":
-            raise SgaError(f"{self.name} is fitted for the metric 'mse', not {metric!r}; leave it out")
-        if not progress:  # CompressAI's default, True, means its download's: here the terminal decides
-            kwargs["progress"] = False
-        return c3.ARCHITECTURES[self.name](quality, **kwargs)
-
-
-class _DiffusionEntryPoint(_EntryPoint):
-    """HFD and DiffC of the default size; those with trained weights are the zoo's."""
-
-    def __call__(
-        self,
-        quality: int = 1,
-        metric: str = "mse",
-        pretrained: bool = False,
-        progress: bool = True,
-        **kwargs: Any,
-    ) -> nn.Module:
-        if pretrained:
-            raise SgaError(
-                f"there are no weights for {self.name} of full size; {self.name}-small has some, and "
-                f"your own are evaluated with `checkpoint DATASET -a {self.name} -p FILE`"
-            )
-        return self.make(quality, kwargs)
-
-    def make(self, quality: int, kwargs: dict[str, Any]) -> nn.Module:
-        return zoo.DIFFUSION[self.name].untrained(quality, **kwargs)
-
+__all__ = ["register", "unregister"]
 
 _entries: list[tuple[dict[str, Any], str, Any]] = []
 
 
 def register() -> None:
-    """Add the unlisted names where they are missing; again is harmless."""
+    """Add the names where they are missing; again is harmless."""
     # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
     from compressai.zoo import image_models, models
     from compressai.zoo.image import model_architectures
 
-    stock = {name: (MODELS[name], _EntryPoint(name)) for name in UNLISTED if name in MODELS}
-    dithered = {name: (cls, _UniversalEntryPoint(name)) for name, cls in universal.ARCHITECTURES.items()}
-    trained = {name: (cls, _AutoencoderEntryPoint(name)) for name, cls in rda.ARCHITECTURES.items()}
-    contextual = {name: (cls, _EntryPoint(name)) for name, cls in elic.ARCHITECTURES.items()}
-    fitted = {name: (cls, _C3EntryPoint(name)) for name, cls in c3.ARCHITECTURES.items()}
-    drawn = {name: (cls, _DiffusionEntryPoint(name)) for name, cls in zoo.DIFFUSION.items()}
-    added = stock | dithered | trained | contextual | fitted | drawn
-    for name, (architecture, entry_point) in added.items():
+    ours = [name for family in FAMILIES for name in family.classes]
+    added = {name: _of_architecture(name) for name in (*(n for n in UNLISTED if n in MODELS), *ours)}
+    added |= {name: _of_zoo(name) for name in dict.fromkeys(record.name for record in zoo.list_models())}
+    architectures = {record.name: record.architecture for record in zoo.list_models()}
+    for name, make in added.items():
+        cls = architecture(architectures.get(name, name))
         for dictionary, value in (
-            (MODELS, architecture),
-            (image_models, entry_point),
-            (models, entry_point),
-            (model_architectures, architecture),
+            (MODELS, cls),
+            (image_models, make),
+            (models, make),
+            (model_architectures, cls),
         ):
             if name not in dictionary:
                 dictionary[name] = value
@@ -148,3 +57,75 @@ def unregister() -> None:
         dictionary, name, value = _entries.pop()
         if dictionary.get(name) is value:
             del dictionary[name]
+
+
+def _of_architecture(name: str) -> Callable[..., nn.Module]:
+    """What CompressAI's dictionaries of models hold, of an architecture without weights."""
+    cls, family = architecture(name), family_of(name)
+    # The stock classes have no default for the quality; those of ours with a constructor by quality do.
+    by_quality = getattr(cls, "untrained", None)
+    default = 1 if by_quality is None else inspect.signature(by_quality).parameters["quality"].default
+
+    def model(
+        quality: int = default,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if family.fitted:
+            if metric != "mse":
+                raise SgaError(f"{name} is fitted for the metric 'mse', not {metric!r}; leave it out")
+            if not progress:  # CompressAI's default, True, means its download's: here the terminal decides
+                kwargs["progress"] = False
+        elif pretrained:
+            small = sorted({r.name for r in zoo.list_models() if r.architecture == name})
+            there = f" of full size ({', '.join(small)} in the zoo has some)" if small else ""
+            raise SgaError(
+                f"there are no published weights for {name}{there}; evaluate a checkpoint of your "
+                f"own with `checkpoint DATASET -a {name} -p FILE`"
+            )
+        return family.untrained(name, quality, **kwargs)
+
+    what = "Fitted to each image" if family.fitted else "Untrained; there are no published weights of it"
+    return _named(model, name, f"{what}.\n\n    {family.title}: {family.purpose}.")
+
+
+def _of_zoo(name: str) -> Callable[..., nn.Module]:
+    """The same of a name of the zoo."""
+    records = [record for record in zoo.list_models() if record.name == name]
+
+    def model(
+        quality: int,
+        metric: str = "mse",
+        pretrained: bool = False,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> nn.Module:
+        if pretrained:
+            return zoo.load(name, quality, metric, **kwargs)
+        record = zoo.find(name, quality, metric)
+        if "lmbda" in kwargs:
+            raise ValueError(f"lmbda {kwargs['lmbda']} is of trained weights; add pretrained=True")
+        widths = None if record.N is None else (record.N, record.M)
+        return family_of(record.architecture).untrained(record.architecture, quality, widths, **kwargs)
+
+    return _named(
+        model,
+        name,
+        f"""{name} of the compressai-sga zoo.
+
+    Args:
+        quality: one of {[record.quality for record in records]}.
+        metric: "mse".
+        pretrained: trained weights with coding tables; else the untrained class.
+        progress: ignored, there is no download.
+        kwargs: with trained weights, lmbda and options as for `compressai_sga.zoo.load`.
+    """,
+    )
+
+
+def _named(function: Callable[..., nn.Module], name: str, doc: str) -> Callable[..., nn.Module]:
+    function.__name__ = function.__qualname__ = name.replace("-", "_")
+    function.__doc__ = doc
+    return function

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ class _Universal(EntropyModel):
 
     dither_block = 0  # which of the model's dithers; `universal` numbers its entropy models
     temperature: Tensor
+
+    UNREFINABLE: ClassVar[str] = (
+        "quantises with dither, not by rounding, which refinement takes the place of; refine the stock model "
+        "of this architecture"
+    )
 
     def _start(self) -> None:
         self.register_buffer("temperature", torch.tensor(math.inf))
@@ -380,4 +385,4 @@ ARCHITECTURES = {
     "bmshj2018-hyperprior-uq": UniversalScaleHyperprior,
     "mbt2018-mean-uq": UniversalMeanScaleHyperprior,
 }
-"""Names under which `zoo.register` makes the classes known to CompressAI."""
+"""Names under which `hooks.registration` makes the classes known to CompressAI."""

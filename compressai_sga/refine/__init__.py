@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latent refinement of frozen CompressAI models; `refine` and `refined` are the way in."""
 
+from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
 from .loop import RefineResult, refine, refined
-from .objective import LMBDA_BY_QUALITY, RateDistortion, set_trained_lmbda, trained_lmbda
+from .objective import RateDistortion
 from .presets import METHODS, PRESETS, RefineConfig
 
 __all__ = [

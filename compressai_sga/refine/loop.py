@@ -30,18 +30,11 @@ from compressai.ops import compute_padding
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
-from ..models.universal import UniversalBottleneck, UniversalGaussian
+from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
-from .objective import (
-    RateDistortion,
-    distortion,
-    estimate_lmbda,
-    nearest_published,
-    set_trained_lmbda,
-    trained_lmbda,
-)
+from .objective import RateDistortion, distortion, estimate_lmbda
 from .presets import RefineConfig
 from .rdoq import polish
 from .synthesis import FastSynthesis
@@ -231,11 +224,9 @@ def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> Laten
         raise UnsupportedModelError(
             f"refinement works on float32 models, this one has {names}; call model.float() first"
         )
-    if any(isinstance(module, UniversalBottleneck | UniversalGaussian) for module in model.modules()):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} quantises with dither, not by rounding, which refinement takes the "
-            "place of; refine the stock model of this architecture"
-        )
+    for module in model.modules():
+        if hasattr(module, "UNREFINABLE"):
+            raise UnsupportedModelError(f"{type(model).__name__} {module.UNREFINABLE}")
     for adapter in ADAPTERS:
         if adapter.matches(model):
             frozen = copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rate-distortion loss that is really paid, and the trade-off a model was trained for.
+"""The rate-distortion loss that is really paid, and the trade-off that a model seems to be trained for.
 
     loss = bpp + lmbda * 255^2 * MSE            (metric "mse")
     loss = bpp + lmbda * (1 - MS-SSIM)          (metric "ms-ssim")
@@ -11,7 +11,6 @@ decoder clamps it. The PSNR is that of the float image (stock `eval_model` round
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,27 +18,16 @@ from dataclasses import dataclass
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from pytorch_msssim import ms_ssim
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..typing import Distortion
 from .latents import LatentAdapter, Latents
 
 __all__ = [
-    "LMBDA_BY_QUALITY",
     "RateDistortion",
     "distortion",
     "estimate_lmbda",
-    "nearest_published",
-    "set_trained_lmbda",
-    "trained_lmbda",
 ]
-
-# CompressAI's published training values, qualities 1 to 8.
-LMBDA_BY_QUALITY: dict[Distortion, tuple[float, ...]] = {
-    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
-    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
-}
-_ATTRIBUTE = "_compressai_sga_lmbda"
 
 
 @dataclass(frozen=True)
@@ -77,16 +65,6 @@ def distortion(x: Tensor, x_hat: Tensor, metric: Distortion) -> Tensor:
     return 1 - ms_ssim(x, x_hat, data_range=1.0, size_average=False)
 
 
-def set_trained_lmbda(model: nn.Module, lmbda: float, metric: Distortion = "mse") -> None:
-    """Note on the model the trade-off that it was trained for; copies of the model keep it."""
-    setattr(model, _ATTRIBUTE, {**getattr(model, _ATTRIBUTE, {}), metric: float(lmbda)})
-
-
-def trained_lmbda(model: nn.Module, metric: Distortion = "mse") -> float | None:
-    """The trade-off that the model is known to be trained for, or None."""
-    return getattr(model, _ATTRIBUTE, {}).get(metric)
-
-
 def estimate_lmbda(
     adapter: LatentAdapter,
     latents: Latents,
@@ -103,7 +81,7 @@ def estimate_lmbda(
     of training d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1. R' is taken with uniform noise for
     the rounding, as in training, D' with the actual rounding error. Both are properties of the
     quantisation more than of how well the encoder does on this image. Models that are not trained to
-    the end give less than their value; see `nearest_published`.
+    the end give less than their value; see `lmbda.nearest_published`.
 
     Raises:
         ValueError: rate and distortion do not oppose each other, as in an untrained model.
@@ -135,16 +113,6 @@ def estimate_lmbda(
             "it trained?); name it: lmbda=0.013, or --refine-lmbda 0.013"
         )
     return -rate_slope / distortion_slope
-
-
-def nearest_published(lmbda: float, metric: Distortion) -> float:
-    """The published value nearest to `lmbda`, or `lmbda` itself when it lies beyond them all.
-
-    The published values are factors of 1.9 apart, so anything between two of them is moved by at most
-    1.4: an estimate of a model that was trained with one of them becomes exact.
-    """
-    nearest = min(LMBDA_BY_QUALITY[metric], key=lambda known: abs(math.log(known / lmbda)))
-    return nearest if abs(math.log(nearest / lmbda)) < math.log(1.4) else lmbda
 
 
 @contextmanager

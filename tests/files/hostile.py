@@ -32,8 +32,8 @@ from compressai_sga.coding.container import CODERS, MAGIC, PIXELS_PER_BYTE, Cont
 from compressai_sga.coding.sizes import padded_size
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import Picture, compress_picture, decompress_picture
-from compressai_sga.files.c3 import FITTED
 from compressai_sga.files.models import borrowed, record_of
+from compressai_sga.models.c3 import ARCHITECTURES as FITTED
 from compressai_sga.models.c3.config import KNOWN, Architecture
 from tests.files.c3_files import blank, container_of
 

@@ -178,8 +178,7 @@ def test_the_three_commands(image, tmp_path, capsys, no_zoo, monkeypatch):
 
 
 def test_a_target_that_cannot_be_written_is_known_before_the_fit(image, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "compress_fitted", None)
-    monkeypatch.setattr(files.codec, "compress_fitted", None)
+    monkeypatch.setattr(module, "compress", None)
     assert main(["compress", str(image), str(tmp_path / "none" / "out.csga"), *COMMAND]) == 2
     assert "cannot be written: No such" in capsys.readouterr().err
     (tmp_path / "folder.csga").mkdir()

@@ -19,7 +19,7 @@ import compressai_sga_startup
 from compressai_sga import hooks
 from compressai_sga.evaluation import evaluate, options
 from compressai_sga.hooks import PATCHES
-from compressai_sga.hooks import registration as names
+from compressai_sga.models.families import UNLISTED
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +69,10 @@ def test_the_signatures_that_replacements_rely_on_are_checked(stock):
 
 def test_disable_gives_stock_and_enable_is_idempotent(stock):
     with_us, patched = registries(), functions()
-    assert all(name in with_us[0] for name in names.UNLISTED)
+    assert all(name in with_us[0] for name in UNLISTED)
     hooks.disable()
     without_us, pure = registries(), functions()
-    assert not any(name in without_us[0] for name in names.UNLISTED)
+    assert not any(name in without_us[0] for name in UNLISTED)
     assert not any("_Finder" in kind.__qualname__ for kind in without_us[-1])
     assert all(patched[key] is not pure[key] for key in pure)
     assert all(not hasattr(function, "__compressai_sga__") for function in pure.values())
@@ -115,7 +115,7 @@ def test_an_internal_failure_gets_a_warning_and_stays_stock(stock, monkeypatch):
     def broken():
         raise OSError("zoo is gone")
 
-    monkeypatch.setattr("compressai_sga.zoo.register", broken)
+    monkeypatch.setattr("compressai_sga.zoo.list_models", broken)
     with pytest.warns(UserWarning, match="zoo is gone"):
         assert not hooks.enable()
     assert (registries(), functions()) == before

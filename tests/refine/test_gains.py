@@ -14,14 +14,16 @@ import torch
 from compressai.utils.eval_model.__main__ import read_image
 
 from compressai_sga import zoo
+from compressai_sga.lmbda import nearest_published
+from compressai_sga.models import diffc, hfd
 from compressai_sga.models.universal import ARCHITECTURES
 from compressai_sga.refine import LMBDA_BY_QUALITY, PRESETS, refine
 from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import build_adapter
-from compressai_sga.refine.objective import estimate_lmbda, nearest_published
+from compressai_sga.refine.objective import estimate_lmbda
 from compressai_sga.refine.rdoq import polish
 
-OTHERS = {*ARCHITECTURES, *zoo.DIFFUSION}
+OTHERS = {*ARCHITECTURES, *hfd.ARCHITECTURES, *diffc.ARCHITECTURES}
 REFINABLE = [r for r in zoo.list_models() if r.architecture not in OTHERS]  # those that round
 
 

@@ -38,9 +38,9 @@ ZOO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ZOO.parent), str(Path(__file__).resolve().parent)]
 
 from compressai_sga import zoo  # noqa: E402
-from compressai_sga.models import elic, rda  # noqa: E402
+from compressai_sga.models import rda  # noqa: E402
+from compressai_sga.models.families import family_of  # noqa: E402
 from compressai_sga.models.gains import fold, load_joint  # noqa: E402
-from compressai_sga.models.universal import ARCHITECTURES  # noqa: E402
 from compressai_sga.zoo_joint import folded, stored  # noqa: E402
 from crops import held_out  # noqa: E402
 from train import LMBDA  # noqa: E402
@@ -201,15 +201,10 @@ def card(record: dict[str, Any]) -> str:
     """Markdown of one model: what it is, results, how to make it again."""
     name, architecture, training = (record[key] for key in ("name", "architecture", "training"))
     qualities = record["qualities"]
-    what = f"CompressAI's stock `{architecture}`"
-    if architecture in ARCHITECTURES:
-        stock = architecture.removesuffix("-uq")
-        what = f"CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)"
-    if architecture in elic.ARCHITECTURES:
-        what = f"The space-channel context model `{architecture}` (`compressai_sga.models.elic`)"
+    family = family_of(architecture)
+    what = family.card.format(name=architecture, stock=family.stock_name(architecture))
     loss = "MSE (loss: bpp + λ·255²·MSE)"
     if architecture in rda.ARCHITECTURES:
-        what = f"Rate-distortion autoencoder `{architecture}` (`compressai_sga.models.rda`)"
         loss = f"the loss {rda.LOSSES[rda.ARCHITECTURES[architecture].distortion]}"
     low, high = record["lmbda_range"]
     lines = [

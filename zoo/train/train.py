@@ -56,6 +56,7 @@ from pca import initialise_from_pca
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import compressai_sga.hooks  # noqa: E402, F401 -- registers the package's own architectures
+from compressai_sga.lmbda import LMBDA_BY_QUALITY  # noqa: E402
 from compressai_sga.models import rda  # noqa: E402
 from compressai_sga.models.gains import (  # noqa: E402
     LMBDA_0,
@@ -69,8 +70,7 @@ from compressai_sga.models.gains import (  # noqa: E402
 )
 from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
 
-# CompressAI's training values for MSE, quality 1..8 (its documentation, "Training").
-LMBDA = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
+LMBDA = LMBDA_BY_QUALITY["mse"]
 
 COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}

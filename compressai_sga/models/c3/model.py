@@ -111,6 +111,11 @@ class C3(CompressionModel):
         """A model; there is nothing to load."""
         return cls()
 
+    @classmethod
+    def untrained(cls, quality: int = 4, **options: Any) -> C3:
+        """A model, for there is nothing to train."""
+        return cls(quality, **options)
+
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """One without elements: CompressAI's evaluation takes the device from the first."""
         yield nn.Parameter(self._where, requires_grad=False)

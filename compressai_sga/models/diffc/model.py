@@ -112,6 +112,11 @@ class DiffC(CompressionModel):
         return cls(PixelDenoiser(UNetConfig(widths=(64, 128, 192), blocks=1), 64), quality=quality, **knobs)
 
     @classmethod
+    def from_zoo(cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: None = None) -> DiffC:
+        """A model of the zoo, which has all qualities."""
+        return cls.from_state_dict(state_dict, quality=quality)
+
+    @classmethod
     def from_diffusers(cls, source: str | os.PathLike[str], crops: Tensor, **knobs: Any) -> DiffC:
         """A pixel model of `diffusers`, with costs measured on these images.
 

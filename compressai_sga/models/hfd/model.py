@@ -127,6 +127,11 @@ class HFD(CompressionModel):
         denoiser = ResidualDenoiser(config, qualities, [0.05] * len(qualities), "mbt2018-mean")
         return cls(MODELS["mbt2018-mean"](*cfgs["mbt2018-mean"][quality]), denoiser, quality=quality, **knobs)
 
+    @classmethod
+    def from_zoo(cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: nn.Module | None) -> HFD:
+        """A network of the zoo, which serves several qualities, behind the first stage of one of them."""
+        return cls(first_stage, ResidualDenoiser.from_state_dict(state_dict), quality=quality)
+
     def check_options(self) -> None:
         """Raises ValueError where an attribute was set to what it cannot be."""
         self._set(**{name: value for name, value in self.settings.items() if name != "architecture"})

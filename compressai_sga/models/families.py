@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The families of models: one row each, and what a model offers beside CompressAI's interface.
+
+    FAMILIES                        # the rows
+    family_of("c3-fast").file       # of an architecture; `STOCK` where none of ours has it
+
+Registration, the zoo, files, the evaluation, the comparison and the recipes read these rows; none of them
+knows a family by its name. To add a model: a class (`Model` says what it may offer), a row here, a card.
+
+In:  names of architectures, as CompressAI's dictionaries and the zoo's manifest have them. Out: rows, models.
+Fails with ``ValueError`` for an architecture that there is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from .. import zoo_files
+from . import c3, diffc, elic, hfd, rda, universal
+
+__all__ = ["FAMILIES", "STOCK", "UNLISTED", "Family", "Filing", "Model", "architecture", "family_of"]
+
+UNLISTED = ("cheng2020-anchor-checkerboard", "elic2022-official", "elic2022-chandelier")
+"""Architectures that CompressAI 1.2.8 has in `registry.MODELS` only, where its command line does not look."""
+Filing = Literal["transform", "c3", "diffc"]
+
+
+class Model(Protocol):
+    """What a class may offer; only the first four, which are CompressAI's, have to be there.
+
+    `forward` gives {"x_hat", "likelihoods"}; `compress` gives {"strings", "shape"}; `decompress` takes both
+    and gives {"x_hat"}. All side information is inside the strings, which are all that is counted.
+    """
+
+    OPTIONS: ClassVar[tuple[str, ...]]
+    """Attributes, and keywords of the constructor, that a command line may set (`evaluation.options`)."""
+    UNREFINABLE: ClassVar[str]
+    """Why its latents cannot be refined, as the rest of a sentence that its name begins. Absent: they can."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]: ...
+
+    def compress(self, x: Tensor) -> dict[str, Any]: ...
+
+    def decompress(self, strings: list[list[bytes]], shape: Any) -> dict[str, Tensor]: ...
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> nn.Module: ...
+
+    @classmethod
+    def untrained(cls, quality: int, **options: Any) -> nn.Module:
+        """The model as large as that quality wants; classes without it are made from N and M."""
+
+    @classmethod
+    def from_zoo(
+        cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: nn.Module | None
+    ) -> nn.Module:
+        """The model of one quality from a file of the zoo that serves all; without it, `from_state_dict`."""
+
+    def check_options(self) -> None:
+        """Raises ValueError where an attribute of OPTIONS was set to what it cannot be."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result beside weights and image: JSON."""
+
+    @property
+    def first_stage(self) -> nn.Module:
+        """The model that codes, where this one only decodes: refinement moves its latents."""
+
+    @property
+    def downsampling_factor(self) -> int:
+        """What the sides of an image are multiples of, px; with 1, evaluation does not pad."""
+
+    @property
+    def macs(self) -> Any:
+        """`total`: multiplications a pixel of the decoder, where they cannot be counted by running it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is common to architectures of one kind.
+
+    Args:
+        title: for people.
+        purpose: what it is for, in one line.
+        classes: by the names under which CompressAI knows them.
+        file: how a `.csga` file holds an image: symbols and transforms ("transform"), or as C3, or as DiffC.
+        fitted: whether the model is made for each image, so that it has no weights and no checkpoints.
+        like: the stock architecture whose N and M at a quality it takes, from its own name; None: the class
+            has `untrained`, or widths of its own.
+        data: files that coding needs beside weights.
+        card: what a card says that a model of the zoo is; {name} and {stock} (`like`) stand for the names.
+    """
+
+    title: str
+    purpose: str
+    classes: Mapping[str, type[nn.Module]]
+    file: Filing = "transform"
+    fitted: bool = False
+    like: Callable[[str], str] | None = None
+    data: Callable[[], list[Path]] = field(default=lambda: [])
+    card: str = "CompressAI's stock `{name}`"
+
+    def untrained(
+        self, name: str, quality: int, widths: tuple[int, int] | None = None, **options: Any
+    ) -> nn.Module:
+        """A model without weights.
+
+        Args:
+            name: one of `classes`.
+            quality: CompressAI's 1..8.
+            widths: N and M; by default those of the quality.
+            options: of the constructor.
+        """
+        cls = architecture(name)
+        if hasattr(cls, "untrained"):
+            return cls.untrained(quality, **options)
+        if widths is None and self.like is not None:
+            from compressai.zoo.image import (
+                cfgs,
+            )  # late: while CompressAI is being imported it has no zoo yet
+
+            widths = cfgs[self.stock_name(name)][quality]
+        return cls(*(widths or ()), **options)
+
+    def stock_name(self, name: str) -> str:
+        """The stock architecture that one of ours is like; its own name where it is like none."""
+        own = next((each for each, cls in self.classes.items() if cls is architecture(name)), name)
+        return own if self.like is None else self.like(own)
+
+
+FAMILIES: list[Family] = [
+    Family(
+        "Universal quantisation",
+        "files that behave as the noise of training did",
+        universal.ARCHITECTURES,
+        like=lambda name: name.removesuffix("-uq"),
+        card="CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)",
+    ),
+    Family(
+        "Rate-distortion autoencoders",
+        "other distortions than MSE; what a training loss believes",
+        rda.ARCHITECTURES,
+        like=lambda name: "bmshj2018-factorized",
+        card="Rate-distortion autoencoder `{name}` (`compressai_sga.models.rda`)",
+    ),
+    Family(
+        "Space-channel context",
+        "the fewest bits of the models that are not fitted",
+        elic.ARCHITECTURES,
+        card="The space-channel context model `{name}` (`compressai_sga.models.elic`)",
+    ),
+    Family(
+        "C3",
+        "a tiny decoder, fitted to each image in minutes",
+        c3.ARCHITECTURES,
+        file="c3",
+        fitted=True,
+        data=lambda: [zoo_files.c3_nets()],
+    ),
+    Family("HFD", "realistic detail from the same bits", hfd.ARCHITECTURES),
+    Family("DiffC", "any rate, and any prefix, of one stream", diffc.ARCHITECTURES, file="diffc"),
+]
+STOCK = Family("CompressAI", "published architectures", {})
+"""CompressAI's own architectures, and whatever else is registered with it."""
+
+
+def family_of(name: str) -> Family:
+    """The family of an architecture, under whatever name it is registered.
+
+    Raises:
+        ValueError: there is no such architecture.
+    """
+    cls = architecture(name)
+    return next((family for family in FAMILIES if cls in family.classes.values()), STOCK)
+
+
+def architecture(name: str) -> type[nn.Module]:
+    """The class of an architecture of this package, whether registered or not, or of CompressAI.
+
+    Raises:
+        ValueError: there is no such architecture.
+    """
+    from compressai.registry import MODELS
+    from compressai.zoo.image import model_architectures  # late, as above
+
+    own = {each: cls for family in FAMILIES for each, cls in family.classes.items()}
+    for classes in (own, model_architectures, MODELS):
+        if name in classes:
+            return classes[name]
+    there = sorted({*own, *model_architectures})
+    raise ValueError(f"no architecture is called {name!r}; there are {', '.join(there)}")
