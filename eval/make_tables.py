@@ -42,7 +42,8 @@ Makers = dict[str, Callable[[Path], str]]
 # Of each document what is made of results, by name of the block.
 DOCUMENTS: dict[str, Makers] = {
     "README.md": {"summary": readme_summary},
-    "eval/RESULTS.md": {"summary": summary} | {name: make for row in EVALUATIONS for name, make in row.blocks.items()},
+    "eval/RESULTS.md": {"summary": summary}
+    | {name: make for row in EVALUATIONS for name, make in row.blocks.items()},
     "eval/README.md": {"claims": claims.table},
 }
 # Output of commands that is copied by hand.
