@@ -97,16 +97,26 @@ def version() -> str:
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 
-readme = ROOT / "README.md"
+def description() -> str:
+    """README.md for readers without the repository: links into it become text, pictures their titles."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = re.sub(r"!\[([^]\n]*)\]\((?!https?:)[^)\n]*\)", r"(Picture in the repository: \1)", text)
+    return re.sub(r"\[([^]\n]*)\]\((?!https?:)[^)\n]*\)", r"\1", text)
+
+
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+
 setup(
     name="compressai-sga",
     version=version(),
     description="Latent refinement and new models for stock CompressAI",
-    long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
+    long_description=description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
     py_modules=["compressai_sga_startup"],
     install_requires=[
         "compressai>=1.2.8",
@@ -133,7 +143,9 @@ setup(
             "torchmetrics",
             "torch-fidelity",
             "diffusers",
+            *DOCS,
         ],
+        "docs": DOCS,
         "diffusion": ["diffusers"],
         "metrics": ["lpips", "torchmetrics[image]"],
         "eval": ["matplotlib", "scipy", "bjontegaard", "plotly", "pillow-jxl-plugin"],

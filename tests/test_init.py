@@ -27,6 +27,11 @@ def test_public_names():
     assert re.fullmatch(r"\d+\.\d+\.\d+", compressai_sga.__version__)
 
 
+def test_type_checkers_see_the_types():
+    assert (PACKAGE / "py.typed").is_file()
+    assert 'package_data={PACKAGE: ["py.typed"]}' in (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
+
+
 def test_rooms_stand_in_one_order():
     rooms = {
         path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()

@@ -11,8 +11,8 @@ Between the two marker lines of a block stands what its function makes of the re
     ...
     <!-- /results -->
 
-Blocks and figures are those of `evaluations`, the summary of README.md, the claims of eval/README.md. Nothing
-is measured, and no model or image is needed. A figure is up to date when it was drawn from the results files
+Blocks and figures are those of `evaluations`, their summaries, the claims of eval/README.md. Nothing is
+measured, and no model or image is needed. A figure is up to date when it was drawn from the results files
 that are there (`provenance`).
 
 In:  a checkout. Out: the files; on stderr one line about each thing that is out of date, missing or unknown,
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from compressai_sga.tasks.provenance import digest, drawn_from, save_figure
 from papers import claims
-from papers.evaluations import EVALUATIONS, Evaluation, summary
+from papers.evaluations import EVALUATIONS, Evaluation, readme_summary, summary
 
 __all__ = ["DOCUMENTS", "blocks", "check", "write"]
 
@@ -41,8 +41,9 @@ MARKER = re.compile(r"<!-- (?:results:[\w-]+|/results) -->")
 Makers = dict[str, Callable[[Path], str]]
 # Of each document what is made of results, by name of the block.
 DOCUMENTS: dict[str, Makers] = {
-    "README.md": {"summary": summary},
-    "eval/RESULTS.md": {name: make for row in EVALUATIONS for name, make in row.blocks.items()},
+    "README.md": {"summary": readme_summary},
+    "eval/RESULTS.md": {"summary": summary}
+    | {name: make for row in EVALUATIONS for name, make in row.blocks.items()},
     "eval/README.md": {"claims": claims.table},
 }
 # Output of commands that is copied by hand.

@@ -17,7 +17,7 @@ Fails with ``FileNotFoundError`` or ``KeyError`` where something was not measure
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from experiments.sga_plus import report as sga_plus_report
 from experiments.sga_plus import runs as sga_plus_runs
 from papers import findings
 
-__all__ = ["EVALUATIONS", "Evaluation", "slug", "summary"]
+__all__ = ["EVALUATIONS", "Evaluation", "readme_summary", "slug", "summary"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Evaluation:
     """One section of eval/RESULTS.md.
 
     Args:
-        title: its heading, and its row in the summary of README.md.
+        title: its heading, and its row in the summaries of eval/RESULTS.md and README.md.
         command: that measures it.
         results: names of its files in eval/results, or patterns.
         blocks: what stands between markers, by name; a function of the folder of results.
-        headline: its result in the summary; None leaves the row out.
+        headline: its result in the summaries; None leaves the row out.
         figures: by name of the file in eval/figures without ".png"; drawn from `results`.
         pictures: the same of figures that only the command can draw.
+        in_readme: False leaves it out of README.md's summary, which has about ten rows.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Evaluation:
     headline: Callable[[Path], str] | None = None
     figures: Mapping[str, Callable[[Path], Figure]] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
+    in_readme: bool = True
 
     def sources(self, results: Path) -> list[Path]:
         """Its results files."""
@@ -261,6 +263,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"zoo-kodak": lambda results: zoo_curve.tables(*zoo_curve.read_results(results))},
         _zoo,
         {"zoo-kodak": lambda results: zoo_curve.figure(*zoo_curve.read_results(results))},
+        in_readme=False,
     ),
     Evaluation(
         "Codecs compared, on Kodak",
@@ -318,6 +321,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         ("step-time.json",),
         {"step-time": _step_time},
         _step,
+        in_readme=False,
     ),
     Evaluation(
         "Entropy coders against stock's `ans`",
@@ -352,6 +356,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"rdp": of_cells("rdp_gaussian", rdp_gaussian.tables)},
         _rdp,
         {"rdp_gaussian": of_cells("rdp_gaussian", rdp_gaussian.figure)},
+        in_readme=False,
     ),
     Evaluation(
         "Stochastic encoders on the circle",
@@ -360,6 +365,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"circle": of_cells("stochastic_encoders", stochastic_encoders.tables)},
         _circle,
         {"stochastic_encoders": of_cells("stochastic_encoders", stochastic_encoders.figure)},
+        in_readme=False,
     ),
     Evaluation(
         "C3 against Cool-Chic, and what its budget buys",
@@ -381,6 +387,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
             for name in ("rda-entropies", "rda-distortions")
         },
         pictures=("rda-pictures",),
+        in_readme=False,
     ),
     Evaluation(
         "HFD behind `mbt2018-mean-small`, on Kodak",
@@ -415,16 +422,26 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         {"critic": of_cells("critic", critic_report.tables)},
         _critic,
         {"critic": of_cells("critic", critic_report.figure)},
+        in_readme=False,
     ),
 )
 
 
 def summary(results: Path) -> str:
-    """The table of README.md: a row an evaluation."""
+    """The table at the head of eval/RESULTS.md: a row an evaluation."""
+    return _rows(results, EVALUATIONS, "")
+
+
+def readme_summary(results: Path) -> str:
+    """The table of README.md."""
+    return _rows(results, [row for row in EVALUATIONS if row.in_readme], "eval/RESULTS.md")
+
+
+def _rows(results: Path, evaluations: Iterable[Evaluation], document: str) -> str:
     lines = ["| what | result | command |", "|---|---|---|"]
-    for row in EVALUATIONS:
+    for row in evaluations:
         if row.headline is not None:
-            link = f"[{row.title}](eval/RESULTS.md#{slug(row.title)})"
+            link = f"[{row.title}]({document}#{slug(row.title)})"
             lines.append(f"| {link} | {row.headline(results)} | `{row.command}` |")
     return "\n".join(lines)
 
