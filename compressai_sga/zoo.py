@@ -54,6 +54,7 @@ __all__ = [
     "ModelRecord",
     "find",
     "gain_at",
+    "is_installed",
     "list_models",
     "load",
     "load_weights",
@@ -92,6 +93,7 @@ class ModelRecord:
         tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
         kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
         first_stage: name of the zoo's model, of the same quality, that this one stands on.
+        decoder_kmacs_px: thousands of multiplications a pixel of the decoder (`models.macs`).
         lmbda_range: smallest and largest lmbda of the training of a joint model, whose qualities share a
             file; None of others.
     """
@@ -114,6 +116,7 @@ class ModelRecord:
     gaussian_tables_crc32: str | None
     golden: dict[str, dict[str, float]]
     tolerance: dict[str, float]
+    decoder_kmacs_px: float | None = None
     kodak: dict[str, Any] | None = None
     first_stage: str | None = None
     lmbda_range: list[float] | None = None
@@ -128,7 +131,7 @@ def list_models() -> list[ModelRecord]:
     """
     path = _folder() / "manifest.json"
     known = {f.name for f in fields(ModelRecord)}
-    required = known - {"kodak", "first_stage", "lmbda_range"}
+    required = known - {"kodak", "first_stage", "lmbda_range", "decoder_kmacs_px"}
     content = json.loads(path.read_text(encoding="utf-8"))
     records = list(content["weights"])
     for shared in content["denoisers"]:
@@ -154,15 +157,26 @@ def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
 def _of_each_name(shared: dict[str, Any]) -> list[dict[str, Any]]:
     """The same of a network of diffusion, which serves several names too."""
     shared = dict(shared)
-    models, golden = shared.pop("models"), shared.pop("golden")
+    models, golden, kmacs = shared.pop("models"), shared.pop("golden"), shared.pop("decoder_kmacs_px", {})
     same = {**shared, "metric": "mse", **dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))}
     records = []
     for name, model in models.items():
-        results = golden.get(name, {})
-        qualities = {quality: {"golden": results.get(str(quality), {})} for quality in model["qualities"]}
+        results, counted = golden.get(name, {}), kmacs.get(name, {})
+        qualities = {
+            quality: {
+                "golden": results.get(str(quality), {}),
+                "decoder_kmacs_px": counted.get(str(quality)),
+            }
+            for quality in model["qualities"]
+        }
         own = {"name": name, "architecture": model["architecture"], "qualities": qualities}
         records += _of_each_quality({**same, **own})
     return records
+
+
+def is_installed(record: ModelRecord) -> bool:
+    """Whether the file of a weight is there; the wheel leaves some to the repository."""
+    return (_folder() / record.file).is_file()
 
 
 def sample_images() -> list[Path]:
@@ -349,7 +363,7 @@ def with_download_advice(download: Callable[..., Any]) -> Callable[..., Any]:
         except URLError as error:
             small: dict[str, list[str]] = {}
             for record in list_models():
-                if (_folder() / record.file).is_file():
+                if is_installed(record):
                     small.setdefault(record.name, []).append(str(record.quality))
             names = "; ".join(f"{name} (quality {', '.join(q)})" for name, q in small.items())
             raise URLError(

@@ -14,7 +14,7 @@ ORDER = (
     *("errors", "typing", "version", "lmbda", "progress", "zoo_files"),
     *("relaxations", "schedules"),
     *("coding", "diffusion", "metrics", "channels", "refine"),
-    *("models", "zoo_joint", "zoo", "files", "evaluation", "tasks", "comparison", "hooks"),
+    *("models", "zoo_joint", "zoo", "catalogue", "files", "evaluation", "tasks", "comparison", "hooks"),
     *("compressai_sga", "__main__"),
 )  # a room imports from those before it only
 
@@ -65,7 +65,7 @@ def room(name: str) -> str:
 
 
 def imports() -> dict[str, set[str]]:
-    """Files of the package, by the names of their modules, and what each imports of it, wherever that stands."""
+    """Modules of the package, and what each imports of it, wherever in the file that stands."""
     paths = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")

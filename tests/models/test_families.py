@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of models/families.py: what a family is stands in one row. A toy model is added as CONTRIBUTING says,
-by a class, a row and a record of the zoo, and then runs everywhere."""
+"""Claims of models/families.py: what a family is stands in one row. A toy model is added as CONTRIBUTING
+says, by a class, a row and a record of the zoo, and then runs everywhere."""
 
 from __future__ import annotations
 

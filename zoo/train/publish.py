@@ -42,6 +42,7 @@ from compressai_sga.models import rda  # noqa: E402
 from compressai_sga.models.families import family_of  # noqa: E402
 from compressai_sga.models.gains import fold, load_joint  # noqa: E402
 from compressai_sga.zoo_joint import folded, stored  # noqa: E402
+from count_macs import kmacs  # noqa: E402
 from crops import held_out  # noqa: E402
 from train import LMBDA  # noqa: E402
 
@@ -323,6 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         shipped = folded(tensors, model_architectures[architecture], gain, quality)
         full = fold(copy.deepcopy(net), gain)
         full.update(force=True)
+        record.setdefault("decoder_kmacs_px", kmacs(shipped))  # which no gain changes either
         record["gaussian_tables_crc32"] = zoo.tables_checksum(shipped)  # which no gain changes
         own = {"lmbda": trained[quality]["lmbda"]}
         if trained[quality]["loss"]:
