@@ -16,6 +16,7 @@ from compressai_sga import zoo
 from compressai_sga.diffusion.unet import UNetConfig
 from compressai_sga.errors import SgaError
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
+from experiments.hfd import measure
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 FIRST = "mbt2018-mean-small"
@@ -41,12 +42,11 @@ def test_the_committed_results_reach_the_bars():
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    script = pytest.importorskip("hfd", reason='pip install ".[eval]"')
-    monkeypatch.setattr(script, "METHODS", ("ddim",))
-    monkeypatch.setattr(script, "METRICS", {"lpips": lambda x, x_hat: float((x - x_hat).abs().mean())})
-    monkeypatch.setattr(script, "SET_METRICS", {"fid": lacking})
-    return script
+    """One sampler, and metrics that need no file, or lack it."""
+    monkeypatch.setattr(measure, "METHODS", ("ddim",))
+    monkeypatch.setattr(measure, "METRICS", {"lpips": lambda x, x_hat: float((x - x_hat).abs().mean())})
+    monkeypatch.setattr(measure, "SET_METRICS", {"fid": lacking})
+    return measure
 
 
 def lacking():
