@@ -292,14 +292,7 @@ def test_presets_are_not_mixed():
         report.tables({"crops a": cell(1.0), "crops b": cell(1.0, print_="b")}, ["crops"])
 
 
-def test_the_jpeg_beside_is_not_smaller():
-    image = (picture(64, 64)[0] * 255).round().byte().numpy()
-    for size in (900, 1200, 2000):
-        decoded, found, quality = report.nearest_jpeg(image, size)
-        assert size <= found < 1.2 * size and 1 < quality < 100
-        assert decoded.shape == image.shape
-        assert report.psnr_db(image, decoded) > 20
-    assert report.psnr_db(image, image) == pytest.approx(120)
+def test_differences_are_shown_around_grey():
     shown = report.difference(np.array([0, 100, 255], np.uint8), np.array([1, 98, 0], np.uint8))
     assert shown.tolist() == [132, 120, 0]
 

@@ -17,6 +17,7 @@ from compressai_sga.diffusion.unet import UNetConfig
 from compressai_sga.errors import SgaError
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
 from experiments.hfd import measure
+from images import centre_crop
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 FIRST = "mbt2018-mean-small"
@@ -109,7 +110,7 @@ def test_values_are_those_of_the_model(script, arguments, images, weights, tmp_p
     cells = json.loads((tmp_path / "results" / "hfd.json").read_text(encoding="utf-8"))["cells"]
     net = ResidualDenoiser.from_state_dict(torch.load(weights, weights_only=True))
     model = HFD(zoo.load(FIRST, 3), net, quality=3, steps=2, precision="float32")
-    x = script.read(images / "kodim01.png", None)
+    x = centre_crop(images / "kodim01.png")
     coded = model.compress(nn.functional.pad(x, (24, 24)))
     values = cells["image 3 kodim01"]["values"]
     size = sum(len(part[0]) for part in coded["strings"])

@@ -26,7 +26,7 @@ EVAL = Path(__file__).resolve().parents[2] / "eval"
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Writes below tmp_path."""
-    monkeypatch.setattr(rdp_gaussian, "HERE", tmp_path)
+    monkeypatch.setattr(rdp_gaussian, "EVAL", tmp_path)
     return rdp_gaussian
 
 

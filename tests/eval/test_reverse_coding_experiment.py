@@ -48,7 +48,7 @@ REFERENCE = {
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Writes below tmp_path."""
-    monkeypatch.setattr(measure, "HERE", tmp_path)
+    monkeypatch.setattr(measure, "EVAL", tmp_path)
     return measure
 
 

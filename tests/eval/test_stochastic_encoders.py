@@ -28,7 +28,7 @@ SCHEMES = ("deterministic", "stochastic", "no-realism")
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Writes below tmp_path."""
-    monkeypatch.setattr(stochastic_encoders, "HERE", tmp_path)
+    monkeypatch.setattr(stochastic_encoders, "EVAL", tmp_path)
     return stochastic_encoders
 
 

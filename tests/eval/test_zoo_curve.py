@@ -44,7 +44,7 @@ def one_model(tmp_path, monkeypatch):
     name = "bmshj2018-factorized-small"
     record = next(r for r in zoo.list_models() if r.name == name)
     monkeypatch.setattr(zoo, "list_models", lambda: [record])
-    monkeypatch.setattr(zoo_curve, "HERE", tmp_path)
+    monkeypatch.setattr(zoo_curve, "EVAL", tmp_path)
     double = {"bpp": [2 * b for b in ANCHOR["bpp"]], "psnr-rgb": ANCHOR["psnr-rgb"]}
     keys = (*zoo_curve.ANCHORS.values(), *zoo_curve.REFINED, "never asked for")
     collection = tmp_path / "points.json"
