@@ -83,7 +83,7 @@ def image_grid(
     """Images side by side, pixel by pixel.
 
     Args:
-        rows: of each image its title and (H, W, 3); all rows are equally long.
+        rows: of each image its title and (H, W, 3); no row is longer than the first.
         size: width and height of a place in inches.
         fontsize: of the titles.
     """
@@ -96,8 +96,10 @@ def image_grid(
         squeeze=False,
         dpi=100,
     )
-    for axes, (title, image) in zip(places.flat, (image for row in rows for image in row), strict=True):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(title, fontsize=fontsize)
+    for axes in places.flat:
         axes.set_axis_off()
+    for line, row in zip(places, rows, strict=True):
+        for axes, (title, image) in zip(line, row, strict=False):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_title(title, fontsize=fontsize)
     return fig

@@ -6,13 +6,23 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import run
 
-EVAL = Path(__file__).resolve().parents[2] / "eval"
+ROOT = Path(__file__).resolve().parents[2]
+EVAL = ROOT / "eval"
+DOCUMENTS = (
+    "CONTRIBUTING.md",
+    "README.md",
+    "eval/README.md",
+    "eval/RESULTS.md",
+    "eval/gpu_runs.md",
+    "zoo/README.md",
+)
 MODULES = sorted((EVAL / "experiments").rglob("*.py"))
 
 
@@ -75,3 +85,12 @@ def test_no_topic_imports_another(path):
             assert rest[:1] in ([], [topic]), f"{path.name} imports {name}"
         elif first == "papers":
             assert rest[:1] in ([], ["claim"]), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_paths_of_the_documents_are_there(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    names = re.findall(r"python eval/run\.py ([\w-]+)", text)
+    assert set(names) - {"NAME"} <= set(run.EXPERIMENTS)
+    paths = re.findall(r"`((?:python )?eval/[\w/]+(?:\.py|\.md|/|(?=`)))", text)
+    assert [path for path in paths if not (ROOT / path.removeprefix("python ")).exists()] == []
