@@ -60,7 +60,7 @@ def test_the_arguments_and_the_exit_code_are_the_experiments(monkeypatch):
 
 
 def test_all_that_measures_has_a_name():
-    """A module with a `main` is one of EXPERIMENTS."""
+    """Every module that has a `main` is one of EXPERIMENTS."""
     found = set()
     for path in MODULES:
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree(path).body):
