@@ -14,12 +14,26 @@ Fails with ``ValueError`` for a paper that is not in `PAPERS`, or a verdict that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-__all__ = ["PAPERS", "Claim", "Row", "Verdict", "not_measured", "nothing"]
+from compressai_sga import metrics
+from compressai_sga.comparison import published
+from reporting import markdown
+
+__all__ = [
+    "PAPERS",
+    "Claim",
+    "Row",
+    "Verdict",
+    "counts",
+    "not_measured",
+    "nothing",
+    "published_bd_rate",
+    "table",
+]
 
 Verdict = Literal["yes", "partly", "no", "undecided", "not measured"]
 PAPERS = {
@@ -68,10 +82,10 @@ class Row:
         if self.verdict != "yes" and not self.why:
             raise ValueError(f"nobody says why {self.claim!r} is {self.verdict!r}; give it a `why`")
 
-    def markdown(self) -> str:
+    def cells(self) -> list[str]:
         """Claim, command, result, verdict."""
         verdict = self.verdict if self.verdict == "yes" else f"{self.verdict}: {self.why}"
-        return f"| {self.claim} | `{self.command}` | {self.result} | {verdict} |"
+        return [self.claim, f"`{self.command}`", self.result, verdict]
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,24 @@ class Claim:
         found = self.agrees(results)
         verdict: Verdict = found if isinstance(found, str) else "yes" if found else "no"
         return Row(self.claim, self.paper, self.command, self.result(results), verdict, self.why)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    return markdown("claim | command | our result | agrees", [row.cells() for row in rows])
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many claims have which verdict."""
+    found = {verdict: sum(row.verdict == verdict for row in rows) for verdict in get_args(Verdict)}
+    each = ", ".join(f"{count} {verdict}" for verdict, count in found.items() if count)
+    return f"{len(rows)} claims. Agrees: {each}."
+
+
+def published_bd_rate(results: Path, codec: str, anchor: str) -> float:
+    """Percent of rate of one published curve against another, pchip over the common interval of PSNR."""
+    points = published.points(results)
+    return metrics.bd_rate(points[anchor]["results"], points[codec]["results"], method="pchip").value
 
 
 def not_measured(results: Path) -> Verdict:

@@ -2,7 +2,7 @@
 """Every evaluation that the documents show: its command, its results files, its tables, figures, headline.
 
 A row of `EVALUATIONS` is all that a new evaluation needs here; then its two marker lines, its command and its
-figures stand in eval/RESULTS.md under a heading that is the row's title, and `make_tables` does the rest:
+figures stand in eval/RESULTS.md under a heading that is the row's title, and `documents` does the rest:
 
     <!-- results:NAME -->
     <!-- /results -->
@@ -22,25 +22,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from compressai_sga.comparison import published
 from compressai_sga.comparison import report as compare_report
-from experiments.c3 import report as c3_report
+from experiments.c3 import report as c3
 from experiments.coding import coders, universal
-from experiments.diffc import images_report as diffc_images_report
-from experiments.diffc import report as diffc_report
-from experiments.hfd import report as hfd_report
+from experiments.diffc import images_report as diffc_images
+from experiments.diffc import report as diffc
+from experiments.hfd import report as hfd
 from experiments.realism import critic_report, rda, rdp_gaussian, stochastic_encoders
-from experiments.refinement import curve as refine_curve
-from experiments.refinement import methods as refine_methods
-from experiments.refinement import step_time, zoo_curve
-from experiments.reverse_coding import report as samples_report
+from experiments.refinement import curve, methods, step_time, zoo_curve
+from experiments.reverse_coding import report as reverse_coding
 from experiments.sga_plus import figures as sga_plus_figures
 from experiments.sga_plus import plan as sga_plus_plan
-from experiments.sga_plus import report as sga_plus_report
-from experiments.sga_plus import runs as sga_plus_runs
-from papers import findings
+from experiments.sga_plus import report as sga_plus
+from experiments.sga_plus.runs import REDUCED
+from reporting import Figure, markdown, read_cells
 
 __all__ = ["EVALUATIONS", "Evaluation", "readme_summary", "slug", "summary"]
 
@@ -78,9 +74,14 @@ class Evaluation:
         return found
 
 
-def of_cells(name: str, make: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
-    """A function of the folder of results from one of the cells of a file in it."""
-    return lambda results: make(findings.cells(results, name))
+def of_cells(name: str, make: Callable[..., Any], *arguments: Any) -> Callable[[Path], Any]:
+    """A function of the folder of results from one of the cells of a file in it, and these arguments."""
+    return lambda results: make(read_cells(results, name), *arguments)
+
+
+def of_curves(make: Callable[..., Any], read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """The same from one of what is read of several files."""
+    return lambda results: make(read(results))
 
 
 # --- What is not a function of cells alone -----------------------------------------------------------
@@ -91,19 +92,10 @@ def _step_time(results: Path) -> str:
     return step_time.tables(content["cells"], content["machine"])
 
 
-def _c3(part: str) -> Callable[[Path], str]:
-    return of_cells("c3", lambda cells: c3_report.tables(cells, [part]))
-
-
 def _c3_figure(results: Path) -> Figure:
-    return c3_report.figure(findings.cells(results, "c3"), published.points(results))
+    return c3.figure(read_cells(results, "c3"), published.points(results))
 
 
-def _curve_figure(results: Path) -> Figure:
-    return refine_curve.figure(refine_curve.read_results(results), refine_curve.title())
-
-
-SGA_PLUS = "sga-plus-reduced"
 COMPARED = "compare-kodak/results.json"
 COMPARED_ANCHOR = "jpeg2000"
 COMPARED_BESIDE = ("compressai:compressai-mbt2018-mean_mse_cpu", "compressai:vtm", "C3 (Adaptive)")
@@ -124,105 +116,6 @@ def _compared_means(results: Path) -> compare_report.Means:
     return compare_report.means(content["cells"], _beside(results))
 
 
-# --- Headlines ---------------------------------------------------------------------------------------
-
-
-def _zoo(results: Path) -> str:
-    rates = (findings.zoo_bd_rate(results, "mbt2018-mean-small", a) for a in ("JPEG", "JPEG 2000"))
-    return (
-        "mbt2018-mean-small: BD-rate {:+.1f} % against the published curve of JPEG, {:+.1f} % against "
-        "that of JPEG 2000".format(*rates)
-    )
-
-
-def _methods(results: Path) -> str:
-    entries = ("best:480", "fast:88", "ssl:200", "ssl-paper:500", "sga-paper:500")
-    each = ", ".join(f"{-findings.lowering(results, e):.2f} % `{e.replace(':', '` ')}" for e in entries)
-    return f"bpp + λ·255²·MSE by preset and steps: {each}"
-
-
-def _curve(results: Path) -> str:
-    entries = ("fast:88", "ssl:200")
-    each = (f"{findings.refined_bd_rate(results, e):+.1f} % `{e.replace(':', '` ')}" for e in entries)
-    return f"BD-rate against the unrefined curve: {', '.join(each)}"
-
-
-def _step(results: Path) -> str:
-    return f"{findings.step_ratio(results):.1f} times as fast as the published loop, one thread"
-
-
-def _coders(results: Path) -> str:
-    decoding = findings.coder_speedups(results, "model decompress")
-    autoregressive = [decoding[name] for name in ("cheng2020-anchor 3", "mbt2018-small 3")]
-    sizes = findings.coder_sizes(results, "constriction-exact").values()
-    return (
-        f"autoregressive models decode {min(autoregressive):.1f} to {max(autoregressive):.1f} times as fast; "
-        f"{min(sizes):+.2f} to {max(sizes):+.2f} % bytes with `constriction-exact`"
-    )
-
-
-def _universal(results: Path) -> str:
-    ours, rounding = (
-        max(findings.universal_gaps(results, name), key=abs)
-        for name in ("mbt2018-mean-uq-small", "mbt2018-mean-small")
-    )
-    return f"largest gap of test to training loss {ours:+.2f} % (rounding: {rounding:+.1f} %)"
-
-
-def _samples(results: Path) -> str:
-    ours, plain = (findings.hybrid(results, method) for method in ("hybrid", "pfr"))
-    each = (
-        f"{v['bytes_bits']:.2f} bits and {v['examined']['mean']:.0f} candidates by {name}"
-        for v, name in ((ours, "the hybrid"), (plain, "PFR"))
-    )
-    return f"exact samples, {ours['information_bits']:.2f} bits of information: {', '.join(each)}"
-
-
-def _rdp(results: Path) -> str:
-    of = {(p["dims"], p["rate_bits"]): p for p in findings.rdp(results)}
-    one, eight = of[1, 1], of[8, 1]
-    return (
-        f"1 bit: squared error {one['distortion']['mean']:.3f} with perfect realism (theory "
-        f"{one['formula']:.3f}); {eight['bytes_bits'] / 8:.2f} bits a sample are sent in blocks of 8"
-    )
-
-
-def _circle(results: Path) -> str:
-    two = findings.circle(results)[2]
-    return (
-        f"two codes, perfect realism: squared error {two['stochastic']:.3f} with shared randomness, "
-        f"{two['deterministic']:.3f} without"
-    )
-
-
-def _c3_headline(results: Path) -> str:
-    pairs = findings.c3_crops(results).values()
-    ours, theirs = (sum(pair[k]["loss"] for pair in pairs) for k in (0, 1))
-    seconds = sum(pair[0]["decode_cpu_seconds"] for pair in pairs) / len(pairs)
-    return (
-        f"`c3-fast`: MSE + λ·bpp {100 * (ours / theirs - 1):+.1f} % against {c3_report.REFERENCE_NAME}, "
-        f"{len(pairs)} crops; decoding {1e3 * seconds:.0f} ms of CPU"
-    )
-
-
-def _rda(results: Path) -> str:
-    rows = findings.rda_pictures(results)
-    each = ", ".join(f"{name} {rows[name]['psnr_rgb_db']:.2f} dB" for name in _RDA)
-    return f"one image at {rows['rda-l2-small']['bpp']:.2f} bpp or a little more: {each}"
-
-
-_RDA = ("JPEG", "rda-l2-small", "JPEG 2000")
-
-
-def _hfd(results: Path) -> str:
-    first, drawn = (findings.hfd_quality(results, 1, label) for label in ("first", "1.0"))
-    return (
-        f"same bytes at quality 1: sliced Wasserstein distance "
-        f"{100 * (drawn['swd_mean'] / first['swd_mean'] - 1):+.0f} %, PSNR "
-        f"{drawn['psnr_db'] - first['psnr_db']:+.2f} dB"
-    )
-
-
 def _compare(results: Path) -> str:
     head, rows, _ = compare_report.bd_table(_compared_means(results), COMPARED_ANCHOR)
     rates = {row[0]: row[1].split(" (")[0] for row in rows}
@@ -230,25 +123,11 @@ def _compare(results: Path) -> str:
     return f"BD-rate {head[0]}: {', '.join(f'`{name}` {rates[name]}' for name in names)}"
 
 
-def _sga_plus(results: Path) -> str:
-    found = sga_plus_runs.Results(findings.cells(results, SGA_PLUS))
-    gaps = {n: sga_plus_runs.bd(found.curve("atanh", n), found.curve("ssl", n)) for n in found.steps}
-    each = ", ".join(f"{gap.rate.value:+.2f} % after {n} steps" for n, gap in gaps.items())
-    return f"BD-rate of SSL against atanh (SGA), the papers' settings: {each}"
-
-
-def _critic(results: Path) -> str:
-    found = critic_report.separation(findings.cells(results, "critic"), "blurred, σ = 1.5 px")
-    return (
-        f"blurred, σ = 1.5 px: U above the original's in {found['u']} of {found['images']}, −log₂ P alone in "
-        f"{found['likelihood']}"
-    )
-
-
 def _diffc(results: Path) -> str:
-    gains = findings.diffc_gains(results).values()
+    cells = read_cells(results, "diffc")
+    gains = diffc_images.gains(diffc_images.curves(cells)).values()
     return (
-        f"Gaussian sources within {findings.gaussian_off(results):.1f} % of theory; on crops DiffC-F "
+        f"Gaussian sources within {diffc.largest_error(cells):.1f} % of theory; on crops DiffC-F "
         f"{min(gains):+.2f} to {max(gains):+.2f} dB above DiffC-A"
     )
 
@@ -261,7 +140,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py zoo-curve --kodak KODAK --anchors ANCHORS",
         (published.FILE, *(f"zoo-kodak-{name}.json" for name in zoo_curve.NAMES)),
         {"zoo-kodak": lambda results: zoo_curve.tables(*zoo_curve.read_results(results))},
-        _zoo,
+        lambda results: zoo_curve.headline(*zoo_curve.read_results(results)),
         {"zoo-kodak": lambda results: zoo_curve.figure(*zoo_curve.read_results(results))},
         in_readme=False,
     ),
@@ -284,34 +163,30 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation(
         "Methods and presets at the same model",
         "python eval/run.py refine-methods --images KODAK",
-        (findings.METHODS,),
-        {"methods": lambda results: refine_methods.table(findings.methods(results))},
-        _methods,
-        {"refine-methods": lambda results: refine_methods.figure(findings.methods(results))},
+        (f"{methods.SHOWN}.json",),
+        {"methods": of_curves(methods.table, methods.read_results)},
+        of_curves(methods.headline, methods.read_results),
+        {"refine-methods": of_curves(methods.figure, methods.read_results)},
     ),
     Evaluation(
         "Rate-distortion curves, unrefined and refined",
         "python eval/run.py refine-curve --images KODAK",
         ("refine-curve-mbt2018-mean-small-crop128-*.json",),
-        {"curve": lambda results: refine_curve.table(refine_curve.read_results(results))},
-        _curve,
-        {"refine-curve": _curve_figure},
+        {"curve": of_curves(curve.table, curve.read_results)},
+        of_curves(curve.headline, curve.read_results),
+        {"refine-curve": of_curves(curve.figure, curve.read_results)},
     ),
     Evaluation(
         "The claims of SGA+",
         "python eval/run.py sga-plus --reduced --images KODAK",
-        (f"{SGA_PLUS}.json",),
+        (f"{REDUCED}.json",),
         {
-            f"sga-plus-{part}": of_cells(
-                SGA_PLUS, lambda cells, part=part: sga_plus_report.tables(cells, [part])
-            )
+            f"sga-plus-{part}": of_cells(REDUCED, sga_plus.tables, [part])
             for part in ("what", *sga_plus_plan.PARTS)
         },
-        _sga_plus,
+        of_cells(REDUCED, sga_plus.headline),
         {
-            f"{SGA_PLUS}-{part}": of_cells(
-                SGA_PLUS, lambda cells, part=part: sga_plus_figures.figure(cells, part)
-            )
+            f"{REDUCED}-{part}": of_cells(REDUCED, sga_plus_figures.figure, part)
             for part in sga_plus_plan.PARTS
         },
     ),
@@ -320,7 +195,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py step-time",
         ("step-time.json",),
         {"step-time": _step_time},
-        _step,
+        of_cells("step-time", step_time.headline),
         in_readme=False,
     ),
     Evaluation(
@@ -328,14 +203,14 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py coders",
         ("coders.json",),
         {"coders": of_cells("coders", coders.tables)},
-        _coders,
+        of_cells("coders", coders.headline),
     ),
     Evaluation(
         "Training loss and test loss of universally quantised models",
         "python eval/run.py universal --data KODAK",
         ("universal.json",),
         {"universal": of_cells("universal", universal.tables)},
-        _universal,
+        of_cells("universal", universal.headline),
         {"universal": of_cells("universal", universal.figure)},
     ),
     Evaluation(
@@ -343,18 +218,18 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py reverse-coding",
         ("samples.json",),
         {
-            "samples": of_cells("samples", samples_report.short_tables),
-            "samples-full": of_cells("samples", samples_report.tables),
+            "samples": of_cells("samples", reverse_coding.short_tables),
+            "samples-full": of_cells("samples", reverse_coding.tables),
         },
-        _samples,
-        {"samples": of_cells("samples", samples_report.figure)},
+        of_cells("samples", reverse_coding.headline),
+        {"samples": of_cells("samples", reverse_coding.figure)},
     ),
     Evaluation(
         "A Gaussian source with perfect realism",
         "python eval/run.py rdp-gaussian",
         ("rdp_gaussian.json",),
         {"rdp": of_cells("rdp_gaussian", rdp_gaussian.tables)},
-        _rdp,
+        of_cells("rdp_gaussian", rdp_gaussian.headline),
         {"rdp_gaussian": of_cells("rdp_gaussian", rdp_gaussian.figure)},
         in_readme=False,
     ),
@@ -363,7 +238,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py stochastic-encoders",
         ("stochastic_encoders.json",),
         {"circle": of_cells("stochastic_encoders", stochastic_encoders.tables)},
-        _circle,
+        of_cells("stochastic_encoders", stochastic_encoders.headline),
         {"stochastic_encoders": of_cells("stochastic_encoders", stochastic_encoders.figure)},
         in_readme=False,
     ),
@@ -371,8 +246,11 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "C3 against Cool-Chic, and what its budget buys",
         "python eval/run.py c3",
         ("c3.json", published.FILE),
-        {f"c3-{part}": _c3(part) for part in ("crops", "budget", "warm", "whole", "step")},
-        _c3_headline,
+        {
+            f"c3-{part}": of_cells("c3", c3.tables, [part])
+            for part in ("crops", "budget", "warm", "whole", "step")
+        },
+        of_cells("c3", c3.headline),
         {"c3": _c3_figure},
         pictures=("c3-crops",),
     ),
@@ -381,7 +259,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py rda --data KODAK",
         ("rda.json",),
         {"rda": of_cells("rda", rda.tables)},
-        _rda,
+        of_cells("rda", rda.headline),
         {
             name: of_cells("rda", lambda cells, name=name: rda.figures(cells)[name])
             for name in ("rda-entropies", "rda-distortions")
@@ -393,9 +271,9 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "HFD behind `mbt2018-mean-small`, on Kodak",
         "python eval/run.py hfd",
         ("hfd.json",),
-        {"hfd": of_cells("hfd", hfd_report.tables)},
-        _hfd,
-        {"hfd": of_cells("hfd", hfd_report.figure)},
+        {"hfd": of_cells("hfd", hfd.tables)},
+        of_cells("hfd", hfd.headline),
+        {"hfd": of_cells("hfd", hfd.figure)},
         pictures=("hfd-crops",),
     ),
     Evaluation(
@@ -403,15 +281,15 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py diffc",
         ("diffc.json",),
         {
-            "diffc-gaussian": of_cells("diffc", diffc_report.gaussian_tables),
-            "diffc-channels": of_cells("diffc", diffc_images_report.channel_tables),
-            "diffc-curves": of_cells("diffc", diffc_images_report.curve_tables),
+            "diffc-gaussian": of_cells("diffc", diffc.gaussian_tables),
+            "diffc-channels": of_cells("diffc", diffc_images.channel_tables),
+            "diffc-curves": of_cells("diffc", diffc_images.curve_tables),
         },
         _diffc,
         {
-            "diffc-gaussian": of_cells("diffc", diffc_report.gaussian_figure),
-            "diffc-overhead": of_cells("diffc", diffc_images_report.overhead_figure),
-            "diffc-curves": of_cells("diffc", diffc_images_report.curves_figure),
+            "diffc-gaussian": of_cells("diffc", diffc.gaussian_figure),
+            "diffc-overhead": of_cells("diffc", diffc_images.overhead_figure),
+            "diffc-curves": of_cells("diffc", diffc_images.curves_figure),
         },
         pictures=("diffc-crops",),
     ),
@@ -420,7 +298,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         "python eval/run.py critic --data KODAK",
         ("critic.json",),
         {"critic": of_cells("critic", critic_report.tables)},
-        _critic,
+        of_cells("critic", critic_report.headline),
         {"critic": of_cells("critic", critic_report.figure)},
         in_readme=False,
     ),
@@ -438,12 +316,12 @@ def readme_summary(results: Path) -> str:
 
 
 def _rows(results: Path, evaluations: Iterable[Evaluation], document: str) -> str:
-    lines = ["| what | result | command |", "|---|---|---|"]
-    for row in evaluations:
-        if row.headline is not None:
-            link = f"[{row.title}]({document}#{slug(row.title)})"
-            lines.append(f"| {link} | {row.headline(results)} | `{row.command}` |")
-    return "\n".join(lines)
+    rows = [
+        (f"[{row.title}]({document}#{slug(row.title)})", row.headline(results), f"`{row.command}`")
+        for row in evaluations
+        if row.headline is not None
+    ]
+    return markdown(("what", "result", "command"), rows)
 
 
 def slug(heading: str) -> str:

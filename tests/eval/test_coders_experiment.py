@@ -6,7 +6,6 @@ faster."""
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 from compressai_sga.coding import CODERS
+from experiments.coding import coders
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 CELLS = json.loads((EVAL / "results" / "coders.json").read_text(encoding="utf-8"))["cells"]
@@ -53,11 +53,8 @@ def test_sizes(model):
 
 
 def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
-    monkeypatch.syspath_prepend(str(EVAL))
-    monkeypatch.delitem(sys.modules, "coders", raising=False)
-    script = pytest.importorskip("coders")
-    monkeypatch.setattr(script, "TIMED", (("mbt2018-mean-small", 3),))
-    monkeypatch.setattr(script, "SIZED", (("mbt2018-mean-small", 3),))
+    monkeypatch.setattr(coders, "TIMED", (("mbt2018-mean-small", 3),))
+    monkeypatch.setattr(coders, "SIZED", (("mbt2018-mean-small", 3),))
     coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     images = tmp_path / "images"
     images.mkdir()
@@ -65,19 +62,16 @@ def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
         nn.functional.interpolate(coarse, size=(130, 140), mode="bicubic").clamp(0, 1), images / "a.png"
     )
     arguments = ["--images", str(images), "--rounds", "1", "--out", str(tmp_path / "coders.json")]
-    script.main(arguments)
+    coders.main(arguments)
     printed = capsys.readouterr().out
     assert printed.count("| mbt2018-mean-small 3 |") == 2
     for measure in ("measure_time", "measure_size"):
-        monkeypatch.setattr(script, measure, lambda *_: pytest.fail("measured again"))
-    script.main(arguments)
+        monkeypatch.setattr(coders, measure, lambda *_: pytest.fail("measured again"))
+    coders.main(arguments)
     assert capsys.readouterr().out == printed
 
 
-def test_the_tables_hold_the_cells(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    monkeypatch.delitem(sys.modules, "coders", raising=False)
-    script = pytest.importorskip("coders")
+def test_the_tables_hold_the_cells():
     steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
     of = {"image": "a.png", "size": "8x8", "rounds": 3}
     cells = {
@@ -89,7 +83,7 @@ def test_the_tables_hold_the_cells(monkeypatch):
     }
     sizes = {coder: {"ratio": 0.995, "by image": [0.99, 1.01]} for coder in CODERS}
     cells["size m 3"] = {"of": {}, "values": {"images": 2, "ans_bytes": 1000, **sizes}}
-    text = script.tables(cells)
+    text = coders.tables(cells)
     assert (
         "| m 3 | 1.50 / 11.5 / 21.5 | 2.50 / 12.5 / 22.5 | 3.50 / 13.5 / 23.5 | 4.50 / 14.5 / 24.5 |" in text
     )

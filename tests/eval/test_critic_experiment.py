@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from torchvision.utils import save_image
 
+from experiments.realism import critic
+from experiments.realism import critic_report as report
+
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
@@ -21,34 +24,18 @@ RESULTS = EVAL / "results" / "critic.json"
 CELLS = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"] if RESULTS.is_file() else {}
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.realism import critic
-
-    return critic
-
-
-@pytest.fixture
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.realism import critic_report
-
-    return critic_report
-
-
-def test_a_tiny_run_measures_once(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "CROP_PX", 64)
-    monkeypatch.setattr(script, "BATCH_PX", 64)
-    monkeypatch.setattr(script, "BATCHES", (1, 2))
-    monkeypatch.setattr(script, "decoder", lambda: None)
+def test_a_tiny_run_measures_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(critic, "CROP_PX", 64)
+    monkeypatch.setattr(critic, "BATCH_PX", 64)
+    monkeypatch.setattr(critic, "BATCHES", (1, 2))
+    monkeypatch.setattr(critic, "decoder", lambda: None)
     for index in range(2):
         coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(index))
         x = nn.functional.interpolate(coarse, size=(70, 80), mode="bicubic").clamp(0, 1)
         save_image(x, tmp_path / f"{index}.png")
     out = tmp_path / "results" / "mine.json"
     arguments = ["--data", str(tmp_path), "--out", str(out)]
-    script.main(arguments)
+    critic.main(arguments)
     printed = capsys.readouterr().out
     assert "| original | " in printed and "| JPEG 10 | " in printed and "of 2 |" in printed
     assert (tmp_path / "figures" / "mine.png").stat().st_size > 1000
@@ -61,19 +48,19 @@ def test_a_tiny_run_measures_once(script, tmp_path, monkeypatch, capsys):
     one = cells["batches"]["values"]["1 different"]
     assert one["batch"] == pytest.approx(one["alone"])
     for name in ("measure", "measure_batches", "measure_exact"):
-        monkeypatch.setattr(script, name, None)  # a second call must not measure
-    script.main(arguments)
+        monkeypatch.setattr(critic, name, None)  # a second call must not measure
+    critic.main(arguments)
     assert capsys.readouterr().out == printed
 
 
-def test_small_images_are_named(script, tmp_path):
+def test_small_images_are_named(tmp_path):
     save_image(torch.rand(1, 3, 32, 32), tmp_path / "small.png")
     with pytest.raises(SystemExit, match="failed: image small"):
-        script.main(["--data", str(tmp_path), "--out", str(tmp_path / "critic.json")])
+        critic.main(["--data", str(tmp_path), "--out", str(tmp_path / "critic.json")])
 
 
-def test_exact_values(script, report):
-    values = script.measure_exact()
+def test_exact_values():
+    values = critic.measure_exact()
     assert values["expectation"] == pytest.approx(1, abs=1e-12)
     for t, p in values["tail"].items():
         assert p <= 2 ** -float(t)
@@ -85,7 +72,7 @@ def test_exact_values(script, report):
     assert values["collapsed"]["8"] == pytest.approx(28.7, abs=0.1)
 
 
-def test_bounds_by_samples(report):
+def test_bounds_by_samples():
     """U of the Gaussian mixture itself, 20,000 draws, is above the bound and within its log2 of 4."""
     rng = np.random.default_rng(0)
     for scale, name in ((0.5, "blurred"), (1.0, "real")):
@@ -100,7 +87,7 @@ def test_bounds_by_samples(report):
         assert least <= (mixed - log2(1.0)).mean() < least + 2
 
 
-def test_separation_counts_pairs(report):
+def test_separation_counts_pairs():
     def row(model: float, mixture: float) -> dict[str, float]:
         return {"model": model, "mixture": mixture, "WebP": mixture, "two-part": mixture + 1}
 
@@ -130,19 +117,19 @@ KINDS = {
 
 
 @pytest.mark.parametrize("variant", KINDS)
-def test_what_is_found_and_what_is_not(report, variant):
+def test_what_is_found_and_what_is_not(variant):
     found = report.separation(CELLS, variant)
     assert found["images"] == 24
     for key, (least, most) in zip(("u", "likelihood"), KINDS[variant]):
         assert least <= found[key] <= most
 
 
-def test_committed_results_are_of_the_shipped_model(script):
+def test_committed_results_are_of_the_shipped_model():
     of = {cell["of"].get("model") for name, cell in CELLS.items() if name != "exact"}
-    assert of == {script.hash_of(script.PHOTOGRAPHS)}
+    assert of == {critic.hash_of(critic.PHOTOGRAPHS)}
 
 
-def test_copies_are_found(report):
+def test_copies_are_found():
     values = CELLS["batches"]["values"]
     for size in (2, 4, 8):
         assert values[f"{size} copies"]["batch"] > values[f"{size} different"]["batch"] + 4

@@ -21,6 +21,8 @@ from torchvision.utils import save_image
 
 from compressai_sga.diffusion.unet import UNetConfig
 from compressai_sga.models.diffc import DiffCAncestral, DiffCFlow, PixelDenoiser
+from experiments.diffc import beside, curves, images, images_report, measure
+from images import from_levels, levels
 
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 
@@ -55,8 +57,8 @@ def folder(tmp_path_factory) -> Path:
     (folder / "kodak").mkdir()
     for number in (5, 20):
         save_image(picture(70, 90, number), folder / "kodak" / f"kodim{number:02}.png")
-    images = np.stack([(picture(16, 16, n)[0] * 255).byte().permute(1, 2, 0).numpy() for n in range(4)])
-    np.savez(folder / "tiny.npz", train=images, test=images)
+    pictures = np.stack([(picture(16, 16, n)[0] * 255).byte().permute(1, 2, 0).numpy() for n in range(4)])
+    np.savez(folder / "tiny.npz", train=pictures, test=pictures)
     model = tiny_model()
     torch.save(model.state_dict(), folder / "diffc.pth")
     torch.save(model.denoiser.state_dict(), folder / "denoiser.pth")
@@ -65,21 +67,21 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.diffc import measure as diffc
-
-    monkeypatch.setattr(diffc, "SCALAR", diffc.SCALAR | {"draws": 500, "step": 0.5, "ancestral_steps": 8})
-    monkeypatch.setattr(diffc, "SPECTRUM", diffc.SPECTRUM | {"draws": 50, "step": 1.0, "ancestral_steps": 8})
-    monkeypatch.setattr(diffc, "STEPS", {"equal": (5, 10), "best": (5,)})
-    monkeypatch.setattr(diffc, "STEPS_DRAWS", 100)
-    monkeypatch.setattr(diffc, "CHANNELS", (("trellis", 6), ("orc", 6)))
-    monkeypatch.setattr(diffc, "SIZES", {"trellis": (6, 8)})
-    monkeypatch.setattr(diffc, "JPEG_QUALITIES", (10, 80))
-    monkeypatch.setattr(diffc, "JPEG2000_BPP", (1, 4))
-    monkeypatch.setattr(diffc, "zoo", OneQuality)
-    for made in diffc.CLASSES.values():
+    """Smaller in all respects."""
+    monkeypatch.setattr(measure, "SCALAR", measure.SCALAR | {"draws": 500, "step": 0.5, "ancestral_steps": 8})
+    monkeypatch.setattr(
+        measure, "SPECTRUM", measure.SPECTRUM | {"draws": 50, "step": 1.0, "ancestral_steps": 8}
+    )
+    monkeypatch.setattr(measure, "STEPS", {"equal": (5, 10), "best": (5,)})
+    monkeypatch.setattr(measure, "STEPS_DRAWS", 100)
+    monkeypatch.setattr(measure, "CHANNELS", (("trellis", 6), ("orc", 6)))
+    monkeypatch.setattr(measure, "SIZES", {"trellis": (6, 8)})
+    monkeypatch.setattr(measure, "JPEG_QUALITIES", (10, 80))
+    monkeypatch.setattr(measure, "JPEG2000_BPP", (1, 4))
+    monkeypatch.setattr(measure, "zoo", OneQuality)
+    for made in measure.CLASSES.values():
         monkeypatch.setattr(made, "default_steps", 4)
-    load = diffc.load
+    load = measure.load
 
     def loaded(*given):
         """With the fastest channel."""
@@ -87,8 +89,8 @@ def script(monkeypatch):
         model.channel, model.size = "orc", 6
         return model
 
-    monkeypatch.setattr(diffc, "load", loaded)
-    return diffc
+    monkeypatch.setattr(measure, "load", loaded)
+    return measure
 
 
 class OneQuality:
@@ -224,15 +226,7 @@ def test_missing_files_are_named(script, folder, tmp_path):
 # --- Channels ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def images(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.diffc import images as diffc_images
-
-    return diffc_images
-
-
-def test_the_watched_channel_is_the_codecs_own(images):
+def test_the_watched_channel_is_the_codecs_own():
     """Bytes are those of `compress`; the divergences are those of the shifts; the image is `decompress`'s."""
     model, x = tiny_model(), picture(16, 16, 7)
     model.bpp, model.channel, model.size = 1.5, "orc", 8
@@ -245,7 +239,7 @@ def test_the_watched_channel_is_the_codecs_own(images):
     assert 0 <= images.bias([values])["std_along"] < 2
 
 
-def test_bias_of_known_channels(images):
+def test_bias_of_known_channels():
     """An ideal channel has none; one that delivers 80 % of the shift without noise has 20 %."""
     rng = np.random.default_rng(0)
     weight = rng.uniform(1, 8, 4000)
@@ -258,7 +252,7 @@ def test_bias_of_known_channels(images):
         assert found["std_along"] == pytest.approx(noise, abs=4.5 / math.sqrt(2 * len(weight)))
 
 
-def test_weights_with_and_without_costs(images, folder, tmp_path):
+def test_weights_with_and_without_costs(folder, tmp_path):
     """A denoiser alone gets a table, once."""
     calls = []
 
@@ -276,61 +270,45 @@ def test_weights_with_and_without_costs(images, folder, tmp_path):
 # --- Curves --------------------------------------------------------------------------------------------
 
 
-def test_points_of_a_crop_are_what_the_models_say(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.diffc import beside as diffc_beside
-    from experiments.diffc import curves as diffc_curves
-
+def test_points_of_a_crop_are_what_the_models_say(tmp_path):
     model, x = tiny_model(), picture(32, 32, 3)
-    pictures = diffc_curves.Pictures(tmp_path)
+    pictures = curves.Pictures(tmp_path)
     model.channel, model.size = "orc", 6
-    values = diffc_curves.coded(model, x, 1.0, "name", pictures)
+    values = curves.coded(model, x, 1.0, "name", pictures)
     string = base64.b64decode(values["string"])
     assert values["bytes"] == len(string) > 60
     for label, kind in (("F", DiffCFlow), ("A", DiffCAncestral)):
         other = kind(model.denoiser, costs=model.costs, progress=False)
         x_hat = other.decompress([[string]], (32, 32))["x_hat"]
         kept = pictures.get(label, "1", "name")
-        assert torch.equal(kept, diffc_beside.from_levels(diffc_beside.levels(x_hat)))
-        assert values[label]["psnr_db"] == pytest.approx(diffc_beside.psnr_db(x, kept))
-    whole = diffc_curves.prefix(model, x, values["string"], len(string))
+        assert torch.equal(kept, from_levels(levels(x_hat)))
+        assert values[label]["psnr_db"] == pytest.approx(beside.psnr_db(x, kept))
+    whole = curves.prefix(model, x, values["string"], len(string))
     assert whole["psnr_db"] == values["F"]["psnr_db"]
-    assert diffc_curves.prefix(model, x, values["string"], 40)["psnr_db"] != whole["psnr_db"]
-    distance = diffc_curves.realism({"name": x}, pictures, "F", "1")
+    assert curves.prefix(model, x, values["string"], 40)["psnr_db"] != whole["psnr_db"]
+    distance = curves.realism({"name": x}, pictures, "F", "1")
     assert distance["swd"] == pytest.approx(sum(distance["levels"]) / len(distance["levels"])) != 0
 
 
-def test_the_codecs_beside(monkeypatch):
+def test_the_codecs_beside():
     """Round trips; JPEG 2000 codes the colours together; the length of JPEG's tables."""
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.diffc import beside as diffc_beside
-
     x = picture(64, 64, 2)
-    small, large = (diffc_beside.jpeg(x, quality) for quality in (20, 90))
+    small, large = (beside.jpeg(x, quality) for quality in (20, 90))
     assert small.bytes < large.bytes and small.header_bytes > 250
     assert 0 < small.bytes - small.header_bytes < small.bytes
-    assert diffc_beside.psnr_db(x, small.x_hat) < diffc_beside.psnr_db(x, large.x_hat)
+    assert beside.psnr_db(x, small.x_hat) < beside.psnr_db(x, large.x_hat)
     rough = x.mean(1, keepdim=True) / 2 + 0.5 * torch.rand(1, 1, 64, 64, generator=torch.manual_seed(0))
-    grey = diffc_beside.jpeg2000(rough.expand_as(x), 24 / 2)
+    grey = beside.jpeg2000(rough.expand_as(x), 24 / 2)
     assert 900 < grey.bytes <= 1040  # of 1024
     alone = io.BytesIO()  # the same image of one colour, in as many bits
-    image = Image.fromarray(diffc_beside.levels(rough.expand_as(x))[..., 0])
+    image = Image.fromarray(levels(rough.expand_as(x))[..., 0])
     image.save(alone, "JPEG2000", quality_mode="rates", quality_layers=[8 / 2], irreversible=True)
     single = np.asarray(Image.open(alone).convert("RGB"))
-    one = diffc_beside.psnr_db(rough.expand_as(x), diffc_beside.from_levels(single))
-    assert diffc_beside.psnr_db(rough.expand_as(x), grey.x_hat) > one - 1
-    assert torch.equal(diffc_beside.from_levels(diffc_beside.levels(x)), x)
+    one = beside.psnr_db(rough.expand_as(x), from_levels(single))
+    assert beside.psnr_db(rough.expand_as(x), grey.x_hat) > one - 1
 
 
 # --- Tables --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.diffc import images_report as diffc_images_report
-
-    return diffc_images_report
 
 
 def channel_cell(bits: float, kl: float, psnr: float) -> dict[str, Any]:
@@ -339,49 +317,49 @@ def channel_cell(bits: float, kl: float, psnr: float) -> dict[str, Any]:
     return {"of": {"height": 10, "width": 10}, "values": values}
 
 
-def test_what_a_channel_costs_against_an_ideal_one(report):
+def test_what_a_channel_costs_against_an_ideal_one():
     """6 dB an octave: 1 dB less at the same bits is 2^(1/6) of the bits at the same PSNR."""
     cells = {
         f"channel s ideal 0 {b} i": channel_cell(100 * b, 100 * b, 20 + 6 * math.log2(b)) for b in (1, 2, 4)
     }
     cells["channel s orc 8 2 i"] = channel_cell(200, 160, 25)
-    found = report.channels(cells)
-    values = report.summary(found["s", "orc", 8, 2.0], report.ideal_of(found, "s"))
+    found = images_report.channels(cells)
+    values = images_report.summary(found["s", "orc", 8, 2.0], images_report.ideal_of(found, "s"))
     assert values["overhead"] == pytest.approx(0.25)
     assert values["behind_db"] == pytest.approx(1)
     assert values["over_ideal"] == pytest.approx(2 ** (1 / 6) - 1)
-    text = report.image_tables(cells)
+    text = images_report.image_tables(cells)
     assert "12 % over the divergences sent from 0.5 bpp on: s orc 8 at 2 bpp." in text
     assert "at equal PSNR from 0.5 bpp on: s orc 8 at 2 bpp." in text
     assert "0.100 ± 1.000" in text
     cells["channel s orc 8 2 i"] = channel_cell(200, 180, 25.5)
-    text = report.image_tables(cells)
+    text = images_report.image_tables(cells)
     assert "sent from 0.5 bpp on: none." in text and "PSNR from 0.5 bpp on: none." in text
 
 
-def test_f_below_a_is_said(report):
+def test_f_below_a_is_said():
     def cell(f: float, a: float) -> dict[str, Any]:
         both = {label: {"psnr_db": psnr, "decode_seconds": 1.0} for label, psnr in (("F", f), ("A", a))}
         return {"of": {"height": 8}, "values": {"bytes": 8, "encode_seconds": 1.0, "string": ""} | both}
 
     cells = {"curves DiffC 0.5 i": cell(21, 20), "curves DiffC 1 i": cell(25, 24)}
-    assert "F above A in PSNR at every rate: 0.5 bpp +1.00 dB" in report.image_tables(cells)
+    assert "F above A in PSNR at every rate: 0.5 bpp +1.00 dB" in images_report.image_tables(cells)
     cells["curves DiffC 1 i"] = cell(23, 24)
-    assert "NOT at every rate" in report.image_tables(cells)
+    assert "NOT at every rate" in images_report.image_tables(cells)
     for bpp, psnr in ((0.5, 20), (1, 19)):
         cells[f"prefix {bpp} i"] = {
             "of": {"height": 8, "width": 8},
             "values": {"bytes": 8 * bpp, "psnr_db": psnr},
         }
-    assert "does NOT rise" in report.image_tables(cells)
+    assert "does NOT rise" in images_report.image_tables(cells)
 
 
-def test_models_are_not_mixed(report):
+def test_models_are_not_mixed():
     cells = {f"channel s orc 8 {bpp} i": channel_cell(200, 160, 25) for bpp in (1, 2)}
     for cell, tag in zip(cells.values(), ("a", "b"), strict=True):
         cell["of"] |= {"model": tag}
     with pytest.raises(ValueError, match="models a, b"):
-        report.image_tables(cells)
+        images_report.image_tables(cells)
 
 
 # --- Committed results ----------------------------------------------------------------------------------
@@ -401,6 +379,6 @@ def test_committed_gaussian_results_are_within_two_percent():
 
 
 @pytest.mark.skipif(not any(n.startswith("prefix") for n in COMMITTED), reason="no part curves yet")
-def test_committed_curves_have_flow_above_ancestral(report):
-    text = report.image_tables(COMMITTED)
+def test_committed_curves_have_flow_above_ancestral():
+    text = images_report.image_tables(COMMITTED)
     assert "F above A in PSNR at every rate" in text and "PSNR rises with the prefix" in text

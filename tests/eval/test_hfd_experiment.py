@@ -16,6 +16,8 @@ from compressai_sga import zoo
 from compressai_sga.diffusion.unet import UNetConfig
 from compressai_sga.errors import SgaError
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
+from experiments.hfd import measure
+from images import centre_crop
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 FIRST = "mbt2018-mean-small"
@@ -41,12 +43,11 @@ def test_the_committed_results_reach_the_bars():
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    script = pytest.importorskip("hfd", reason='pip install ".[eval]"')
-    monkeypatch.setattr(script, "METHODS", ("ddim",))
-    monkeypatch.setattr(script, "METRICS", {"lpips": lambda x, x_hat: float((x - x_hat).abs().mean())})
-    monkeypatch.setattr(script, "SET_METRICS", {"fid": lacking})
-    return script
+    """One sampler, and metrics that need no file, or lack it."""
+    monkeypatch.setattr(measure, "METHODS", ("ddim",))
+    monkeypatch.setattr(measure, "METRICS", {"lpips": lambda x, x_hat: float((x - x_hat).abs().mean())})
+    monkeypatch.setattr(measure, "SET_METRICS", {"fid": lacking})
+    return measure
 
 
 def lacking():
@@ -109,7 +110,7 @@ def test_values_are_those_of_the_model(script, arguments, images, weights, tmp_p
     cells = json.loads((tmp_path / "results" / "hfd.json").read_text(encoding="utf-8"))["cells"]
     net = ResidualDenoiser.from_state_dict(torch.load(weights, weights_only=True))
     model = HFD(zoo.load(FIRST, 3), net, quality=3, steps=2, precision="float32")
-    x = script.read(images / "kodim01.png", None)
+    x = centre_crop(images / "kodim01.png")
     coded = model.compress(nn.functional.pad(x, (24, 24)))
     values = cells["image 3 kodim01"]["values"]
     size = sum(len(part[0]) for part in coded["strings"])

@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 from compressai_sga import zoo
+from experiments.realism import rda
 
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 
@@ -26,9 +27,7 @@ RECORDS = [r for r in zoo.list_models() if r.name in ("rda-l2-small", "rda-l1-sm
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.realism import rda
-
+    """Writes below tmp_path."""
     monkeypatch.setattr(rda, "EVAL", tmp_path)
     return rda
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.realism import rdp_gaussian
+
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 pytest.importorskip("scipy", reason='pip install ".[eval]"')
 
@@ -23,10 +25,8 @@ EVAL = Path(__file__).resolve().parents[2] / "eval"
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.realism import rdp_gaussian
-
-    monkeypatch.setattr(rdp_gaussian, "HERE", tmp_path)
+    """Writes below tmp_path."""
+    monkeypatch.setattr(rdp_gaussian, "EVAL", tmp_path)
     return rdp_gaussian
 
 

@@ -17,20 +17,17 @@ from torchvision.utils import save_image
 
 import compressai_sga
 from compressai_sga import zoo
+from experiments.refinement import curve, methods
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 MEASURED = EVAL / "results" / "refine-methods-mbt2018-mean-small-3-crop128.json"
 
 
-@pytest.fixture
-def scripts(monkeypatch, tmp_path):
-    """The scripts' modules, writing below tmp_path."""
-    monkeypatch.syspath_prepend(str(EVAL))
-    methods = pytest.importorskip("refine_methods", reason='pip install ".[eval]"')
-    curve = pytest.importorskip("refine_curve", reason='pip install ".[eval]"')
-    monkeypatch.setattr(methods, "HERE", tmp_path)
-    monkeypatch.setattr(curve, "HERE", tmp_path)
-    return methods, curve
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """The scripts write below tmp_path."""
+    monkeypatch.setattr(methods, "EVAL", tmp_path)
+    monkeypatch.setattr(curve, "EVAL", tmp_path)
 
 
 @pytest.fixture
@@ -44,8 +41,7 @@ def images(tmp_path):
     return folder
 
 
-def test_methods_are_measured_once(scripts, images, tmp_path, capsys, monkeypatch):
-    methods, _ = scripts
+def test_methods_are_measured_once(images, tmp_path, capsys, monkeypatch):
     argv = ["--images", str(images), "--crop", "64", "--batch", "2", "--entries", "ssl:3", "fast:2"]
     methods.main(argv)
     printed = capsys.readouterr().out
@@ -63,8 +59,7 @@ def test_methods_are_measured_once(scripts, images, tmp_path, capsys, monkeypatc
     assert (tmp_path / "figures" / "refine-methods.png").stat().st_size > 1000
 
 
-def test_curve_is_in_compressai_schema(scripts, images, tmp_path, capsys, monkeypatch):
-    _, curve = scripts
+def test_curve_is_in_compressai_schema(images, tmp_path, capsys, monkeypatch):
     two = [r for r in zoo.list_models() if r.name == zoo.DEFAULT_MODEL and r.quality in (2, 3)]
     monkeypatch.setattr(curve.zoo, "list_models", lambda: two)
     curve.main(["--images", str(images), "--crop", "64", "--entries", "polish:0"])
@@ -74,15 +69,13 @@ def test_curve_is_in_compressai_schema(scripts, images, tmp_path, capsys, monkey
     assert "| `polish:0` | too few points | -" in capsys.readouterr().out  # the loss fell
 
 
-def test_bd_rate_of_half_the_bits(scripts):
-    _, curve = scripts
+def test_bd_rate_of_half_the_bits():
     anchor = {"bpp": [0.2, 0.4, 0.6, 0.8], "psnr-rgb": [28.0, 31.0, 33.0, 34.5]}
     half = {"bpp": [b / 2 for b in anchor["bpp"]], "psnr-rgb": anchor["psnr-rgb"]}
     assert curve.bd_rate(anchor, half) == pytest.approx(-50)
 
 
-def test_missing_images_are_named(scripts, tmp_path):
-    methods, _ = scripts
+def test_missing_images_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="--images"):
         methods.main(["--images", str(tmp_path), "--entries", "ssl:1"])
 
@@ -99,9 +92,8 @@ def lowering(entry: str) -> float:
     return 100 * (1 - after / before)
 
 
-def test_committed_results_are_known_to_the_script(scripts, monkeypatch, tmp_path):
+def test_committed_results_are_known_to_the_script(monkeypatch, tmp_path):
     """They are of the shipped weight, of 24 images, and their presets are the package's."""
-    methods, _ = scripts
     for number in range(1, 25):
         Image.new("RGB", (768, 512)).save(tmp_path / f"kodim{number:02}.png")
     known = {name: cell["of"] for name, cell in cells().items()}
@@ -110,8 +102,7 @@ def test_committed_results_are_known_to_the_script(scripts, monkeypatch, tmp_pat
     assert {task.name: task.of for task in methods.tasks(args)} == known and len(known) == 20
 
 
-def test_batches_are_of_one_shape(scripts, tmp_path):
-    methods, _ = scripts
+def test_batches_are_of_one_shape(tmp_path):
     sizes = [(80, 72), (72, 80), (80, 72), (80, 72)]
     for number, size in enumerate(sizes):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
@@ -119,12 +110,9 @@ def test_batches_are_of_one_shape(scripts, tmp_path):
     stems = [[path.stem for path in batch] for batch in methods.batches(paths, 0, 2)]
     assert stems == [["0", "2"], ["3"], ["1"]]
     assert len(methods.batches(paths, 64, 4)) == 1
-    assert methods.read_crop(paths[0], 0).shape == (3, 72, 80)
-    assert methods.read_crop(paths[0], 64).shape == (3, 64, 64)
 
 
-def test_values_of_other_settings_are_measured_again(scripts, images, tmp_path):
-    methods, _ = scripts
+def test_values_of_other_settings_are_measured_again(images, tmp_path):
     argv = ["--images", str(images), "--crop", "64", "--entries", "polish:0"]
     methods.main([*argv, "--batch", "2"])
     (path,) = (tmp_path / "results").glob("*.json")

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.reverse_coding import measure, report
+
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 pytest.importorskip("scipy", reason='pip install ".[eval]"')
 
@@ -45,11 +47,9 @@ REFERENCE = {
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.reverse_coding import measure as samples
-
-    monkeypatch.setattr(samples, "HERE", tmp_path)
-    return samples
+    """Writes below tmp_path."""
+    monkeypatch.setattr(measure, "EVAL", tmp_path)
+    return measure
 
 
 # --- One-dimensional Gaussians -----------------------------------------------------------------------
@@ -203,18 +203,15 @@ def test_half_a_million_candidates_a_second_on_one_core():
         assert cell["candidates_a_sec_cpu"] > 5e5
 
 
-def test_the_short_table_is_of_the_cells(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.reverse_coding import report as samples_report
-
-    text = samples_report.short_tables(RECORD)
+def test_the_short_table_is_of_the_cells():
+    text = report.short_tables(RECORD)
     for kl_bits in (4, 8, 14):
         mrc, pfr, orc = (SHIFTED[f"normal shifted KL={kl_bits} {m}"] for m in ("mrc", "pfr", "orc"))
         each = (f"{c['bytes_bits']:.2f}, {c['bias']['mean']:+.2f}" for c in (mrc, pfr, orc))
         assert f"| {kl_bits} | {mrc['candidates']:,} | {' | '.join(each)} |" in text
     assert f"hybrid {CELLS['hybrid hybrid']['examined']['mean']:.0f} ±" in text
     only = {name: cell for name, cell in RECORD.items() if name.startswith("speed")}
-    assert samples_report.short_tables(only).startswith("Candidates of an 8-dimensional block: ")
+    assert report.short_tables(only).startswith("Candidates of an 8-dimensional block: ")
 
 
 # --- The script itself -----------------------------------------------------------------------------------

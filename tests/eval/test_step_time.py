@@ -11,34 +11,29 @@ from pathlib import Path
 import pytest
 
 from compressai_sga import zoo
+from experiments.refinement import step_time
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    return pytest.importorskip("step_time", reason='pip install ".[eval]"')
-
-
-def test_the_script_measures_once(script, tmp_path, monkeypatch, capsys):
+def test_the_script_measures_once(tmp_path, monkeypatch, capsys):
     arguments = ["--size", "64", "--rounds", "2", "--out", str(tmp_path / "step-time.json")]
-    monkeypatch.setattr(script, "STEPS", 1)
-    script.main(arguments)
+    monkeypatch.setattr(step_time, "STEPS", 1)
+    step_time.main(arguments)
     printed = capsys.readouterr().out
     assert "| theirs, float32 | " in printed and "| 1.00 (1.00 to 1.00) |" in printed
     assert "quality 3, 64x64, 2 rounds; " in printed
-    monkeypatch.setattr(script, "measure", pytest.fail)  # a second call must not measure
-    script.main(arguments)
+    monkeypatch.setattr(step_time, "measure", pytest.fail)  # a second call must not measure
+    step_time.main(arguments)
     assert capsys.readouterr().out == printed
 
 
-def test_the_table_has_medians_and_ends(script):
+def test_the_table_has_medians_and_ends():
     values = {"theirs, float32": {"ms": 100.4, "theirs / this": [1.0, 1.0, 1.0]}}
     values["ours"] = {"ms": 24.6, "theirs / this": [3.5, 4.0, 6.0]}
     of = {"model": "m", "quality": 1, "size": 8, "rounds": 3}
     on = {"cpu": "A CPU", "threads": "1", "torch": "2.9.0+cpu"}
-    text = script.tables({"cell": {"of": of, "values": values}}, on)
+    text = step_time.tables({"cell": {"of": of, "values": values}}, on)
     assert "| ours | 25 | 4.00 (3.50 to 6.00) |" in text
     assert text.endswith("m quality 1, 8x8, 3 rounds; A CPU, one thread, torch 2.9.0.")
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.realism import stochastic_encoders
+
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 pytest.importorskip("scipy", reason='pip install ".[eval]"')
 
@@ -25,10 +27,8 @@ SCHEMES = ("deterministic", "stochastic", "no-realism")
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from experiments.realism import stochastic_encoders
-
-    monkeypatch.setattr(stochastic_encoders, "HERE", tmp_path)
+    """Writes below tmp_path."""
+    monkeypatch.setattr(stochastic_encoders, "EVAL", tmp_path)
     return stochastic_encoders
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.utils import save_image
 
 from compressai_sga import zoo
+from experiments.coding import universal
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 CELLS = json.loads((EVAL / "results" / "universal.json").read_text(encoding="utf-8"))["cells"]
@@ -38,10 +39,8 @@ def test_all_qualities_are_measured():
 
 
 def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
-    monkeypatch.syspath_prepend(str(EVAL))
-    script = pytest.importorskip("universal", reason='pip install ".[eval]"')
-    monkeypatch.setattr(script, "QUALITIES", (3,))
-    monkeypatch.setattr(script, "DRAWS", 1)
+    monkeypatch.setattr(universal, "QUALITIES", (3,))
+    monkeypatch.setattr(universal, "DRAWS", 1)
     coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     image = nn.functional.interpolate(coarse, size=(256, 270), mode="bicubic").clamp(0, 1)
     images = tmp_path / "images"
@@ -49,19 +48,17 @@ def test_the_script_measures_once(monkeypatch, tmp_path, capsys):
     save_image(image, images / "a.png")
     save_image(image.flip(3), images / "b.png")
     arguments = ["--data", str(images), "--out", str(tmp_path / "results" / "universal.json")]
-    script.main(arguments)
+    universal.main(arguments)
     printed = capsys.readouterr().out
     assert "| mbt2018-mean-small | 3 |" in printed and "| mbt2018-mean-uq-small | 3 |" in printed
     assert "% with rounding, " in printed and "% with universal quantisation." in printed
     assert (tmp_path / "figures" / "universal.png").stat().st_size > 1000
-    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("measured again"))
-    script.main(arguments)
+    monkeypatch.setattr(universal, "measure", lambda *_: pytest.fail("measured again"))
+    universal.main(arguments)
     assert capsys.readouterr().out == printed
 
 
-def test_a_folder_without_images_is_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.syspath_prepend(str(EVAL))
-    script = pytest.importorskip("universal", reason='pip install ".[eval]"')
+def test_a_folder_without_images_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        script.main(["--data", str(tmp_path), "--out", str(tmp_path / "results" / "u.json")])
+        universal.main(["--data", str(tmp_path), "--out", str(tmp_path / "results" / "u.json")])
     assert "--data" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """C3 (Kim et al. 2024) on whole Kodak images in batches: its rate-distortion curve, and seconds an image.
 
-    python eval/run.py c3-kodak --presets c3-fast --device cuda --batch 6     # --workers N where there are
-    N GPUs python eval/run.py c3-kodak --images 1 2 --lmbdas 1e-3 --steps 20         # a trial
+    python eval/run.py c3-kodak --presets c3-fast --device cuda --batch 6   # --workers N: on so many GPUs
+    python eval/run.py c3-kodak --images 1 2 --lmbdas 1e-3 --steps 20       # a trial
 
 Images of a batch are fitted together (`models.c3.fit`): what a GPU needs to be busy, since the fit of one
 image is many small operations. An image's seconds are its batch's, shared.
@@ -28,9 +28,10 @@ from compressai_sga.models.c3 import C3
 from compressai_sga.models.c3.config import PRESETS
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
-from experiments.c3.measure import SEED, SHARED, image_path, levels, read, settings_of
+from experiments.c3.measure import SEED, image_path, mse_of, read, settings_of
+from images import KODAK
+from reporting import EVAL, markdown
 
-HERE = Path(__file__).resolve().parents[2]
 PAPER_LMBDAS = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 8e-4, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 8e-3, 1e-2, 2e-2)
 
 
@@ -42,8 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="instead of the preset's")
     parser.add_argument("--batch", type=int, default=1, help="images that are fitted together")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of kodimNN.png")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "c3-kodak.json")
+    parser.add_argument("--kodak", type=Path, default=KODAK, help="folder of kodimNN.png")
+    parser.add_argument("--out", type=Path, default=EVAL / "results" / "c3-kodak.json")
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -67,10 +68,13 @@ def measure(
     seconds = time.perf_counter() - start
     images = {}
     for number, image, found in zip(numbers, x.cpu(), fitted):
-        x_hat = model.decompress([[s] for s in found.strings], x.shape[2:])["x_hat"][0].cpu()
-        mse = float(np.square((levels(x_hat).astype(np.float64) - levels(image)) / 255).mean())
+        x_hat = model.decompress([[s] for s in found.strings], x.shape[2:])["x_hat"]
         size = sum(len(s) for s in found.strings)
-        images[str(number)] = {"bytes": size, "bpp": 8 * size / image[0].numel(), "mse": mse}
+        images[str(number)] = {
+            "bytes": size,
+            "bpp": 8 * size / image[0].numel(),
+            "mse": mse_of(image[None], x_hat),
+        }
     return {"images": images, "seconds": seconds, "device": _name(device)}
 
 
@@ -86,20 +90,18 @@ def table(cells: dict[str, Any]) -> str:
         rows.setdefault((of["preset"], of["steps"], of["lmbda"], values["device"], of["batch"]), []).append(
             values
         )
-    lines = [
-        "| preset | steps | λ | images | bpp | PSNR, dB | of mean MSE | s an image | batch | on |",
-        "|---" * 10 + "|",
-    ]
+    head = "preset | steps | λ | images | bpp | PSNR, dB | of mean MSE | s an image | batch | on"
+    lines = []
     for (preset, steps, lmbda, device, batch), found in sorted(rows.items()):
         images = [v for part in found for v in part["images"].values()]
         mse = np.array([v["mse"] for v in images])
         psnr_db, bpp = float(np.mean(-10 * np.log10(mse))), float(np.mean([v["bpp"] for v in images]))
         seconds = sum(part["seconds"] for part in found) / len(images)
         lines.append(
-            f"| `{preset}` | {steps} | {lmbda:g} | {len(images)} | {bpp:.4f} | {psnr_db:.2f} "
-            f"| {-10 * math.log10(mse.mean()):.2f} | {seconds:.1f} | {batch} | {device} |"
+            f"`{preset}` | {steps} | {lmbda:g} | {len(images)} | {bpp:.4f} | {psnr_db:.2f} "
+            f"| {-10 * math.log10(mse.mean()):.2f} | {seconds:.1f} | {batch} | {device}"
         )
-    return "\n".join(lines)
+    return markdown(head, lines)
 
 
 def tasks(args: argparse.Namespace) -> list[Task]:

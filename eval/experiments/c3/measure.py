@@ -32,7 +32,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
 import statistics
 import time
@@ -41,7 +40,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from compressai.utils.eval_model.__main__ import read_image
 from torch import Tensor
 
 from compressai_sga.comparison import published
@@ -54,14 +52,13 @@ from compressai_sga.models.c3.latent_codec import bits_of
 from compressai_sga.models.c3.macs import macs_per_pixel
 from compressai_sga.models.c3.model import Fitted
 from compressai_sga.models.c3.network import context_of, entropy_net, latent_bits
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
 from experiments.c3.plain import PlainFit
 from experiments.c3.report import ANCHORS, REFERENCE, figure, pictures, tables
+from images import KODAK, SHARED, centre_crop, levels
+from reporting import EVAL, save_beside
 
-HERE = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
 PARTS = ("crops", "budget", "warm", "whole", "step", "figure")
 SEED, LMBDA = 0, 1e-3
 BUDGETS = (500, 1000, 2000, 5000, 10_000)
@@ -80,7 +77,7 @@ PICTURES = (20, 23)
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of kodimNN.png")
+    parser.add_argument("--kodak", type=Path, default=KODAK, help="folder of kodimNN.png")
     parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
     parser.add_argument("--reference", type=Path, help="another codec's results on the crops, JSON lines")
     numbers = {"type": int, "nargs": "+", "metavar": "N"}
@@ -111,19 +108,16 @@ def image_path(folder: Path, number: int) -> Path:
 
 def read(folder: Path, number: int, size: int | None = None) -> Tensor:
     """The image (1, 3, H, W), or its centre crop."""
-    x = read_image(image_path(folder, number))[None]
+    x = centre_crop(image_path(folder, number), size)
     height, width = x.shape[2:]
-    if size is None:
-        return x
-    if size > min(height, width):
-        raise ValueError(f"a crop of {size} px does not fit into {height} x {width}; choose a smaller --size")
-    top, left = (height - size) // 2, (width - size) // 2
-    return x[:, :, top : top + size, left : left + size].contiguous()
+    if size is not None and size > min(height, width):
+        raise ValueError(f"the image has {height} x {width} px, less than {size}; choose a smaller --size")
+    return x
 
 
-def levels(image: Tensor) -> np.ndarray:
-    """(3, H, W) in 8 bits."""
-    return (image * 255).round().clamp(0, 255).numpy().astype(np.uint8)
+def mse_of(x: Tensor, x_hat: Tensor) -> float:
+    """Of images (1, 3, H, W) in 8 bits, on the scale from 0 to 1."""
+    return float(np.square((levels(x_hat).astype(np.float64) - levels(x)) / 255).mean())
 
 
 # --- Fits -------------------------------------------------------------------------------------------
@@ -149,9 +143,9 @@ def coded(x: Tensor, steps: int, lmbda: float, options: dict[str, Any]) -> tuple
     (found,) = model.fit(x)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     strings, shape = [[string] for string in found.strings], x.shape[2:]
-    x_hat, decode_cpu, decode_wall = timed(lambda: model.decompress(strings, shape)["x_hat"][0], DECODES)
+    x_hat, decode_cpu, decode_wall = timed(lambda: model.decompress(strings, shape)["x_hat"], DECODES)
     nets, latents = (len(string) for string in found.strings)
-    mse = float(np.square((levels(x_hat).astype(np.float64) - levels(x[0])) / 255).mean())
+    mse = mse_of(x, x_hat)
     bpp = 8 * (nets + latents) / (shape[0] * shape[1])
     return found, {
         "bytes": nets + latents,
@@ -283,7 +277,7 @@ def whole(folder: Path, number: int, steps: int, lmbda: float) -> dict[str, Any]
             images[backend], _, values[f"{backend}_seconds"] = timed(decode, times)
             latents[backend] = decode_strings(found.strings, size, backend=backend).grids
     if native.AVAILABLE:
-        a, b = (levels(images[backend]).astype(np.int64) for backend in ("python", "native"))
+        a, b = (levels(images[backend][None]).astype(np.int64) for backend in ("python", "native"))
         pairs = zip(latents["python"], latents["native"], found.grids, strict=True)
         values["largest_difference_levels"] = int(abs(a - b).max())
         values["differing_share"] = float((a != b).mean())
@@ -333,28 +327,27 @@ def tasks_of_step(args: argparse.Namespace) -> list[Task]:
 # --- All --------------------------------------------------------------------------------------------
 
 
-def draw(record: Record, args: argparse.Namespace, path: Path) -> None:
+def draw(record: Record, args: argparse.Namespace) -> None:
     """The figures, of what was measured."""
     results = record.path.parent
     points = published.keep(args.anchors, [key for key, _ in ANCHORS.values()], results)
-    save_figure(figure(record.cells, points), path, [record.path, results / published.FILE])
+    save_beside(figure(record.cells, points), record.path.stem, record.path, results / published.FILE)
     rows = []
     for number in PICTURES:
         cell = record.cells.get(f"crops kodim{number:02}")
         if cell is not None:
             values, size = cell["values"], cell["of"]["size"]
             x_hat = decode_image([base64.b64decode(s) for s in values["strings"]], (size, size))
-            original = levels(read(args.kodak, number, size)[0])
-            rows.append((f"kodim{number:02}", original, levels(x_hat), values["bytes"]))
+            original = levels(read(args.kodak, number, size))
+            rows.append((f"kodim{number:02}", original, levels(x_hat[None]), values["bytes"]))
     if rows:
-        crops = path.with_name(f"{path.stem.replace('c3', 'c3-crops', 1)}.png")
-        save_figure(pictures(rows), crops, [record.path])
+        save_beside(pictures(rows), record.path.stem.replace("c3", "c3-crops", 1), record.path)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     name = "c3" if args.steps is None else "c3-trial"
-    out = args.out or HERE / "results" / f"{name}.json"
+    out = args.out or EVAL / "results" / f"{name}.json"
     if args.tables and not out.is_file():
         raise FileNotFoundError(f"no file {out}; measure first, or name the results with --out")
     record, failures = Record(out), {}
@@ -377,6 +370,6 @@ def main(argv: list[str] | None = None) -> None:
         if "step" in args.parts:
             failures |= run(record, tasks_of_step(args), title="c3, step")
         if "figure" in args.parts:
-            draw(record, args, out.parent.parent / "figures" / f"{out.stem}.png")
+            draw(record, args)
     print(tables(record.cells, args.parts))
     finish(failures)

@@ -10,21 +10,16 @@ Fails with ``ValueError`` where cells of one part belong to different presets.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from images import coarsest_jpeg, psnr_db
+from reporting import Cells, Figure, image_grid, markdown, part, plt
 
-__all__ = ["ANCHORS", "REFERENCE", "figure", "pictures", "tables"]
+__all__ = ["ANCHORS", "REFERENCE", "crops", "figure", "headline", "pictures", "tables", "whole"]
 
-Cells = dict[str, dict[str, Any]]
 REFERENCE = ("image", "bytes", "bpp", "mse", "psnr_db", "encode_cpu_seconds", "decode_cpu_seconds")
 REFERENCE_NAME = "Cool-Chic 5.0.1"
 # Label: (name among the published points, line style).
@@ -35,12 +30,6 @@ ANCHORS = {
     "JPEG 2000": ("JPEG2000", "C7:"),
 }
 GAIN = 4  # of the differences that are shown
-
-
-def part(cells: Cells, name: str) -> Cells:
-    """Values of the cells of a part, settings under "of", by the rest of their names."""
-    chosen = {k: c for k, c in cells.items() if k.split()[0] == name}
-    return {k.removeprefix(f"{name} "): c["values"] | {"of": c["of"]} for k, c in chosen.items()}
 
 
 def same_preset(name: str, values: Cells) -> None:
@@ -67,12 +56,6 @@ def tables(cells: Cells, parts: Sequence[str]) -> str:
     return "\n\n".join(made)
 
 
-def _markdown(head: str, rows: list[list[str]]) -> str:
-    columns = head.split(" | ")
-    lines = [f"| {head} |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def mean(values: Sequence[Any], key: str) -> float:
     return float(np.mean([v[key] for v in values]))
 
@@ -81,11 +64,32 @@ def ratio(ours: float, other: float) -> str:
     return f"{100 * (ours / other - 1):+.1f} %"
 
 
+def crops(cells: Cells) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ours and the reference's, by crop."""
+    return dict(sorted(part(cells, "crops").items())), part(cells, "reference")
+
+
+def whole(cells: Cells) -> list[dict[str, Any]]:
+    """Whole images."""
+    return list(part(cells, "whole").values())
+
+
+def headline(cells: Cells) -> str:
+    """Against the reference, and how long decoding takes."""
+    ours, reference = crops(cells)
+    change = ratio(sum(v["loss"] for v in ours.values()), sum(reference[name]["loss"] for name in ours))
+    seconds = mean(ours.values(), "decode_cpu_seconds")
+    return (
+        f"`c3-fast`: MSE + λ·bpp {change} against {REFERENCE_NAME}, {len(ours)} crops; decoding "
+        f"{1e3 * seconds:.0f} ms of CPU"
+    )
+
+
 # --- Tables -----------------------------------------------------------------------------------------
 
 
 def crops_table(cells: Cells) -> str:
-    ours, reference = dict(sorted(part(cells, "crops").items())), part(cells, "reference")
+    ours, reference = crops(cells)
     paired = bool(ours) and set(ours) <= set(reference)
     head = "crop of | nets + latents, bytes | bpp | PSNR, dB | 10³ J | encoding, CPU s | decoding, CPU s"
     if paired:
@@ -103,7 +107,7 @@ def crops_table(cells: Cells) -> str:
     if paired:
         b = {k: mean([reference[n] for n in ours], k) for k in keys}
         row += [f"{b['bytes']:.0f}", *_numbers(b), ratio(a["loss"], b["loss"])]
-    text = _markdown(head, [*rows, row])
+    text = markdown(head, [*rows, row])
     if paired:
         below = sum(v["loss"] < reference[n]["loss"] for n, v in ours.items())
         text += f"\n\n{below} of {len(ours)} crops have a lower J than {REFERENCE_NAME}'s."
@@ -143,7 +147,7 @@ def budget_table(cells: Cells) -> str:
             row.append(ratio(mean(v.values(), "loss"), mean([fast[i] for i in v], "loss")))
         rows.append([*row, f"{mean(v.values(), 'encode_cpu_seconds'):.0f}"])
         above = v
-    text = _markdown(head, rows)
+    text = markdown(head, rows)
     if compared:
         alone = ", ".join(f"{ratio(v['loss'], fast[i]['loss'])} on {i}" for i, v in above.items())
         text += f"\n\nAt {steps:,} steps, against c3-fast: {alone}."
@@ -183,7 +187,7 @@ def warm_table(cells: Cells) -> str:
             change = ratio(mean(v.values(), "loss"), mean(base.values(), "loss")) if label != first else ""
             nets = f"{mean(v.values(), 'bytes_nets'):.0f}"
             rows.append([f"{steps:,}", label, *_means(v.values()), change, nets, f"{100 * share:.1f} %"])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def whole_table(cells: Cells) -> str:
@@ -211,7 +215,7 @@ def whole_table(cells: Cells) -> str:
                 f"{v['macs_per_pixel']:.0f}",
             ]
         )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def step_table(cells: Cells) -> str:
@@ -219,7 +223,7 @@ def step_table(cells: Cells) -> str:
     size, (low, high) = v["of"]["size"], v["quartiles"]
     times = [f"{v[f'{name}_cpu_ms']:.1f}" for name in ("ours", "plain")]
     head = "image | step, CPU ms | with masked convolutions, CPU ms | ratio (quartiles)"
-    return _markdown(head, [[f"{size}×{size}", *times, f"{v['ratio']:.2f} ({low:.2f} to {high:.2f})"]])
+    return markdown(head, [[f"{size}×{size}", *times, f"{v['ratio']:.2f} ({low:.2f} to {high:.2f})"]])
 
 
 # --- Figures ----------------------------------------------------------------------------------------
@@ -288,55 +292,25 @@ def pictures(rows: Sequence[tuple[str, np.ndarray, np.ndarray, int]]) -> Figure:
     """Original, c3-fast, JPEG, and both differences, a row an image.
 
     Args:
-        rows: (name, original, decoded, bytes); images (3, H, W) uint8.
+        rows: (name, original, decoded, bytes); images (H, W, 3) in 8 bits.
     """
-    columns = 5
-    fig, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(3 * columns, 3.3 * len(rows)),
-        layout="constrained",
-        squeeze=False,
-        dpi=100,
-    )
-    for places, (name, original, decoded, size) in zip(axes, rows, strict=True):
-        jpeg, jpeg_size, quality = nearest_jpeg(original, size)
-        shown = (
-            (original, f"{name}, original"),
-            (decoded, f"c3-fast, {size:,} bytes, {psnr_db(original, decoded):.2f} dB"),
-            (jpeg, f"JPEG {quality}, {jpeg_size:,} bytes, {psnr_db(original, jpeg):.2f} dB"),
-            (difference(original, decoded), f"c3-fast - original, {GAIN} times"),
-            (difference(original, jpeg), f"JPEG - original, {GAIN} times"),
+    shown = []
+    for name, original, decoded, size in rows:
+        jpeg, quality = coarsest_jpeg(original, size)
+        title = f"JPEG {quality}, {len(jpeg.data):,} bytes, {psnr_db(original, jpeg.pixels):.2f} dB"
+        shown.append(
+            [
+                (f"{name}, original", original),
+                (f"c3-fast, {size:,} bytes, {psnr_db(original, decoded):.2f} dB", decoded),
+                (title, jpeg.pixels),
+                (f"c3-fast - original, {GAIN} times", difference(original, decoded)),
+                (f"JPEG - original, {GAIN} times", difference(original, jpeg.pixels)),
+            ]
         )
-        for place, (image, title) in zip(places, shown, strict=True):
-            place.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-            place.set_title(title, fontsize=9)
-            place.set_axis_off()
-    return fig
-
-
-def nearest_jpeg(image: np.ndarray, size: int) -> tuple[np.ndarray, int, int]:
-    """The first JPEG quality with at least `size` bytes, or 100: image, bytes, quality.
-
-    With 4:2:0 and optimised tables.
-    """
-    best: tuple[int, int, bytes] | None = None
-    for quality in range(1, 101):
-        data = io.BytesIO()
-        Image.fromarray(image.transpose(1, 2, 0)).save(data, "JPEG", quality=quality, optimize=True)
-        best = (len(data.getvalue()), quality, data.getvalue())
-        if best[0] >= size:
-            break
-    decoded = np.asarray(Image.open(io.BytesIO(best[2])).convert("RGB"))
-    return decoded.transpose(2, 0, 1), best[0], best[1]
+    return image_grid(shown, size=(3, 3.3), fontsize=9)
 
 
 def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """Around middle grey."""
     shown = 128 + GAIN * (decoded.astype(np.int64) - original)
     return shown.clip(0, 255).astype(np.uint8)
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    mse = np.square((a.astype(np.float64) - b) / 255).mean()
-    return float(-10 * np.log10(max(mse, 1e-12)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and size of our entropy coders against stock `ans`, on CompressAI's own calls.
 
-    python eval/run.py coders [--images ../shared/data/kodak] [--rounds 7] [--part time|size]
+    python eval/run.py coders [--images KODAK] [--rounds 7] [--part time|size]
 
 time   For each model, stock and ours in turn on one 256x256 crop, one thread: `rounds` pairs after one
        that warms up, in CPU time of the process, so that other programs on the machine hardly count.
@@ -24,9 +24,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,8 +37,9 @@ from compressai_sga import zoo
 from compressai_sga.coding import CODERS, set_coder
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from images import KODAK
+from reporting import EVAL, Cells, markdown, part
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMED = (
     ("bmshj2018-factorized-small", 3),
     ("mbt2018-mean-small", 3),
@@ -182,71 +182,80 @@ def tasks_of_size(paths: list[Path]) -> list[Task]:
     return [Task(f"size {name} {q}", of, measure_size, (name, q, paths)) for name, q in SIZED]
 
 
-def tables(cells: Mapping[str, Any]) -> str:
+def tables(cells: Cells) -> str:
     """Times and sizes, a row a model, of what was measured."""
     parts = [make(cells) for make in (time_table, size_table)]
     return "\n\n".join(part for part in parts if part)
 
 
-def of_part(cells: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Cells of a part by the rest of their names."""
-    return {name.removeprefix(f"{part} "): c for name, c in cells.items() if name.split()[0] == part}
-
-
-def time_table(cells: Mapping[str, Any]) -> str:
-    """Stock's time over ours, by coder."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, cell in of_part(cells, "time").items():
+def speedups(cells: Cells, step: str) -> dict[str, dict[str, float]]:
+    """Stock's time over ours by model and coder, medians; step as "model decompress"."""
+    found: dict[str, dict[str, float]] = {}
+    for name, values in part(cells, "time").items():
         model, coder = name.rsplit(" ", 1)
-        found.setdefault(model, {})[coder] = cell
+        found.setdefault(model, {})[coder] = values[step]["stock / ours"]
+    return found
+
+
+def size_changes(cells: Cells, coder: str) -> list[float]:
+    """Percent of bytes against stock's coder, a model each."""
+    return [100 * (values[coder]["ratio"] - 1) for values in part(cells, "size").values()]
+
+
+def headline(cells: Cells) -> str:
+    """Speed where it counts, and size."""
+    decoding = speedups(cells, "model decompress")
+    faster = [decoding[name]["constriction-ans"] for name in ("cheng2020-anchor 3", "mbt2018-small 3")]
+    sizes = size_changes(cells, "constriction-exact")
+    return (
+        f"autoregressive models decode {min(faster):.1f} to {max(faster):.1f} times as fast; "
+        f"{min(sizes):+.2f} to {max(sizes):+.2f} % bytes with `constriction-exact`"
+    )
+
+
+def time_table(cells: Cells) -> str:
+    """Stock's time over ours, by coder."""
+    found = part(cells, "time")
     if not found:
         return ""
-    of = next(iter(next(iter(found.values())).values()))["of"]
-    lines = [
+    of = next(iter(found.values()))["of"]
+    text = (
         f"Stock's time over ours, `{'` / `'.join(CODERS)}`: medians of {of['rounds']} pairs of CPU time, "
-        f'{of["image"]}, {of["size"]}; "coding" is without the transforms, but with the context model:',
-        "",
-        "| model | compress | decompress | coding: encode | decode |",
-        "|---|---|---|---|---|",
+        f'{of["image"]}, {of["size"]}; "coding" is without the transforms, but with the context model:'
+    )
+    steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
+    by_step = [speedups(cells, step) for step in steps]
+    rows = [
+        [model, *(" / ".join(f"{of[model][c]:#.3g}" for c in CODERS if c in of[model]) for of in by_step)]
+        for model in by_step[0]
     ]
-    for model, by_coder in found.items():
-        steps = ("model compress", "model decompress", "entropy compress", "entropy decompress")
-        row = [
-            " / ".join(f"{by_coder[c]['values'][step]['stock / ours']:#.3g}" for c in CODERS if c in by_coder)
-            for step in steps
-        ]
-        lines.append(f"| {model} | {' | '.join(row)} |")
-    return "\n".join(lines)
+    return f"{text}\n\n{markdown('model | compress | decompress | coding: encode | decode', rows)}"
 
 
-def size_table(cells: Mapping[str, Any]) -> str:
+def size_table(cells: Cells) -> str:
     """Change of the bytes of all images, and of the images with the lowest and the highest change."""
-    found = of_part(cells, "size")
+    found = part(cells, "size")
     if not found:
         return ""
-    images = next(iter(found.values()))["values"]["images"]
-    lines = [
-        f"Bytes of {images} images, against `ans`, and the images with the lowest and highest change:",
-        "",
-        f"| model | bytes with `ans` | `{'` | `'.join(CODERS)}` |",
-        "|---" * (2 + len(CODERS)) + "|",
-    ]
-    for model, cell in found.items():
-        values, row = cell["values"], []
+    images, rows = next(iter(found.values()))["images"], []
+    text = f"Bytes of {images} images, against `ans`, and the images with the lowest and highest change:"
+    for model, values in found.items():
+        row = []
         for coder in CODERS:
             total, (low, high) = values[coder]["ratio"], values[coder]["by image"]
             changes = (100 * (ratio - 1) for ratio in (total, low, high))
             row.append("{:+.3f} % ({:+.2f} to {:+.2f})".format(*changes))
-        lines.append(f"| {model} | {values['ans_bytes']:,} | {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append([model, f"{values['ans_bytes']:,}", *row])
+    head = ["model", "bytes with `ans`", *(f"`{coder}`" for coder in CODERS)]
+    return f"{text}\n\n{markdown(head, rows)}"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, default=ROOT.parent.parent / "shared" / "data" / "kodak")
+    parser.add_argument("--images", type=Path, default=KODAK)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--part", choices=["time", "size"], action="append")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "coders.json")
+    parser.add_argument("--out", type=Path, default=EVAL / "results" / "coders.json")
     add_options(parser)
     args = parser.parse_args(argv)
     paths = sorted(args.images.glob("*.png")) or zoo.sample_images()

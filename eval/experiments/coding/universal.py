@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training loss against test loss: universal quantisation closes the gap (Agustsson & Theis 2020).
 
-    python eval/run.py universal [--data ../shared/data/kodak] [--workers N]
+    python eval/run.py universal [--data KODAK] [--workers N]
 
 In:  a folder of photographs (24 of Kodak) and the zoo's mbt2018-mean-small and -uq-small, qualities 1-4.
 Out: eval/results/universal.json, resumable by model and quality; eval/figures/universal.png; a table.
@@ -16,37 +16,23 @@ real bytes, which adds what the coder takes. Eight models take about five minute
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from compressai.utils.eval_model.__main__ import read_image
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from compressai_sga import zoo
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record, mean_error
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from images import KODAK, centre_crop
+from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-EVAL = Path(__file__).resolve().parents[2]
 MODELS = {"mbt2018-mean-small": "rounding", "mbt2018-mean-uq-small": "universal quantisation"}
 QUALITIES = (1, 2, 3, 4)
 DRAWS = 8
 SIZE = 256
-
-
-def crop(path: str) -> Tensor:
-    """Centre crop (1, 3, 256, 256) of an image."""
-    x = read_image(Path(path))
-    top, left = ((side - SIZE) // 2 for side in x.shape[1:])
-    return x[None, :, top : top + SIZE, left : left + SIZE]
 
 
 @torch.no_grad()
@@ -55,7 +41,7 @@ def measure(name: str, quality: int, paths: list[str], lmbda: float) -> dict[str
     torch.manual_seed(0)
     net = zoo.load(name, quality)
     rows: dict[str, list[tuple[float, float]]] = {"training": [], "ideal": [], "test": []}
-    for x in map(crop, paths):
+    for x in (centre_crop(Path(path), SIZE) for path in paths):
         pixels = x.shape[-2] * x.shape[-1]
         draws = []
         net.train()
@@ -87,7 +73,7 @@ def ideal(net: nn.Module, x: Tensor) -> tuple[float, float]:
     return float(bits) / x[0, 0].numel(), float((out["x_hat"].clamp(0, 1) - x).square().mean())
 
 
-def measured(cells: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+def measured(cells: Cells) -> dict[str, dict[int, dict[str, Any]]]:
     """{model: {quality: values}}, both ascending."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name, cell in sorted(cells.items()):
@@ -96,42 +82,40 @@ def measured(cells: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
     return found
 
 
-def tables(cells: Mapping[str, Any]) -> str:
+def tables(cells: Cells) -> str:
     """Loss in training and at test time, and the gap."""
-    lines = [
-        "| model | quality | training: bpp, PSNR, loss | decoded: bpp, PSNR, loss | gap, ideal | gap |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = "model | quality | training: bpp, PSNR, loss | decoded: bpp, PSNR, loss | gap, ideal | gap"
+    rows = []
     for model, by_quality in measured(cells).items():
         for quality, r in by_quality.items():
             row = [
                 f"{r[k]['bpp']:.3f}, {r[k]['psnr_db']:.2f} dB, {r[k]['loss']['mean']:.4f}"
                 for k in ("training", "test")
             ]
-            gaps = (r["gap_ideal_percent"], r["gap_percent"])
-            row += [f"{gap['mean']:+.2f} ± {gap['error']:.2f} %" for gap in gaps]
-            lines.append(f"| {model} | {quality} | {' | '.join(row)} |")
-    lines += ["", "Largest gap with real bytes: " + ", ".join(_largest(cells)) + "."]
-    return "\n".join(lines)
+            both = (r["gap_ideal_percent"], r["gap_percent"])
+            row += [f"{gap['mean']:+.2f} ± {gap['error']:.2f} %" for gap in both]
+            rows.append([model, str(quality), *row])
+    largest = [f"{max(gaps(cells, m), key=abs):+.2f} % with {MODELS[m]}" for m in MODELS if gaps(cells, m)]
+    return f"{markdown(head, rows)}\n\nLargest gap with real bytes: {', '.join(largest)}."
 
 
-def _largest(cells: Mapping[str, Any]) -> list[str]:
-    """By the way of quantising."""
-    found = measured(cells)
-    texts = []
-    for model, label in MODELS.items():
-        gaps = [values["gap_percent"]["mean"] for values in found.get(model, {}).values()]
-        if gaps:
-            texts.append(f"{max(gaps, key=abs):+.2f} % with {label}")
-    return texts
+def gaps(cells: Cells, model: str) -> list[float]:
+    """Percent by which the loss of real files is above that of training, a quality each."""
+    return [values["gap_percent"]["mean"] for values in measured(cells).get(model, {}).values()]
 
 
-def figure(cells: Mapping[str, Any]) -> Figure:
+def headline(cells: Cells) -> str:
+    """The largest gaps of both."""
+    rounding, ours = (max(gaps(cells, model), key=abs) for model in MODELS)
+    return f"largest gap of test to training loss {ours:+.2f} % (rounding: {rounding:+.1f} %)"
+
+
+def figure(cells: Cells) -> Figure:
     """The gap by quality, bars of two standard errors."""
     fig, axes = plt.subplots(figsize=(5.5, 3.6), dpi=150)
     for model, by_quality in measured(cells).items():
-        gaps = [values["gap_percent"] for values in by_quality.values()]
-        means, errors = [g["mean"] for g in gaps], [2 * g["error"] for g in gaps]
+        found = [values["gap_percent"] for values in by_quality.values()]
+        means, errors = [gap["mean"] for gap in found], [2 * gap["error"] for gap in found]
         axes.errorbar(list(by_quality), means, errors, marker="o", capsize=3, label=MODELS.get(model, model))
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(sorted({q for by_quality in measured(cells).values() for q in by_quality}))
@@ -155,7 +139,7 @@ def tasks(paths: list[str]) -> list[Task]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/kodak"))
+    parser.add_argument("--data", type=Path, default=KODAK)
     parser.add_argument("--out", type=Path, default=EVAL / "results" / "universal.json")
     add_options(parser)
     args = parser.parse_args(argv)
@@ -165,7 +149,6 @@ def main(argv: list[str] | None = None) -> None:
     record = Record(args.out)
     how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
     failures = run(record, tasks(paths), title="universal", **how)
-    path = args.out.parent.parent / "figures" / "universal.png"
-    save_figure(figure(record.cells), path, [args.out])
+    save_beside(figure(record.cells), "universal", args.out)
     print(tables(record.cells))
     finish(failures)

@@ -2,9 +2,8 @@
 """The images of eval/experiments/diffc/measure.py, and the codecs that DiffC stands beside.
 
 Images are crops of Kodak photographs, chosen by a seed, or the first test images of an .npz file. Beside
-stand JPEG (4:2:0, optimised tables), JPEG 2000 (irreversible, a bare code stream) and a model of the zoo,
-each with the bytes that it really takes. A small JPEG is for the most part tables, so that their length is
-returned, too.
+stand JPEG, JPEG 2000 (`images` has both) and a model of the zoo, each with the bytes that it really takes. A
+small JPEG is for the most part tables, so that their length is returned, too.
 
 In:  images (1, 3, H, W) in [0, 1] with 8 bits. Out: `Coded`, with a decoded image of the same kind.
 Fails with ``FileNotFoundError`` or ``ValueError`` where there are no such images.
@@ -13,28 +12,18 @@ Fails with ``FileNotFoundError`` or ``ValueError`` where there are no such image
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from compressai.utils.eval_model.__main__ import read_image
-from PIL import Image
 from torch import Tensor, nn
 
-__all__ = [
-    "Coded",
-    "from_levels",
-    "jpeg",
-    "jpeg2000",
-    "kodak_crops",
-    "levels",
-    "npz_images",
-    "psnr_db",
-    "stock",
-]
+import images
+from images import from_levels, levels
+
+__all__ = ["Coded", "jpeg", "jpeg2000", "kodak_crops", "npz_images", "psnr_db", "stock"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,46 +67,27 @@ def npz_images(path: Path, count: int) -> dict[str, Tensor]:
     """{testNNN: image (1, 3, H, W)}: the first of the array `test` (n, H, W, 3), uint8."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; name an .npz with an array `test` of images with --tiny")
-    images = torch.from_numpy(np.load(path)["test"][:count]).permute(0, 3, 1, 2)
-    return {f"test{i:03}": image[None].float() / 255 for i, image in enumerate(images)}
-
-
-def levels(image: Tensor) -> np.ndarray:
-    """(1, 3, H, W) as (H, W, 3) in 8 bits."""
-    return (image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-
-
-def from_levels(image: np.ndarray) -> Tensor:
-    """`levels` back."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return {f"test{i:03}": from_levels(pixels) for i, pixels in enumerate(np.load(path)["test"][:count])}
 
 
 def psnr_db(x: Tensor, x_hat: Tensor) -> float:
     """Of what can be shown: both in 8 bits."""
-    error = levels(x).astype(np.float64) - levels(x_hat)
-    return -10 * math.log10(max(float(np.square(error / 255).mean()), 1e-12))
+    return images.psnr_db(levels(x), levels(x_hat))
 
 
 def jpeg(x: Tensor, quality: int) -> Coded:
-    return _by_pillow(x, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+    file = images.jpeg(levels(x), quality)
+    return _coded(file, _jpeg_header(file.data))
 
 
 def jpeg2000(x: Tensor, ratio: float) -> Coded:
     """`ratio`: of 24 bits a pixel to the bits that are aimed at."""
-    # mct: without it, which is Pillow's default, red, green and blue are coded each on its own, 5 dB worse.
-    options = {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True, "mct": 1}
-    return _by_pillow(x, "JPEG2000", no_jp2=True, **options)
+    return _coded(images.jpeg2000(levels(x), ratio), 0)
 
 
-def _by_pillow(x: Tensor, name: str, **options: object) -> Coded:
-    image, data = Image.fromarray(levels(x)), io.BytesIO()
-    start = time.perf_counter()
-    image.save(data, name, **options)
-    between = time.perf_counter()
-    x_hat = from_levels(np.asarray(Image.open(io.BytesIO(data.getvalue())).convert("RGB")))
-    end = time.perf_counter()
-    head = _jpeg_header(data.getvalue()) if name == "JPEG" else 0
-    return Coded(x_hat, len(data.getvalue()), head, between - start, end - between)
+def _coded(file: images.File, header_bytes: int) -> Coded:
+    x_hat = from_levels(file.pixels)
+    return Coded(x_hat, len(file.data), header_bytes, file.encode_seconds, file.decode_seconds)
 
 
 def _jpeg_header(data: bytes) -> int:

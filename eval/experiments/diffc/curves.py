@@ -26,7 +26,8 @@ from torch import Tensor
 
 from compressai_sga.metrics.sliced_wasserstein import SlicedWasserstein
 from compressai_sga.models.diffc import DiffC, DiffCAncestral, DiffCFlow
-from experiments.diffc.beside import Coded, from_levels, levels, psnr_db
+from experiments.diffc.beside import Coded, psnr_db
+from images import from_levels, levels
 
 __all__ = ["CLASSES", "Pictures", "beside", "coded", "prefix", "realism"]
 

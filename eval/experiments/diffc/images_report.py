@@ -14,26 +14,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.diffc.beside import levels, psnr_db
+from experiments.diffc.beside import psnr_db
 from experiments.diffc.curves import Pictures
 from experiments.diffc.images import bias
-from experiments.diffc.report import Cells, markdown, part
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from images import levels
+from reporting import Cells, Figure, image_grid, markdown, part, plt
 
 __all__ = [
     "channel_tables",
     "crops_figure",
     "curve_tables",
     "curves_figure",
+    "gains",
     "image_tables",
     "overhead_figure",
+    "prefix_curve",
 ]
 
 Rows = list[dict[str, Any]]
@@ -286,12 +284,10 @@ def _checks(cells: Cells, points: dict[str, Rows]) -> str:
     lines = []
     pairs = list(zip(points.get("F", []), points.get("A", []), strict=True))
     if pairs:
-        gains = [f["psnr_db"] - a["psnr_db"] for f, a in pairs]
+        found = gains(points)
         alone = [x > y for f, a in pairs for x, y in zip(f["psnrs"], a["psnrs"], strict=True)]
-        verdict = "at every rate" if min(gains) > 0 else "NOT at every rate"
-        by_rate = ", ".join(
-            f"{f['setting']} bpp {gain:+.2f} dB" for (f, _), gain in zip(pairs, gains, strict=True)
-        )
+        verdict = "at every rate" if min(found.values()) > 0 else "NOT at every rate"
+        by_rate = ", ".join(f"{bpp} bpp {gain:+.2f} dB" for bpp, gain in found.items())
         lines.append(
             f"F above A in PSNR {verdict}: {by_rate}; of single images in {sum(alone)} of {len(alone)}."
         )
@@ -300,6 +296,12 @@ def _checks(cells: Cells, points: dict[str, Rows]) -> str:
         by_rate = ", ".join(f"{bpp:.3f} bpp {psnr:.2f} dB" for bpp, psnr in prefixes)
         lines.append(f"PSNR {'rises' if rises else 'does NOT rise'} with the prefix: {by_rate}.")
     return "\n\n".join(lines)
+
+
+def gains(points: dict[str, Rows]) -> dict[str, float]:
+    """PSNR of DiffC-F above DiffC-A in dB, by rate aimed at."""
+    pairs = zip(points["F"], points["A"], strict=True)
+    return {f["setting"]: f["psnr_db"] - a["psnr_db"] for f, a in pairs}
 
 
 def prefix_curve(cells: Cells) -> list[tuple[float, float]]:
@@ -368,22 +370,14 @@ def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures)
     names = [name for name in images if f"DiffC {rates[0]} {name}" in values][:: max(1, len(images) // 3)][:3]
     rows = [(name, rate) for name in names for rate in shown]
     others = [codec for codec in ("mbt2018-mean-small", "JPEG2000") if codec in points]
-    columns = 3 + len(others)
-    fig, places = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(2.5 * columns, 2.7 * len(rows)),
-        layout="constrained",
-        squeeze=False,
-        dpi=100,
-    )
-    for row, (name, rate) in zip(places, rows, strict=True):
+    grid = []
+    for name, rate in rows:
         x = images[name]
         size = values[f"DiffC {rate} {name}"]["bytes"]
-        shown_here = [(f"{name}, original", x)]
+        row = [(f"{name}, original", x)]
         for kind in ("F", "A"):
             x_hat = pictures.get(kind, rate, name)
-            shown_here.append((f"DiffC-{kind}, {size} bytes, {psnr_db(x, x_hat):.2f} dB", x_hat))
+            row.append((f"DiffC-{kind}, {size} bytes, {psnr_db(x, x_hat):.2f} dB", x_hat))
         for codec in others:
             sizes = {
                 p["setting"]: values[f"{codec} {p['setting']} {name}"]["bytes"] for p in points.get(codec, [])
@@ -391,9 +385,6 @@ def crops_figure(cells: Cells, images: Mapping[str, Tensor], pictures: Pictures)
             setting = min(sizes, key=lambda s: abs(np.log(sizes[s] / size)))
             x_hat = pictures.get(codec, setting, name)
             title = f"{CODECS[codec][0]}, {sizes[setting]} bytes, {psnr_db(x, x_hat):.2f} dB"
-            shown_here.append((title, x_hat))
-        for place, (title, image) in zip(row, shown_here, strict=True):
-            place.imshow(levels(image), interpolation="nearest")
-            place.set_title(title, fontsize=8)
-            place.set_axis_off()
-    return fig
+            row.append((title, x_hat))
+        grid.append([(title, levels(image)) for title, image in row])
+    return image_grid(grid, size=(2.5, 2.7), fontsize=8)

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,6 @@ from torch import Tensor, nn
 
 from compressai_sga import zoo
 from compressai_sga.models.diffc import DiffC
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
 from experiments.diffc.beside import jpeg, jpeg2000, kodak_crops, npz_images, stock
@@ -47,9 +45,9 @@ from experiments.diffc.gaussian import simulate, steps_cost
 from experiments.diffc.images import ideal, load, npz_crops, photo_crops, sent, tag
 from experiments.diffc.images_report import crops_figure, curves_figure, image_tables, overhead_figure
 from experiments.diffc.report import gaussian_figure, gaussian_tables
+from images import KODAK, SHARED
+from reporting import EVAL, save_beside
 
-HERE = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
 PARTS = ("gaussian", "overhead", "bias", "curves")
 SEED = 0
 
@@ -74,7 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="state dict of DiffC or a PixelDenoiser (default: the zoo's diffc-f-small)",
     )
-    add("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    add("--kodak", type=Path, default=KODAK, help="folder of PNG images")
     add("--crops", type=int, default=12, help="crops of Kodak, each of another image")
     add("--size", type=int, default=64, help="side of the crops in pixels, a multiple of 64")
     add("--tiny", type=Path, default=SHARED / "tiny" / "cifar10_partial.npz", help=".npz with images `test`")
@@ -86,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", help="of DiffC")
     add("--kept", type=Path, default=Path("runs") / "diffc-eval", help="folder of decoded images")
     add("--tables", action="store_true", help="measure nothing")
-    add("--out", type=Path, default=HERE / "results" / "diffc.json", help="results file")
+    add("--out", type=Path, default=EVAL / "results" / "diffc.json", help="results file")
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -326,8 +324,7 @@ def measure(record: Record, args: argparse.Namespace, inputs: Inputs) -> dict[st
 
 def draw(record: Record, inputs: Inputs) -> None:
     """The figures, of what was measured."""
-    out = record.path
-    folder = out.parent.parent / "figures"
+    stem = record.path.stem
     parts = {name.split()[0] for name in record.cells}
     for part, name, figure in (
         ("gaussian", "gaussian", gaussian_figure),
@@ -335,11 +332,11 @@ def draw(record: Record, inputs: Inputs) -> None:
         ("realism", "curves", curves_figure),
     ):
         if part in parts:
-            save_figure(figure(record.cells), folder / f"{out.stem}-{name}.png", [record.path])
+            save_beside(figure(record.cells), f"{stem}-{name}", record.path)
     pictures = Pictures(inputs.pictures)
     if "realism" in parts and pictures.folder.is_dir():
         made = crops_figure(record.cells, crops_of(inputs), pictures)
-        save_figure(made, folder / f"{out.stem}-crops.png", [record.path])
+        save_beside(made, f"{stem}-crops", record.path)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from experiments.diffc.gaussian import LAM, formula
+from reporting import Cells, Figure, markdown, part, plt
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+__all__ = ["gains", "gaussian_figure", "gaussian_tables", "largest_error"]
 
-__all__ = ["gaussian_figure", "gaussian_tables", "markdown", "part"]
-
-Cells = dict[str, dict[str, Any]]
 SOURCES = {"scalar": "x ~ N(0, 1)", "spectrum": "64 coordinates, λₖ = 1/k²"}
 CURVES = {  # key of the closed forms: label, colour, line
     "ancestral": ("DiffC-A", "C3", "-"),
@@ -35,16 +30,25 @@ CURVES = {  # key of the closed forms: label, colour, line
 SPACINGS = {"equal": ("equal in log-SNR", "C7", "o"), "best": ("by dynamic programming", "C1", "s")}
 
 
-def part(cells: Cells, name: str) -> Cells:
-    """Values of the cells of a part, settings under "of", by the rest of their names."""
-    chosen = {k: c for k, c in cells.items() if k.startswith(f"{name} ")}
-    return {k.removeprefix(f"{name} "): c["values"] | {"of": c["of"]} for k, c in chosen.items()}
+def _levels(values: Cells, source: str) -> list[dict[str, Any]]:
+    return values.get(source, {"levels": []})["levels"]
 
 
-def markdown(head: str, rows: list[list[str]]) -> str:
-    columns = head.split(" | ")
-    lines = [f"| {head} |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def largest_error(cells: Cells) -> float:
+    """Largest difference from a closed form, of bits and errors, in percent."""
+    values = part(cells, "gaussian")
+    return max(
+        abs(100 * (level[name]["mean"] / level["formula"][name] - 1))
+        for source in SOURCES
+        for level in _levels(values, source)
+        for name in ("bits", "ancestral", "flow")
+    )
+
+
+def gains(cells: Cells, source: str) -> list[tuple[float, float, float]]:
+    """By falling noise: sigma^2, gain of F over A in dB as measured and in closed form."""
+    levels = _levels(part(cells, "gaussian"), source)
+    return [(level["s2"], level["gain_db"], level["formula"]["gain_db"]) for level in levels]
 
 
 def gaussian_tables(cells: Cells) -> str:
@@ -62,7 +66,7 @@ def _levels_table(values: Cells) -> str:
     )
     rows = []
     for source in SOURCES:
-        for level in values.get(source, {"levels": []})["levels"]:
+        for level in _levels(values, source):
             row, exact = [source, f"{level['s2']:g}"], level["formula"]
             for name in ("bits", "ancestral", "flow"):
                 off = 100 * (level[name]["mean"] / exact[name] - 1)
@@ -101,7 +105,7 @@ def gaussian_figure(cells: Cells) -> Figure:
     values = part(cells, "gaussian")
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained", dpi=120)
     for place, (source, title) in zip(axes, SOURCES.items(), strict=False):
-        _draw_source(place, source, values.get(source, {"levels": []})["levels"])
+        _draw_source(place, source, _levels(values, source))
         place.set_title(title)
     _draw_steps(axes[2], values)
     for place in axes:

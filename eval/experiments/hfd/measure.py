@@ -28,7 +28,6 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -48,13 +47,12 @@ from compressai_sga.errors import SgaError
 from compressai_sga.metrics import METRICS, SET_METRICS, SlicedWasserstein
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
 from compressai_sga.models.hfd.sampling import seed_of
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
 from experiments.hfd.report import CROPS, crops, figure, tables
+from images import KODAK, centre_crop
+from reporting import EVAL, save_beside
 
-HERE = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
 REALISM = (0.5, 0.8, 1.0)  # 0 is the first stage
 LABELS = ("first", *map(str, REALISM))
 BUDGETS = (8, 16, 32, 64)
@@ -64,7 +62,7 @@ SAMPLERS_PX, SAMPLERS_PATCHES = 256, 4096  # few small crops, so many patches of
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    parser.add_argument("--kodak", type=Path, default=KODAK, help="folder of PNG images")
     parser.add_argument(
         "--weights", type=Path, help="state dict of a denoiser (default: the zoo's hfd-small)"
     )
@@ -78,9 +76,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--precision", choices=["bfloat16", "float32"], default="bfloat16", help="of the denoiser"
     )
     parser.add_argument("--device", default="cpu", help="of the denoiser")
-    parser.add_argument("--pictures", type=Path, default=HERE.parent / "runs" / "hfd-eval")
+    parser.add_argument("--pictures", type=Path, default=EVAL.parent / "runs" / "hfd-eval")
     parser.add_argument("--tables", action="store_true", help="measure nothing, print the tables")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "hfd.json")
+    parser.add_argument("--out", type=Path, default=EVAL / "results" / "hfd.json")
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -93,13 +91,6 @@ def find_images(args: argparse.Namespace) -> list[Path]:
     if not paths:
         raise SystemExit(f"{args.kodak} holds no PNG images; name a folder with --kodak")
     return paths
-
-
-def read(path: Path, crop: int | None) -> Tensor:
-    """The image (1, 3, H, W) in [0, 1], or its centre crop."""
-    x = read_image(path)[None]
-    top, left = ((side - min(side, crop or side)) // 2 for side in x.shape[2:])
-    return x[..., top : top + (crop or x.size(2)), left : left + (crop or x.size(3))].contiguous()
 
 
 def eight_bits(x: Tensor) -> Tensor:
@@ -203,7 +194,7 @@ def picture(setup: Setup, quality: int, image: str, label: str) -> Path:
 
 def measure_image(setup: Setup, quality: int, path: Path) -> dict[str, Any]:
     """Values of one image, whose reconstructions are kept."""
-    decoder, x = decoder_of(setup, quality), read(path, setup.crop)
+    decoder, x = decoder_of(setup, quality), centre_crop(path, setup.crop)
     start = time.process_time()
     x_first, size, seed = decoder.first_stage(x)
     first_seconds = time.process_time() - start
@@ -267,7 +258,7 @@ def measure_set(setup: Setup, quality: int, paths: list[Path]) -> dict[str, Any]
 
         def pairs(label: str = label) -> Any:
             for path in paths:
-                yield read(path, setup.crop), reconstruction(setup, quality, path, label)
+                yield centre_crop(path, setup.crop), reconstruction(setup, quality, path, label)
 
         others = other_metrics([k for k in ("lpips", "fid") if k not in missing], pairs)
         values[label] = {**swd(pairs), **missing, **others}
@@ -290,7 +281,7 @@ def measure_sampler(setup: Setup, quality: int, paths: list[Path]) -> dict[str, 
     """PSNR, distance and time of full draws."""
     decoder = decoder_of(setup, quality)
     pairs, psnrs, total = [], [], 0.0
-    for x in (read(path, setup.crop) for path in paths):
+    for x in (centre_crop(path, setup.crop) for path in paths):
         x_first, _, seed = decoder.first_stage(x)
         drawn, seconds = decoder.draw(x_first, seed)
         _, unpad = compute_padding(*x.shape[2:], min_div=64)
@@ -343,10 +334,9 @@ def draw_crops(record: Record, setup: Setup, quality: int, paths: list[Path]) ->
     rows = []
     for path in [p for p in paths if p.stem in CROPS] or paths[:1]:
         pictures = {label: reconstruction(setup, quality, path, label) for label in LABELS}
-        rows.append((path.stem, read(path, setup.crop), pictures))
+        rows.append((path.stem, centre_crop(path, setup.crop), pictures))
     if rows:
-        path = record.path.parent.parent / "figures" / "hfd-crops.png"
-        save_figure(crops(record.cells, quality, rows), path, [record.path])
+        save_beside(crops(record.cells, quality, rows), "hfd-crops", record.path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -363,6 +353,6 @@ def main(argv: list[str] | None = None) -> None:
         failures |= run(record, others, title="hfd, sets and samplers", **how)
         shown = [path for path in paths if f"image {qualities[0]} {path.stem}" not in failures]
         draw_crops(record, setup, qualities[0], shown)
-    save_figure(figure(record.cells), args.out.parent.parent / "figures" / "hfd.png", [record.path])
+    save_beside(figure(record.cells), "hfd", record.path)
     print(tables(record.cells))
     finish(failures)

@@ -26,31 +26,28 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressai.utils.eval_model.__main__ import psnr, read_image
-from PIL import Image
+from compressai.utils.eval_model.__main__ import psnr
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur, pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import gaussian_blur
 
 from compressai_sga import zoo
 from compressai_sga.errors import SgaError
 from compressai_sga.metrics.critic import Compressor, batch_critic, critic, default_reference
 from compressai_sga.metrics.photographs import PHOTOGRAPHS
 from compressai_sga.metrics.pixel_model import FittedPixelModel
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
 from experiments.realism import critic_report
+from images import KODAK, centre_crop, from_levels, levels
+from images import jpeg as jpeg_file
+from reporting import EVAL, save_beside
 
-EVAL = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", EVAL.parent.parent / "shared" / "data"))
 CROP_PX, BATCH_PX = 256, 128
 BATCHES = (1, 2, 4, 8)
 STEPS = 16
@@ -60,12 +57,10 @@ Pictures = dict[str, Tensor]
 
 def crop(path: Path, side: int) -> Tensor:
     """The square in the middle, (1, 3, side, side), uint8."""
-    x = (read_image(path) * 255).round().to(torch.uint8)
-    height, width = x.shape[1:]
-    if min(height, width) < side:
-        raise SgaError(f"{path} is {width}x{height} px; it must have {side} px a side: name larger images")
-    top, left = (height - side) // 2, (width - side) // 2
-    return x[None, :, top : top + side, left : left + side]
+    x = centre_crop(path, side)
+    if min(x.shape[2:]) < side:
+        raise SgaError(f"{path} is less than {side} px a side; name larger images")
+    return eight_bits(255 * x)
 
 
 def eight_bits(x: Tensor) -> Tensor:
@@ -74,9 +69,7 @@ def eight_bits(x: Tensor) -> Tensor:
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """The picture as a JPEG of that quality decodes."""
-    file = io.BytesIO()
-    to_pil_image(x[0]).save(file, format="jpeg", quality=quality)
-    return pil_to_tensor(Image.open(file).convert("RGB"))[None]
+    return eight_bits(255 * from_levels(jpeg_file(levels(x / 255), quality).pixels))
 
 
 @functools.lru_cache(maxsize=1)
@@ -198,7 +191,7 @@ def hash_of(model: Any) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    parser.add_argument("--data", type=Path, default=KODAK, help="folder of PNG images")
     parser.add_argument("--out", type=Path, default=EVAL / "results" / "critic.json")
     add_options(parser)
     args = parser.parse_args(argv)
@@ -211,6 +204,5 @@ def main(argv: list[str] | None = None) -> None:
     if not any(name.startswith("image ") for name in record.cells):
         return finish(failures)
     print(critic_report.tables(record.cells))
-    path = args.out.parent.parent / "figures" / f"{args.out.stem}.png"  # not ours for results of others
-    save_figure(critic_report.figure(record.cells), path, [args.out])
+    save_beside(critic_report.figure(record.cells), args.out.stem, args.out)
     finish(failures)

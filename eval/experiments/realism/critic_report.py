@@ -15,18 +15,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from compressai_sga.tasks.records import mean_error
+from reporting import Cells, Figure, cells_of, markdown, plt
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+__all__ = ["LAW", "PARTS", "WEIGHTS", "figure", "gaussians", "headline", "images", "separation", "tables"]
 
-__all__ = ["LAW", "PARTS", "WEIGHTS", "figure", "gaussians", "separation", "tables"]
-
-Cells = Mapping[str, Any]
 # A finite alphabet: the law P of real items, and the parts of S with their weights.
 LAW = (0.5, 0.25, 0.15, 0.1)
 PARTS = (LAW, (0.25,) * 4, (0.1, 0.1, 0.1, 0.7))
@@ -60,11 +55,13 @@ def gaussians() -> dict[str, Any]:
     return {"gaussian": single, "collapsed": batch}
 
 
-def _images(cells: Cells) -> list[dict[str, dict[str, float]]]:
-    return [cell["values"] for name, cell in cells.items() if name.startswith("image ")]
+def images(cells: Cells) -> list[dict[str, dict[str, float]]]:
+    """{variant: bits a pixel by model and code} of every image."""
+    return [cell["values"] for cell in cells_of(cells, "image").values()]
 
 
-def _u(row: Mapping[str, float], code: str = "mixture") -> float:
+def u(row: Mapping[str, float], code: str = "mixture") -> float:
+    """Bits a pixel that the code saves against the model."""
     return row["model"] - row[code]
 
 
@@ -75,16 +72,24 @@ def separation(cells: Cells, variant: str) -> dict[str, Any]:
         images: how many; u, likelihood: in how many U, or -log2 P, is above the original's; difference: of U,
         bits a pixel, mean and standard error; seen_by: the part of the mixture with the fewest bits, mostly.
     """
-    images = [image for image in _images(cells) if variant in image]
-    pairs = [(image[variant], image["original"]) for image in images]
+    pairs = [(image[variant], image["original"]) for image in images(cells) if variant in image]
     parts = Counter(min(MIXED, key=lambda part, row=row: row[part]) for row, _ in pairs)
     return {
         "images": len(pairs),
-        "u": sum(_u(ours) > _u(real) for ours, real in pairs),
+        "u": sum(u(ours) > u(real) for ours, real in pairs),
         "likelihood": sum(ours["model"] > real["model"] for ours, real in pairs),
-        "difference": mean_error(np.array([_u(ours) - _u(real) for ours, real in pairs])),
+        "difference": mean_error(np.array([u(ours) - u(real) for ours, real in pairs])),
         "seen_by": parts.most_common(1)[0][0],
     }
+
+
+def headline(cells: Cells) -> str:
+    """What the critic sees and likelihood does not."""
+    found = separation(cells, "blurred, σ = 1.5 px")
+    return (
+        f"blurred, σ = 1.5 px: U above the original's in {found['u']} of {found['images']}, −log₂ P alone in "
+        f"{found['likelihood']}"
+    )
 
 
 def tables(cells: Cells) -> str:
@@ -95,86 +100,78 @@ def tables(cells: Cells) -> str:
 
 
 def _mean(cells: Cells, variant: str, key: str) -> float:
-    return float(np.mean([image[variant][key] for image in _images(cells) if variant in image]))
+    return float(np.mean([image[variant][key] for image in images(cells) if variant in image]))
 
 
 def _variant_table(cells: Cells) -> str:
-    lines = [
-        "| variant | PSNR, dB | −log₂ P, bpp | U, bpp | U − U of the original | U larger | −log₂ P larger "
-        "| seen by |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for variant in _images(cells)[0]:
-        model, u = _mean(cells, variant, "model"), _mean(cells, variant, "mixture")
-        start = f"| {variant} | "
-        numbers = f"{model:.2f} | {model - u:+.3f}"
+    head = (
+        "variant | PSNR, dB | −log₂ P, bpp | U, bpp | U − U of the original | U larger | −log₂ P larger "
+        "| seen by"
+    )
+    lines = []
+    for variant in images(cells)[0]:
+        model, mixture = _mean(cells, variant, "model"), _mean(cells, variant, "mixture")
+        numbers = f"{model:.2f} | {model - mixture:+.3f}"
         if variant == "original":
-            lines.append(f"{start}| {numbers} | | | | |")
+            lines.append(f"{variant} | | {numbers} | | | |")
             continue
         found = separation(cells, variant)
         gap, of = found["difference"], found["images"]
         lines.append(
-            f"{start}{_mean(cells, variant, 'psnr_db'):.1f} | {numbers} | {gap['mean']:+.3f} ± "
+            f"{variant} | {_mean(cells, variant, 'psnr_db'):.1f} | {numbers} | {gap['mean']:+.3f} ± "
             f"{gap['error']:.3f} | {found['u']} of {of} | {found['likelihood']} of {of} "
-            f"| {found['seen_by']} |"
+            f"| {found['seen_by']}"
         )
-    return "\n".join(lines)
+    return markdown(head, lines)
 
 
 def _code_table(cells: Cells) -> str:
-    codes = [key for key in _images(cells)[0]["original"] if key not in ("psnr_db", "model")]
-    lines = [f"| U against | {' | '.join(codes)} |", "|---" * (len(codes) + 1) + "|"]
-    for variant in _images(cells)[0]:
+    codes = [key for key in images(cells)[0]["original"] if key not in ("psnr_db", "model")]
+    rows = []
+    for variant in images(cells)[0]:
         model = _mean(cells, variant, "model")
-        values = (f"{model - _mean(cells, variant, code):+.2f}" for code in codes)
-        lines.append(f"| {variant} | {' | '.join(values)} |")
-    return "\n".join(lines)
+        rows.append([variant, *(f"{model - _mean(cells, variant, code):+.2f}" for code in codes)])
+    return markdown(["U against", *codes], rows)
 
 
 def _batch_table(cells: Cells) -> str:
     values = cells["batches"]["values"]
     sizes = sorted({int(name.split()[0]) for name in values})
-    lines = [
-        "| images | U of the batch, bpp: different images | copies of one | sum of their own U: different | "
-        "copies |",
-        "|---|---|---|---|---|",
-    ]
+    head = (
+        "images | U of the batch, bpp: different images | copies of one | sum of their own U: different "
+        "| copies"
+    )
+    rows = []
     for size in sizes:
         pair = [values[f"{size} {name}"] for name in ("different", "copies")]
-        numbers = [f"{row[key]:+.2f}" for key in ("batch", "alone") for row in pair]
-        lines.append(f"| {size} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
+        rows.append([str(size), *(f"{row[key]:+.2f}" for key in ("batch", "alone") for row in pair)])
+    return markdown(head, rows)
 
 
 def _exact_tables(values: Mapping[str, Any]) -> str:
-    lines = ["| N(0, I) of 16 numbers | −log₂ P, bits | U at least, bits |", "|---|---|---|"]
     names = {"real": "N(0, I)", "blurred": "blurred: N(0, I / 4)", "empty": "all zero"}
-    for key, name in names.items():
-        row = values["gaussian"][key]
-        lines.append(f"| {name} | {row['p_bits']:.1f} | {row['u_least']:+.1f} |")
+    gaussian = {name: values["gaussian"][key] for key, name in names.items()}
+    rows = [[name, f"{row['p_bits']:.1f}", f"{row['u_least']:+.1f}"] for name, row in gaussian.items()]
     batch = ", ".join(f"{bits:+.1f} for {n}" for n, bits in values["collapsed"].items())
     tails = ", ".join(f"P(U ≥ {t}) = {p:g}" for t, p in values["tail"].items())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"On a finite alphabet Σ P·2^U = {values['expectation']:.6f}; {tails}. Images around one "
-            f"θ ~ N(0, 1), within {TAU}, mean U of the batch in bits: {batch}.",
-        ]
+    return (
+        f"{markdown('N(0, I) of 16 numbers | −log₂ P, bits | U at least, bits', rows)}\n\n"
+        f"On a finite alphabet Σ P·2^U = {values['expectation']:.6f}; {tails}. Images around one "
+        f"θ ~ N(0, 1), within {TAU}, mean U of the batch in bits: {batch}."
     )
 
 
 def figure(cells: Cells) -> Figure:
     """A dot an image: U, and -log2 P, of each variant less the original's; right of it the share above 0."""
-    variants = [name for name in _images(cells)[0] if name != "original"]
+    variants = [name for name in images(cells)[0] if name != "original"]
     fig, panels = plt.subplots(1, 2, figsize=(11, 5.5), sharey=True, layout="constrained")
     titles = (
         "U − U of the original: > 0 is found unrealistic",
         "−log₂ P less the original's: likelihood alone",
     )
-    for axes, title, value in zip(panels, titles, (_u, lambda row: row["model"])):
+    for axes, title, value in zip(panels, titles, (u, lambda row: row["model"])):
         for height, variant in enumerate(variants):
-            pairs = [(i[variant], i["original"]) for i in _images(cells) if variant in i]
+            pairs = [(i[variant], i["original"]) for i in images(cells) if variant in i]
             points = [value(ours) - value(real) for ours, real in pairs]
             shift = np.linspace(-0.25, 0.25, len(points))
             found = np.mean(np.array(points) > 0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training of a rate-distortion autoencoder believes, and what its files are (McAllester's lecture).
 
-    python eval/run.py rda [--data ../shared/data/kodak]        # five minutes on one core
+    python eval/run.py rda [--data KODAK]        # five minutes on one core
 
 In:  a folder of photographs (24 of Kodak); of the zoo, rda-l2-small and rda-l1-small, and
      bmshj2018-factorized-small, which is trained like the former for other lambdas.
@@ -24,31 +24,24 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from compressai.utils.eval_model.__main__ import read_image
-from matplotlib.figure import Figure
+from matplotlib import ticker
 from scipy.special import ndtr
 from torch import nn
 
 from compressai_sga import zoo
 from compressai_sga.models import rda
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record, mean_error
 from compressai_sga.tasks.tasks import Task, add_options, run
 from experiments.realism import rda_pictures
+from images import KODAK
+from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib import ticker  # noqa: E402
-
-EVAL = Path(__file__).resolve().parents[2]
 MODELS = ("rda-l2-small", "bmshj2018-factorized-small", "rda-l1-small")
 PICTURED = ("rda-l2-small", "rda-l1-small")
 TITLES = {"l2": "255² MSE", "l1": "255 MAE", "ms-ssim": "1 − MS-SSIM"}
@@ -129,7 +122,7 @@ def scatter(axes: plt.Axes, weights: list[Weight], keys: tuple[str, str]) -> Non
     axes.legend(fontsize="small")
 
 
-def figures(cells: Mapping[str, Any]) -> dict[str, Figure]:
+def figures(cells: Cells) -> dict[str, Figure]:
     """rda-entropies and rda-distortions: a panel a kind of distortion, then the Gaussian latent."""
     weights, law, middle = measured(cells), laws(cells, 0.0), laws(cells, 0.5)
     kinds = list(dict.fromkeys(weight.kind for weight in weights))
@@ -158,42 +151,53 @@ def figures(cells: Mapping[str, Any]) -> dict[str, Figure]:
     return {"rda-entropies": one, "rda-distortions": two}
 
 
-def figure_path(name: str) -> Path:
-    (EVAL / "figures").mkdir(exist_ok=True)
-    return EVAL / "figures" / f"{name}.png"
+def gaps(cells: Cells, what: str) -> dict[str, list[float]]:
+    """Percent by which noise is above rounding, "bpp" or "distortion"; means of images, rates rising."""
+    found: dict[str, list[float]] = {}
+    for weight in measured(cells):
+        each = [100 * (row[f"{what}_noise"] / row[f"{what}_rounding"] - 1) for row in weight.images]
+        found.setdefault(weight.name, []).append(float(np.mean(each)))
+    return found
+
+
+def headline(cells: Cells) -> str:
+    """The picture."""
+    rows = rda_pictures.last(cells)
+    each = ", ".join(
+        f"{name} {rows[name]['psnr_rgb_db']:.2f} dB" for name in ("JPEG", PICTURED[0], "JPEG 2000")
+    )
+    return f"one image at {rows[PICTURED[0]]['bpp']:.2f} bpp or a little more: {each}"
 
 
 def means_table(weights: list[Weight]) -> str:
     """Means over the images with the differences in percent, paired by image."""
-    lines = [
-        "| model | λ | differential, bpp | discrete, bpp | files, bpp | differential − discrete "
-        "| distortion: noise | rounding | noise − rounding |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "model | λ | differential, bpp | discrete, bpp | files, bpp | differential − discrete "
+        "| distortion: noise | rounding | noise − rounding"
+    )
+    rows = []
     for weight in weights:
-        cells = []
+        row = [f"{weight.name}, {TITLES[weight.kind]}", f"{weight.lmbda:g}"]
         for kind, form, more in (("bpp", ".4f", ["bpp_file"]), ("distortion", ".4g", [])):
             keys = [f"{kind}_noise", f"{kind}_rounding"]
-            noise, rounding = (np.array([row[key] for row in weight.images]) for key in keys)
+            noise, rounding = (np.array([image[key] for image in weight.images]) for key in keys)
             gap = mean_error(100 * (noise / rounding - 1))
-            cells += [format(np.mean([row[key] for row in weight.images]), form) for key in keys + more]
-            cells.append(f"{gap['mean']:+.1f} ± {gap['error']:.1f} %")
-        lines.append(f"| {weight.name}, {TITLES[weight.kind]} | {weight.lmbda:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            row += [format(np.mean([image[key] for image in weight.images]), form) for key in keys + more]
+            row.append(f"{gap['mean']:+.1f} ± {gap['error']:.1f} %")
+        rows.append(row)
+    return markdown(head, rows)
 
 
 def law_table(law: list[dict[str, float]]) -> str:
     """The Gaussian's numbers."""
-    lines = ["| σ | h, bits | H, bits | error: noise | rounding |", "|---|---|---|---|---|"]
-    for sigma, row in zip(SIGMAS, law):
-        bits = f"{row['differential_bits']:.4f} | {row['discrete_bits']:.4f}"
-        lines.append(f"| {sigma} | {bits} | {row['mse_noise']:.4f} | {row['mse_rounding']:.4f} |")
-    return "\n".join(lines)
+    keys = ("differential_bits", "discrete_bits", "mse_noise", "mse_rounding")
+    rows = [[str(sigma), *(f"{row[key]:.4f}" for key in keys)] for sigma, row in zip(SIGMAS, law)]
+    return markdown("σ | h, bits | H, bits | error: noise | rounding", rows)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/kodak"))
+    parser.add_argument("--data", type=Path, default=KODAK)
     parser.add_argument("--image", default=IMAGE, help="of that folder, for the pictures")
     parser.add_argument("--out", type=Path, default=EVAL / "results" / "rda.json")
     add_options(parser)
@@ -218,7 +222,7 @@ def tasks(paths: list[Path]) -> list[Task]:
     return found
 
 
-def measured(cells: Mapping[str, Any]) -> list[Weight]:
+def measured(cells: Cells) -> list[Weight]:
     """The weights of a results file, by kind and rate."""
     weights: dict[str, Weight] = {}
     for name, cell in cells.items():
@@ -230,12 +234,12 @@ def measured(cells: Mapping[str, Any]) -> list[Weight]:
     return sorted(weights.values(), key=lambda weight: (weight.kind != "l2", weight.kind, weight.lmbda))
 
 
-def laws(cells: Mapping[str, Any], mean: float) -> list[dict[str, float]]:
+def laws(cells: Cells, mean: float) -> list[dict[str, float]]:
     """The Gaussian's rows of a results file, one a sigma."""
     return [cells[f"gaussian {mean} {sigma}"]["values"] for sigma in SIGMAS]
 
 
-def tables(cells: Mapping[str, Any]) -> str:
+def tables(cells: Cells) -> str:
     """All tables of a results file, as Markdown."""
     return "\n\n".join((means_table(measured(cells)), law_table(laws(cells, 0.0)), rda_pictures.table(cells)))
 
@@ -248,8 +252,8 @@ def main(argv: list[str] | None = None) -> int:
             record.cell(f"gaussian {mean} {sigma}", {}, functools.partial(gaussian, sigma, mean))
     how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
     failures = run(record, tasks(sorted(args.data.glob("*.png"))), title="rda", **how)
-    rda_pictures.make(record, args.data / args.image, PICTURED, figure_path("rda-pictures"))
+    rda_pictures.make(record, args.data / args.image, PICTURED)
     for name, fig in figures(record.cells).items():
-        save_figure(fig, figure_path(name), [record.path])
+        save_beside(fig, name, record.path)
     print(tables(record.cells))
     return 1 if failures else 0

@@ -5,21 +5,18 @@ Part of `rda.py`. In: a record of results, an image, names of zoo models (qualit
 figure when the pictures are made, for the record keeps numbers only; a Markdown table of such cells.
 
 Sizes are those of whole files: `.csga` of the autoencoders, once as encoded and once refined (the preset
-"fast", same model, same decoder); JPEG by Pillow with optimised Huffman tables; JPEG 2000 as a bare
-codestream with the irreversible wavelet. The last two get at least as many bytes as the largest of ours,
-and as little more as their settings allow. PSNR is of 8-bit pixels, of RGB and of BT.601's luma.
+"fast", same model, same decoder). JPEG and JPEG 2000 (`images` has both) get at least as many bytes as the
+largest of ours, and as little more as their settings allow. PSNR is of 8-bit pixels, of RGB and of BT.601's
+luma.
 Fails with ``OSError`` where Pillow was built without JPEG 2000.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -27,12 +24,12 @@ from pytorch_msssim import ms_ssim
 
 from compressai_sga import zoo
 from compressai_sga.files import compress_picture, decompress_picture, read_picture
+from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
+from images import File, coarsest_jpeg, jpeg2000
+from reporting import Cells, Figure, cells_of, image_grid, markdown
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-__all__ = ["make", "table"]
+__all__ = ["last", "make", "table"]
 
 QUALITY = 1
 REFINE = "fast"
@@ -46,56 +43,33 @@ def ours(path: Path, name: str, refine: str | None = None) -> Coded:
     return data, decompress_picture(data).pixels
 
 
-def pillow(image: Image.Image, **options: Any) -> Coded:
-    """A file of Pillow's and its pixels."""
-    file = io.BytesIO()
-    image.save(file, **options)
-    return file.getvalue(), np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
-
-
-def jpeg(image: Image.Image, least_bytes: int) -> Coded:
-    """The coarsest JPEG of at least this size."""
-    for quality in range(1, 101):
-        coded = pillow(image, format="JPEG", quality=quality, optimize=True)
-        if len(coded[0]) >= least_bytes:
-            break
-    return coded
-
-
-def jpeg2000(image: Image.Image, least_bytes: int) -> Coded:
+def jpeg2000_above(pixels: np.ndarray, least_bytes: int) -> File:
     """The JPEG 2000 codestream that is just above this size, by bisection of the compression ratio."""
-    fine, coarse = 8.0, 6 * image.width * image.height / least_bytes  # ratios on either side of the wanted
+    fine, coarse = 8.0, 2 * pixels.size / least_bytes  # ratios on either side of the wanted
     best = None
     for _ in range(14):
         ratio = math.sqrt(fine * coarse)
-        coded = pillow(
-            image,
-            format="JPEG2000",
-            irreversible=True,
-            mct=1,  # Pillow's default leaves the colours as they are, which costs 2 to 3 dB of RGB
-            no_jp2=True,
-            quality_mode="rates",
-            quality_layers=[ratio],
-        )
-        if len(coded[0]) < least_bytes:
+        file = jpeg2000(pixels, ratio)
+        if len(file.data) < least_bytes:
             coarse = ratio
             continue
         fine = ratio
-        if best is None or len(coded[0]) < len(best[0]):
-            best = coded
-    return coded if best is None else best
+        if best is None or len(file.data) < len(best.data):
+            best = file
+    return file if best is None else best
 
 
 def measure(path: Path, names: Sequence[str], figure: Path) -> dict[str, dict[str, float]]:
     """Size and quality of each file, by label; draws the pictures."""
-    image = Image.open(path).convert("RGB")
+    original = np.asarray(Image.open(path).convert("RGB"))
     coded = {name: ours(path, name) for name in names}
     least = max(len(data) for data, _ in coded.values())
+    classical = {"JPEG": coarsest_jpeg(original, least)[0], "JPEG 2000": jpeg2000_above(original, least)}
     refined = {f"{name}, refined": ours(path, name, REFINE) for name in names}
-    coded = {"JPEG": jpeg(image, least), "JPEG 2000": jpeg2000(image, least), **coded, **refined}
-    original = np.asarray(image)
-    draw(coded, original, figure)
-    return {label: scores(original, *files) for label, files in coded.items()}
+    coded = {label: (file.data, file.pixels) for label, file in classical.items()} | coded | refined
+    found = {label: scores(original, *file) for label, file in coded.items()}
+    save_figure(pictures(original, coded, found), figure, [])  # its results are not on disk yet
+    return found
 
 
 def scores(original: np.ndarray, data: bytes, pixels: np.ndarray) -> dict[str, float]:
@@ -111,41 +85,45 @@ def scores(original: np.ndarray, data: bytes, pixels: np.ndarray) -> dict[str, f
     }
 
 
-def draw(coded: dict[str, Coded], original: np.ndarray, path: Path) -> None:
+def pictures(original: np.ndarray, coded: dict[str, Coded], found: dict[str, dict[str, float]]) -> Figure:
     """The original and the first coded pictures, two rows of three, without scaling their pixels much."""
-    shown = [("original", original, "")]
-    for label, (data, pixels) in coded.items():
-        values = scores(original, data, pixels)
-        shown.append((label, pixels, f": {len(data):,} bytes, {values['psnr_rgb_db']:.2f} dB"))
-    shown = shown[:6]
+    shown = [("original", original)]
+    for label, (_, pixels) in coded.items():
+        values = found[label]
+        shown.append((f"{label}: {values['bytes']:,} bytes, {values['psnr_rgb_db']:.2f} dB", pixels))
     height, width = original.shape[:2]
-    fig, panels = plt.subplots(2, 3, figsize=(15, 15 * 2 / 3 * height / width + 0.8), layout="constrained")
-    for axes in panels.flat:
-        axes.axis("off")
-    for axes, (label, pixels, text) in zip(panels.flat, shown):
-        axes.imshow(pixels)
-        axes.set_title(label + text)
-    fig.savefig(path, dpi=100)
-    plt.close(fig)
+    return image_grid([shown[:3], shown[3:6]], size=(5, 5 * height / width + 0.4), fontsize=12)
 
 
-def make(record: Record, path: Path, names: Sequence[str], figure: Path) -> None:
+def make(record: Record, path: Path, names: Sequence[str]) -> None:
     """Measure the pictures, and draw them, when the record lacks them."""
+    figure = record.path.parent.parent / "figures" / "rda-pictures.png"
     weights = {r.name: r.sha256 for r in zoo.list_models() if r.name in names and r.quality == QUALITY}
     settings = {"sha256": weights, "quality": QUALITY, "refine": REFINE}
     record.cell(f"pictures {path.stem}", settings, lambda: measure(path, names, figure))
 
 
-def table(cells: Mapping[str, Any]) -> str:
+def last(cells: Cells) -> dict[str, dict[str, float]]:
+    """Size and quality by label, of the last picture."""
+    *_, cell = cells_of(cells, "pictures").values()
+    return cell["values"]
+
+
+def table(cells: Cells) -> str:
     """Markdown of a results file: a row a file of each picture."""
-    lines: list[str] = []
-    for name, cell in cells.items():
-        if not name.startswith("pictures "):
-            continue
-        image = name.removeprefix("pictures ")
-        lines += ["", f"| {image} | bytes | bpp | PSNR of RGB, dB | PSNR of luma, dB | MS-SSIM |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for label, row in cell["values"].items():
-            psnr = f"{row['psnr_rgb_db']:.2f} | {row['psnr_luma_db']:.2f}"
-            lines.append(f"| {label} | {row['bytes']} | {row['bpp']:.3f} | {psnr} | {row['ms_ssim']:.4f} |")
-    return "\n".join(lines[1:])
+    made = []
+    for image, cell in cells_of(cells, "pictures").items():
+        rows = [
+            [
+                label,
+                str(row["bytes"]),
+                f"{row['bpp']:.3f}",
+                f"{row['psnr_rgb_db']:.2f}",
+                f"{row['psnr_luma_db']:.2f}",
+                f"{row['ms_ssim']:.4f}",
+            ]
+            for label, row in cell["values"].items()
+        ]
+        head = f"{image} | bytes | bpp | PSNR of RGB, dB | PSNR of luma, dB | MS-SSIM"
+        made.append(markdown(head, rows))
+    return "\n\n".join(made)

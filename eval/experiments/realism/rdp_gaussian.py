@@ -28,26 +28,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 
 from compressai_sga.channels import prng, reverse
 from compressai_sga.channels.distributions import DiagonalGaussian
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record, mean_error
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-HERE = Path(__file__).resolve().parents[2]
 SEED = 20210428
 # (dimensions of a block, bits a dimension, blocks)
 POINTS = (
@@ -123,40 +115,44 @@ def measure(dims: int, rate_bits: float, blocks: int) -> dict:
     }
 
 
-def tables(cells: Mapping[str, Any]) -> str:
+def points(cells: Cells) -> list[dict[str, Any]]:
+    """Settings and values, dimensions rising, then rates."""
+    found = [cell["of"] | cell["values"] for cell in cells.values()]
+    return sorted(found, key=lambda p: (p["dims"], p["rate_bits"]))
+
+
+def headline(cells: Cells) -> str:
+    """One bit, alone and in blocks."""
+    of = {(p["dims"], p["rate_bits"]): p for p in points(cells)}
+    one, eight = of[1, 1], of[8, 1]
+    return (
+        f"1 bit: squared error {one['distortion']['mean']:.3f} with perfect realism (theory "
+        f"{one['formula']:.3f}); {eight['bytes_bits'] / 8:.2f} bits a sample are sent in blocks of 8"
+    )
+
+
+def tables(cells: Cells) -> str:
     """Bits and distortions of every point, and the test for realism."""
-    lines = [
-        "| d | R, bits | bits sent | dR + log₂(dR + 1) + 5 | distortion | 2 - 2ρ | of its multiple ρ "
-        "| 2^(-2R) | candidates, mean |",
-        "|---" * 9 + "|",
-    ]
-    rows = sorted(cells.values(), key=lambda cell: (cell["of"]["dims"], cell["of"]["rate_bits"]))
-    for row in rows:
-        of, v = row["of"], row["values"]
-        errors = (
-            v["distortion"]["mean"],
-            v["formula"],
-            v["distortion_unrealistic"]["mean"],
-            v["formula_unrealistic"],
-        )
-        lines.append(
-            f"| {of['dims']} | {of['rate_bits']} | {v['bytes_bits']:.2f} | {v['bound_bits']:.2f} "
-            f"| {' | '.join(f'{e:.4f}' for e in errors)} | {v['candidates']['mean']:.0f} |"
-        )
-    least = min(row["values"]["realism_p"] for row in rows)
-    realism = f"Kolmogorov-Smirnov test for N(0, 1) of what is decoded: least p of {len(rows)}: {least:.2g}."
-    return "\n".join([*lines, "", *_shared(rows), realism])
+    head = (
+        "d | R, bits | bits sent | dR + log₂(dR + 1) + 5 | distortion | 2 - 2ρ | of its multiple ρ "
+        "| 2^(-2R) | candidates, mean"
+    )
+    found, rows = points(cells), []
+    for p in found:
+        row = [f"{p['dims']}", f"{p['rate_bits']}", f"{p['bytes_bits']:.2f}", f"{p['bound_bits']:.2f}"]
+        for name in ("", "_unrealistic"):
+            row += [f"{p[f'distortion{name}']['mean']:.4f}", f"{p[f'formula{name}']:.4f}"]
+        rows.append([*row, f"{p['candidates']['mean']:.0f}"])
+    least = min(p["realism_p"] for p in found)
+    realism = f"Kolmogorov-Smirnov test for N(0, 1) of what is decoded: least p of {len(found)}: {least:.2g}."
+    return "\n".join([markdown(head, rows), "", *_shared(found), realism])
 
 
-def _shared(rows: list[Mapping[str, Any]]) -> list[str]:
+def _shared(found: list[dict[str, Any]]) -> list[str]:
     """What a sample costs by itself and in the largest block, by rate."""
     lines = []
-    for rate in sorted({row["of"]["rate_bits"] for row in rows}):
-        same = {
-            row["of"]["dims"]: row["values"]["bytes_bits"] / row["of"]["dims"]
-            for row in rows
-            if row["of"]["rate_bits"] == rate
-        }
+    for rate in sorted({p["rate_bits"] for p in found}):
+        same = {p["dims"]: p["bytes_bits"] / p["dims"] for p in found if p["rate_bits"] == rate}
         if len(same) > 1:
             most = max(same)
             lines.append(
@@ -166,22 +162,20 @@ def _shared(rows: list[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def figure(cells: Mapping[str, Any]) -> Figure:
+def figure(cells: Cells) -> Figure:
     """Distortion against information; code length of a block; code length a dimension."""
-    rows = list(cells.values())
+    found = points(cells)
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", dpi=150)
     rates = np.linspace(0.03, 6.3, 400)
-    scalar = [r for r in rows if r["of"]["dims"] == 1]
-    information = [r["of"]["rate_bits"] for r in scalar]
+    scalar = [p for p in found if p["dims"] == 1]
+    information = [p["rate_bits"] for p in scalar]
     curves = (
         (realistic_distortion, "distortion", "perfect realism: x̂, 2 − 2ρ", "C0", "o"),
         (least_distortion, "distortion_unrealistic", "no realism: ρ x̂, $2^{-2R}$", "C2", "^"),
     )
     for curve, key, label, color, marker in curves:
         left.plot(rates, curve(rates), color=color, lw=1)
-        left.plot(
-            information, [r["values"][key]["mean"] for r in scalar], marker, color=color, ms=5, label=label
-        )
+        left.plot(information, [p[key]["mean"] for p in scalar], marker, color=color, ms=5, label=label)
     left.set(xlabel="information R, bits", ylabel="squared error D", yscale="log")
     left.set_title("x ~ N(0, 1): one code, two reconstructions")
     left.legend(title="points: coded, lines: formulas", fontsize=9, title_fontsize=9)
@@ -190,11 +184,11 @@ def figure(cells: Mapping[str, Any]) -> Figure:
     middle.fill_between(
         total, total, bound_bits(total), color="C0", alpha=0.12, lw=0, label="R to R + log₂(R+1) + 5"
     )
-    middle.plot(information, [r["values"]["code_bits"]["mean"] for r in scalar], "o", ms=5, label="Zipf code")
-    middle.plot(information, [r["values"]["bytes_bits"] for r in scalar], "k+", ms=7, label="real bytes")
+    middle.plot(information, [p["code_bits"]["mean"] for p in scalar], "o", ms=5, label="Zipf code")
+    middle.plot(information, [p["bytes_bits"] for p in scalar], "k+", ms=7, label="real bytes")
     middle.plot(
         information,
-        [r["values"]["log2_index_bits"]["mean"] for r in scalar],
+        [p["log2_index_bits"]["mean"] for p in scalar],
         "v",
         ms=4,
         label="log₂ of the number (from 1)",
@@ -203,11 +197,11 @@ def figure(cells: Mapping[str, Any]) -> Figure:
     middle.legend(loc="upper left", fontsize=9)
 
     for rate, color in ((0.5, "C0"), (1, "C3")):
-        same = [r for r in rows if r["of"]["rate_bits"] == rate]
-        dims = np.array([r["of"]["dims"] for r in same])
+        same = [p for p in found if p["rate_bits"] == rate]
+        dims = np.array([p["dims"] for p in same])
         dense = np.linspace(1, dims.max(), 100)
         right.fill_between(dense, rate, bound_bits(dense * rate) / dense, color=color, alpha=0.1, lw=0)
-        bits = np.array([r["values"]["code_bits"]["mean"] for r in same])
+        bits = np.array([p["code_bits"]["mean"] for p in same])
         right.plot(dims, bits / dims, "o-", lw=0.8, ms=5, color=color, label=f"R = {rate} bits a dimension")
         right.axhline(rate, color=color, lw=0.8, ls=":")
     right.set(
@@ -222,7 +216,7 @@ def figure(cells: Mapping[str, Any]) -> Figure:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     name = "rdp_gaussian-quick" if args.quick else "rdp_gaussian"
-    record, todo = Record(HERE / "results" / f"{name}.json"), []
+    record, todo = Record(EVAL / "results" / f"{name}.json"), []
     for dims, rate_bits, blocks in POINTS:
         blocks = blocks // 10 if args.quick else blocks
         of = {"dims": dims, "rate_bits": rate_bits, "blocks": blocks, "seed": SEED}
@@ -230,5 +224,5 @@ def main(argv: list[str] | None = None) -> None:
     how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
     failures = run(record, todo, title="rdp_gaussian", **how)
     print(tables(record.cells))
-    save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
+    save_beside(figure(record.cells), name, record.path)
     finish(failures)

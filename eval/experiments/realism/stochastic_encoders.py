@@ -25,27 +25,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
 from compressai_sga.channels import prng
 from compressai_sga.channels import universal_quantisation as universal
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record, mean_error
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-HERE = Path(__file__).resolve().parents[2]
 SEED = 20210210
 CODES = tuple(range(2, 17))
 SCHEMES = {
@@ -112,39 +103,47 @@ def measure(scheme: str, codes: int, draws: int) -> dict:
     }
 
 
-def counts(cells: Mapping[str, Any]) -> list[int]:
+def counts(cells: Cells) -> list[int]:
     """Numbers of codes for which all schemes were measured."""
     found = {int(name.split("M=")[1]) for name in cells}
     return sorted(m for m in found if all(f"{scheme} M={m}" in cells for scheme in SCHEMES))
 
 
-def tables(cells: Mapping[str, Any]) -> str:
+def means(cells: Cells) -> dict[int, dict[str, float]]:
+    """Simulated distortions by number of codes and scheme."""
+    return {
+        m: {s: cells[f"{s} M={m}"]["values"]["distortion"]["mean"] for s in SCHEMES} for m in counts(cells)
+    }
+
+
+def headline(cells: Cells) -> str:
+    """Two codes."""
+    two = means(cells)[2]
+    return (
+        f"two codes, perfect realism: squared error {two['stochastic']:.3f} with shared randomness, "
+        f"{two['deterministic']:.3f} without"
+    )
+
+
+def tables(cells: Cells) -> str:
     """Simulated distortions, and how far they are from the formulas."""
-    lines = [
-        "| codes | deterministic encoder | shared randomness | no realism | deterministic / shared |",
-        "|---|---|---|---|---|",
-    ]
-    off, draws = [], set()
-    for m in counts(cells):
-        means = []
+    head = "codes | deterministic encoder | shared randomness | no realism | deterministic / shared"
+    rows, off, draws = [], [], set()
+    for m, found in means(cells).items():
         for scheme in SCHEMES:
             cell = cells[f"{scheme} M={m}"]
-            values = cell["values"]["distortion"]
-            means.append(values["mean"])
-            off.append(abs(values["mean"] - cell["values"]["formula"]) / values["error"])
+            off.append(abs(found[scheme] - cell["values"]["formula"]) / cell["values"]["distortion"]["error"])
             draws.add(cell["of"]["draws"])
-        row = " | ".join(f"{mean:.4f}" for mean in means)
-        lines.append(f"| {m} | {row} | {means[0] / means[1]:.3f} |")
+        ratio = found["deterministic"] / found["stochastic"]
+        rows.append([str(m), *(f"{mean:.4f}" for mean in found.values()), f"{ratio:.3f}"])
     drawn = " or ".join(f"{count:,}" for count in sorted(draws))
-    lines += [
-        "",
-        f"Squared error by simulation, {drawn} draws each, within {max(off):.1f} standard errors of 2 - 2s², "
-        "2 - 2s and 1 - s².",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{markdown(head, rows)}\n\nSquared error by simulation, {drawn} draws each, within {max(off):.1f} "
+        "standard errors of 2 - 2s², 2 - 2s and 1 - s²."
+    )
 
 
-def figure(cells: Mapping[str, Any]) -> Figure:
+def figure(cells: Cells) -> Figure:
     """Simulated points on the formulas' curves; beside them the ratios that tend to 2 and to 1."""
     codes = counts(cells)
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", dpi=150)
@@ -152,9 +151,9 @@ def figure(cells: Mapping[str, Any]) -> Figure:
     points = {s: [cells[f"{s} M={m}"]["values"]["distortion"] for m in codes] for s in SCHEMES}
     for (scheme, label), marker in zip(SCHEMES.items(), "os^"):
         (line,) = left.plot(dense, distortion(scheme, dense), lw=1)
-        means, errors = ([p[key] for p in points[scheme]] for key in ("mean", "error"))
+        middles, errors = ([p[key] for p in points[scheme]] for key in ("mean", "error"))
         bars = [Z_99 * e for e in errors]
-        left.errorbar(codes, means, bars, fmt=marker, ms=5, color=line.get_color(), label=label)
+        left.errorbar(codes, middles, bars, fmt=marker, ms=5, color=line.get_color(), label=label)
     left.set(
         xlabel="number of codes M", ylabel="E |x − x̂|²", yscale="log", title="Uniform on the unit circle"
     )
@@ -186,7 +185,7 @@ def figure(cells: Mapping[str, Any]) -> Figure:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    record, of = Record(HERE / "results" / "stochastic_encoders.json"), {"draws": args.draws, "seed": SEED}
+    record, of = Record(EVAL / "results" / "stochastic_encoders.json"), {"draws": args.draws, "seed": SEED}
     todo = [
         Task(f"{scheme} M={codes}", of, measure, (scheme, codes, args.draws))
         for codes in args.codes
@@ -195,5 +194,5 @@ def main(argv: list[str] | None = None) -> None:
     how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
     failures = run(record, todo, title="stochastic_encoders", **how)
     print(tables(record.cells))
-    save_figure(figure(record.cells), HERE / "figures" / "stochastic_encoders.png", [record.path])
+    save_beside(figure(record.cells), "stochastic_encoders", record.path)
     finish(failures)

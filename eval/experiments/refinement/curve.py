@@ -23,26 +23,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 
 from compressai_sga import metrics, zoo
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.tasks import add_options, finish
-from experiments.refinement import methods as refine_methods
+from experiments.refinement import methods
+from images import KODAK
+from reporting import EVAL, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-HERE = Path(__file__).resolve().parents[2]
 KEYS = {"psnr-rgb": "psnr_db", "bpp": "bpp", "loss": "loss"}
 Curves = dict[str, dict[str, list[float]]]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, default=refine_methods.KODAK)
+    parser.add_argument("--images", type=Path, default=KODAK)
     parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
@@ -53,27 +48,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(args: argparse.Namespace) -> tuple[list[refine_methods.Results], dict[str, str]]:
+def measure(args: argparse.Namespace) -> tuple[list[methods.Results], dict[str, str]]:
     """Results of every quality, and the failures of all."""
     qualities = args.quality or [r.quality for r in zoo.list_models() if r.name == args.model]
     found, failures = [], {}
     for quality in qualities:
         job: Any = SimpleNamespace(**{**vars(args), "quality": quality})
-        results, failed = refine_methods.measure(job)
+        results, failed = methods.measure(job)
         found.append(results)
         failures |= {f"quality {quality}, {name}": error for name, error in failed.items()}
     return found, failures
 
 
-def curves_of(by_quality: list[refine_methods.Results], entries: Sequence[str]) -> Curves:
+def curves_of(by_quality: list[methods.Results], entries: Sequence[str]) -> Curves:
     """Mean bpp, PSNR and loss of every entry, one value a quality."""
     curves: Curves = {e: {k: [] for k in KEYS} for e in ("unrefined", *entries)}
     for results in by_quality:
         for key, theirs in KEYS.items():
             first = results[entries[0]]
-            curves["unrefined"][key].append(refine_methods.mean(first, f"{theirs}-before"))
+            curves["unrefined"][key].append(methods.mean(first, f"{theirs}-before"))
             for entry in entries:
-                curves[entry][key].append(refine_methods.mean(results[entry], f"{theirs}-after"))
+                curves[entry][key].append(methods.mean(results[entry], f"{theirs}-after"))
     return curves
 
 
@@ -99,9 +94,24 @@ def read_results(results: Path, model: str = zoo.DEFAULT_MODEL, crop: int = 128)
     return dict(sorted(curves.items(), key=lambda item: (item[0] != "unrefined", item[0])))
 
 
+def refined_bd_rate(curves: Curves, entry: str) -> float:
+    """BD-rate of an entry against the unrefined curve, percent."""
+    value = bd_rate(curves["unrefined"], curves[entry])
+    if value is None:
+        raise ValueError(f"the curve {entry} has too few points for a BD-rate; measure more qualities")
+    return value
+
+
+def headline(curves: Curves) -> str:
+    """BD-rates of two presets."""
+    entries = ("fast:88", "ssl:200")
+    each = (f"{refined_bd_rate(curves, e):+.1f} % `{e.replace(':', '` ')}" for e in entries)
+    return f"BD-rate against the unrefined curve: {', '.join(each)}"
+
+
 def table(curves: Curves) -> str:
     """BD-rate and changes of the loss."""
-    lines = ["| | BD-rate | loss by quality, against unrefined |", "|---|---|---|"]
+    rows = []
     unrefined = curves["unrefined"]
     for name, curve in curves.items():
         if name == "unrefined":
@@ -109,28 +119,23 @@ def table(curves: Curves) -> str:
         bd = bd_rate(unrefined, curve)
         changes = (f"{100 * (a / b - 1):+.1f} %" for a, b in zip(curve["loss"], unrefined["loss"]))
         shown = "too few points" if bd is None else f"{bd:+.1f} %"
-        lines.append(f"| `{name}` | {shown} | {', '.join(changes)} |")
-    return "\n".join(lines)
+        rows.append([f"`{name}`", shown, ", ".join(changes)])
+    return markdown("| BD-rate | loss by quality, against unrefined", rows)
 
 
-def figure(curves: Curves, title: str) -> Figure:
+def figure(curves: Curves, model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> Figure:
     """All curves, the unrefined one dashed."""
     fig, axes = plt.subplots(figsize=(6, 4.5), dpi=150)
     for name, curve in curves.items():
         style = "k--o" if name == "unrefined" else "-o"
         axes.plot(curve["bpp"], curve["psnr-rgb"], style, ms=4, lw=1.2, label=name)
     axes.set(xlabel="bits per pixel", ylabel="PSNR, dB")
-    axes.set_title(title, fontsize=9)
+    what = f"centre crops of {crop} px" if crop else "whole images"
+    axes.set_title(f"{model}, {what}, real bitstreams", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     fig.tight_layout()
     return fig
-
-
-def title(model: str = zoo.DEFAULT_MODEL, crop: int = 128) -> str:
-    """Of the figure."""
-    what = f"centre crops of {crop} px" if crop else "whole images"
-    return f"{model}, {what}, real bitstreams"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,7 +154,6 @@ def main(argv: list[str] | None = None) -> None:
             "results": curve,
         }
         file = f"refine-curve-{args.model}{crop}-{name.replace(':', '-')}.json"
-        paths.append(HERE / "results" / file)
+        paths.append(EVAL / "results" / file)
         paths[-1].write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    made = figure(curves, title(args.model, args.crop))
-    save_figure(made, HERE / "figures" / "refine-curve.png", paths)
+    save_beside(figure(curves, args.model, args.crop), "refine-curve", *paths)

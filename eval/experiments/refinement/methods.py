@@ -19,30 +19,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from compressai.utils.eval_model.__main__ import read_image
-from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 import compressai_sga
 from compressai_sga import zoo
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from images import KODAK, centre_crop
+from reporting import EVAL, Cells, Figure, markdown, plt, read_cells, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-HERE = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
-KODAK = SHARED / "kodak"
+SHOWN = "refine-methods-mbt2018-mean-small-3-crop128"  # the results that the documents show
 ENTRIES = (
     "polish:0",
     "fast:30",
@@ -97,13 +88,6 @@ def batches(paths: list[Path], crop: int, count: int) -> list[list[Path]]:
     return [same[i : i + count] for same in by_shape.values() for i in range(0, len(same), count)]
 
 
-def read_crop(path: Path, size: int) -> Tensor:
-    """The square (3, size, size) in the middle; the whole image for size 0."""
-    x = read_image(path)
-    top, left = (max(0, side - (size or side)) // 2 for side in x.shape[1:])
-    return x[:, top : top + (size or x.size(1)), left : left + (size or x.size(2))]
-
-
 @functools.lru_cache(maxsize=1)
 def load(name: str, quality: int, device: str) -> nn.Module:
     """A model of the zoo; the last one is kept."""
@@ -114,7 +98,7 @@ def refined(
     name: str, quality: int, preset: str, steps: int, paths: list[Path], crop: int, device: str
 ) -> dict[str, Any]:
     """A batch before and after, image by image, and every tenth relaxed loss on the way."""
-    x = torch.stack([read_crop(path, crop) for path in paths]).to(device)
+    x = torch.cat([centre_crop(path, crop) for path in paths]).to(device)
     result = compressai_sga.refine(load(name, quality, device), x, preset=preset, steps=steps)
     images = {
         path.stem: {
@@ -162,10 +146,10 @@ def measure(args: argparse.Namespace) -> tuple[Results, dict[str, str]]:
 def results_path(args: argparse.Namespace) -> Path:
     """Where the results of a model, quality and crop are kept."""
     size = f"-crop{args.crop}" if args.crop else ""
-    return HERE / "results" / f"refine-methods-{args.model}-{args.quality}{size}.json"
+    return EVAL / "results" / f"refine-methods-{args.model}-{args.quality}{size}.json"
 
 
-def by_entry(cells: Mapping[str, Any]) -> Results:
+def by_entry(cells: Cells) -> Results:
     """The batches of each entry together: "images", "traces" with the number of their images, "lmbda"."""
     results: Results = {}
     for name, cell in cells.items():
@@ -174,6 +158,24 @@ def by_entry(cells: Mapping[str, Any]) -> Results:
         done["images"] |= values["images"]
         done["traces"].append({"images": len(values["images"]), "loss": values["trace"]})
     return results
+
+
+def read_results(results: Path) -> Results:
+    """Those that the documents show."""
+    return by_entry(read_cells(results, SHOWN))
+
+
+def lowering(results: Results, entry: str) -> float:
+    """Percent by which an entry, PRESET:STEPS, lowers the mean loss of real bitstreams."""
+    after, before = (mean(results[entry], f"loss-{when}") for when in ("after", "before"))
+    return 100 * (1 - after / before)
+
+
+def headline(results: Results) -> str:
+    """Our presets and the papers'."""
+    entries = ("best:480", "fast:88", "ssl:200", "ssl-paper:500", "sga-paper:500")
+    each = ", ".join(f"{-lowering(results, e):.2f} % `{e.replace(':', '` ')}" for e in entries)
+    return f"bpp + λ·255²·MSE by preset and steps: {each}"
 
 
 def mean(done: dict[str, Any], key: str) -> float:
@@ -187,22 +189,19 @@ def table(results: Results) -> str:
     count = max(len(done["images"]) for done in results.values())
     complete = {e: d for e, d in results.items() if len(d["images"]) == count}
     none = next(iter(complete.values()))
-    lines = [
-        "| preset | steps | loss | lowering | bpp | PSNR, dB |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for entry, done in sorted(complete.items(), key=lambda item: mean(item[1], "loss-after")):
         preset, steps = entry.split(":")
-        lowering = 100 * (1 - mean(done, "loss-after") / mean(done, "loss-before"))
         lines.append(
-            f"| `{preset}` | {steps} | {mean(done, 'loss-after'):.4f} | {lowering:.2f} % "
-            f"| {mean(done, 'bpp-after'):.4f} | {mean(done, 'psnr_db-after'):.2f} |"
+            f"`{preset}` | {steps} | {mean(done, 'loss-after'):.4f} | {lowering(results, entry):.2f} % "
+            f"| {mean(done, 'bpp-after'):.4f} | {mean(done, 'psnr_db-after'):.2f}"
         )
     lines.append(
-        f"| none | 0 | {mean(none, 'loss-before'):.4f} | | {mean(none, 'bpp-before'):.4f} "
-        f"| {mean(none, 'psnr_db-before'):.2f} |"
+        f"none | 0 | {mean(none, 'loss-before'):.4f} | | {mean(none, 'bpp-before'):.4f} "
+        f"| {mean(none, 'psnr_db-before'):.2f}"
     )
-    return "\n".join([*lines, "", f"{count} images, lambda = {none['lmbda']}"])
+    text = markdown("preset | steps | loss | lowering | bpp | PSNR, dB", lines)
+    return f"{text}\n\n{count} images, lambda = {none['lmbda']}"
 
 
 def figure(results: Results) -> Figure:
@@ -233,5 +232,5 @@ def main(argv: list[str] | None = None) -> None:
     results, failures = (by_entry(Record(path).cells), {}) if args.table else measure(args)
     print(table(results))
     if results:
-        save_figure(figure(results), HERE / "figures" / "refine-methods.png", [path])
+        save_beside(figure(results), "refine-methods", path)
     finish(failures)

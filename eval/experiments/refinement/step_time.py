@@ -40,8 +40,8 @@ from compressai_sga.refine.loop import _pad, _Run
 from compressai_sga.refine.presets import RefineConfig
 from compressai_sga.tasks.provenance import measured_on
 from compressai_sga.tasks.records import Record, machine
+from reporting import EVAL, Cells, markdown
 
-HERE = Path(__file__).resolve().parents[2]
 STEPS = 10  # steps a round
 THEIRS = "theirs, float32"
 
@@ -128,22 +128,26 @@ def measure(name: str, quality: int, size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def tables(cells: Mapping[str, Any], on: Mapping[str, str]) -> str:
+def headline(cells: Cells) -> str:
+    """By the precision that our loop chooses, median of pairs."""
+    (cell,) = cells.values()
+    (ratios,) = (v["theirs / this"] for name, v in cell["values"].items() if name.startswith("ours, auto"))
+    return f"{statistics.median(ratios):.1f} times as fast as the published loop, one thread"
+
+
+def tables(cells: Cells, on: Mapping[str, str]) -> str:
     """A table a cell; `on` is the machine."""
+    head = "loop | CPU ms a step (median) | published / this (median of pairs, lowest to highest)"
     parts = []
     for cell in cells.values():
-        lines = [
-            "| loop | CPU ms a step (median) | published / this (median of pairs, lowest to highest) |",
-            "|---|---|---|",
-        ]
+        rows = []
         for label, values in cell["values"].items():
             ratios = values["theirs / this"]
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            lines.append(f"| {label} | {values['ms']:.0f} | {spread} |")
+            rows.append([label, f"{values['ms']:.0f}", spread])
         of = cell["of"]
         what = f"{of['model']} quality {of['quality']}, {of['size']}x{of['size']}, {of['rounds']} rounds"
-        lines += ["", f"{what}; {measured_on(on)}."]
-        parts.append("\n".join(lines))
+        parts.append(f"{markdown(head, rows)}\n\n{what}; {measured_on(on)}.")
     return "\n\n".join(parts)
 
 
@@ -153,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
     parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "step-time.json")
+    parser.add_argument("--out", type=Path, default=EVAL / "results" / "step-time.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     record = Record(args.out)

@@ -23,27 +23,20 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 from compressai.utils.eval_model.__main__ import inference, read_image
-from matplotlib.figure import Figure
 from torch import nn
 
 from compressai_sga import metrics, zoo
 from compressai_sga.comparison import published
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from images import KODAK, SHARED
+from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-HERE = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data"))
 NAMES = ("bmshj2018-factorized-small", "mbt2018-mean-small", "mbt2018-small")
 METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
 # Label in our tables: key in the anchors' file.
@@ -53,7 +46,7 @@ ANCHORS = {
     "bmshj2018-factorized": "compressai:compressai-bmshj2018-factorized_mse_cpu",
     "mbt2018-mean": "compressai:compressai-mbt2018-mean_mse_cpu",
 }
-# What eval/papers/claims.py compares refinement with.
+# What the claims of this topic compare refinement with.
 REFINED = ("Yang2020 base", "Yang2020 SGA")
 BD_METHOD: Literal["pchip"] = "pchip"
 Curve = dict[str, list[float]]
@@ -61,7 +54,7 @@ Curve = dict[str, list[float]]
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kodak", type=Path, default=SHARED / "kodak", help="folder of PNG images")
+    parser.add_argument("--kodak", type=Path, default=KODAK, help="folder of PNG images")
     parser.add_argument("--anchors", type=Path, default=SHARED / "anchors" / "kodak.json")
     parser.add_argument("--names", nargs="*", default=NAMES, help="models of the zoo (default: %(default)s)")
     add_options(parser)
@@ -94,7 +87,7 @@ def cell(entry: zoo.ModelRecord, image: Path) -> str:
     return f"{entry.name} {entry.quality} {image.stem}"
 
 
-def means(cells: Mapping[str, Any], name: str, images: list[Path]) -> dict[str, Any]:
+def means(cells: Cells, name: str, images: list[Path]) -> dict[str, Any]:
     """Results of all qualities of a model, in CompressAI's schema."""
     curve: Curve = {key: [] for key in ("quality", "lmbda", *METRICS)}
     for entry in (r for r in zoo.list_models() if r.name == name):
@@ -138,21 +131,29 @@ def results_path(results: Path, name: str) -> Path:
 
 def tables(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
     """Points and BD-rates."""
-    lines = ["| model | quality | λ | bpp | PSNR, dB | MS-SSIM |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, curve in curves.items():
         points = zip(*(curve[k] for k in ("quality", "lmbda", *METRICS)), strict=True)
         for quality, lmbda, bpp, psnr, ssim in points:
-            lines.append(f"| {name} | {quality} | {lmbda} | {bpp:.4f} | {psnr:.2f} | {ssim:.4f} |")
-    lines += ["", "| BD-rate of | " + " | ".join(f"against {a}" for a in anchors) + " |"]
-    lines.append("|---" * (len(anchors) + 1) + "|")
+            rows.append(f"{name} | {quality} | {lmbda} | {bpp:.4f} | {psnr:.2f} | {ssim:.4f}")
+    text, rows = markdown("model | quality | λ | bpp | PSNR, dB | MS-SSIM", rows), []
     for name, curve in curves.items():
-        cells = []
+        row = [name]
         for anchor in anchors.values():
             bd = bd_rate(anchor, curve)
-            cells.append("too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", f"BD-rate: {BD_METHOD} interpolation over the PSNR interval in brackets."]
-    return "\n".join(lines)
+            row.append("too few points" if bd is None else f"{bd[0]:+.1f} % ({bd[1]:.1f}–{bd[2]:.1f} dB)")
+        rows.append(row)
+    rates = markdown(["BD-rate of", *(f"against {anchor}" for anchor in anchors)], rows)
+    return f"{text}\n\n{rates}\n\nBD-rate: {BD_METHOD} interpolation over the PSNR interval in brackets."
+
+
+def headline(curves: dict[str, Curve], anchors: dict[str, Curve]) -> str:
+    """Against two classical codecs."""
+    rates = (bd_rate(anchors[a], curves["mbt2018-mean-small"])[0] for a in ("JPEG", "JPEG 2000"))
+    return (
+        "mbt2018-mean-small: BD-rate {:+.1f} % against the published curve of JPEG, {:+.1f} % against "
+        "that of JPEG 2000".format(*rates)
+    )
 
 
 def figure(curves: dict[str, Curve], anchors: dict[str, Curve]) -> Figure:
@@ -181,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     images = sorted(args.kodak.glob("*.png"))
     if not images:
         raise FileNotFoundError(f"no PNG image in {args.kodak}; name the Kodak folder with --kodak")
-    results = HERE / "results"
+    results = EVAL / "results"
     published.keep(args.anchors, (*ANCHORS.values(), *REFINED), results)
     record = Record(results / "zoo-kodak.json")
     how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
@@ -193,6 +194,6 @@ def main(argv: list[str] | None = None) -> None:
     if names:
         curves, anchors = read_results(results, names)
         sources = [results / published.FILE, *(results_path(results, name) for name in names)]
-        save_figure(figure(curves, anchors), HERE / "figures" / "zoo-kodak.png", sources)
+        save_beside(figure(curves, anchors), "zoo-kodak", *sources)
         print(tables(curves, anchors))
     finish(failures)

@@ -33,7 +33,6 @@ import argparse
 import math
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,12 +41,11 @@ from scipy import stats
 from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
 from compressai_sga.channels.density_ratio import divergence_bits, log_ratio_bound
 from compressai_sga.channels.distributions import DiagonalGaussian, Finite
-from compressai_sga.tasks.provenance import save_figure
 from compressai_sga.tasks.records import Record, mean_error
 from compressai_sga.tasks.tasks import Task, add_options, finish, run
 from experiments.reverse_coding.report import figure, short_tables, tables
+from reporting import EVAL, save_beside
 
-HERE = Path(__file__).resolve().parents[2]
 PARTS = ("normal", "dirichlet", "hybrid", "blocks", "speed")
 SEED = 20211025
 
@@ -373,7 +371,7 @@ def tasks_of_speed(device: str) -> list[Task]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     name, scale = ("samples-quick", 10) if args.quick else ("samples", 1)
-    record = Record(HERE / "results" / f"{name}.json")
+    record = Record(EVAL / "results" / f"{name}.json")
     makers = {
         "normal": tasks_of_normal,
         "dirichlet": tasks_of_dirichlet,
@@ -386,5 +384,5 @@ def main(argv: list[str] | None = None) -> None:
     if "speed" in args.parts:  # of which wall time is measured: in this process, nothing beside it
         failures |= run(record, tasks_of_speed(args.device), title="samples, speed")
     print(f"{short_tables(record.cells)}\n\n{tables(record.cells)}")
-    save_figure(figure(record.cells), HERE / "figures" / f"{name}.png", [record.path])
+    save_beside(figure(record.cells), name, record.path)
     finish(failures)

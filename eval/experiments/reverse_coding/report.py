@@ -11,16 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from reporting import Cells, Figure, markdown, part, plt
 
-__all__ = ["figure", "short_tables", "tables"]
+__all__ = ["dirichlet_means", "figure", "headline", "normal", "short_tables", "tables"]
 
-Cells = dict[str, dict[str, Any]]
 STYLES = {
     "mrc": ("MRC", "C3", "^"),
     "pfr": ("PFR", "C0", "o"),
@@ -30,10 +26,20 @@ STYLES = {
 }
 
 
-def part(cells: Cells, name: str) -> dict[str, dict[str, Any]]:
-    """Values of the cells of a part, settings under "of", by the rest of their names."""
-    chosen = {k: c for k, c in cells.items() if k.split()[0] == name}
-    return {k.removeprefix(f"{name} "): c["values"] | {"of": c["of"]} for k, c in chosen.items()}
+def normal(values: Cells, kl_bits: int, method: str) -> dict[str, Any] | None:
+    """Of part normal: N(m, 1) by a method, or the narrower target, "exact"; None where not measured."""
+    name = f"narrow KL={kl_bits} pfr exact" if method == "exact" else f"shifted KL={kl_bits} {method}"
+    return values.get(name)
+
+
+def headline(cells: Cells) -> str:
+    """The example of the hybrid."""
+    ours, plain = (part(cells, "hybrid")[method] for method in ("hybrid", "pfr"))
+    each = (
+        f"{v['bytes_bits']:.2f} bits and {v['examined']['mean']:.0f} candidates by {name}"
+        for v, name in ((ours, "the hybrid"), (plain, "PFR"))
+    )
+    return f"exact samples, {ours['information_bits']:.2f} bits of information: {', '.join(each)}"
 
 
 # --- In short ----------------------------------------------------------------------------------------
@@ -55,15 +61,15 @@ def _short_normal(values: Cells) -> str:
     """N(m, 1), then exact sampling of the narrower target."""
     rows, exact = [], []
     for kl in dict.fromkeys(v["of"]["kl_bits"] for v in values.values()):
-        shifted = {m: values.get(f"shifted KL={kl} {m}") for m in ("mrc", "pfr", "orc")}
+        shifted = {m: normal(values, kl, m) for m in ("mrc", "pfr", "orc")}
         if all(shifted.values()):
             bits = [f"{v['bytes_bits']:.2f}, {v['bias']['mean']:+.2f}" for v in shifted.values()]
             count, bound = shifted["mrc"]["of"]["candidates"], shifted["orc"]["bound_bits"]
             rows.append([f"{kl}", f"{count:,}", *bits, f"{bound:.2f}"])
-        if f"narrow KL={kl} pfr exact" in values:
-            exact.append((kl, values[f"narrow KL={kl} pfr exact"]))
+        if narrow := normal(values, kl, "exact"):
+            exact.append((kl, narrow))
     head = "KL, bits | N | MRC: bits, error of the mean | PFR | ORC | bound"
-    text = _markdown(head, rows)
+    text = markdown(head, rows)
     if exact:
         std = exact[0][1]["of"]["std"]
         each = "; ".join(f"{v['bytes_bits']:.2f} bits at KL {kl}, p {v['law_p']:.2g}" for kl, v in exact)
@@ -124,12 +130,6 @@ def tables(cells: Cells) -> str:
     return "\n\n".join(made)
 
 
-def _markdown(head: str, rows: list[list[str]]) -> str:
-    columns = head.split(" | ")
-    lines = [f"| {head} |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def normal_table(values: Cells) -> str:
     head = (
         "target | KL, bits | method | N | E log₂ of the number | Zipf code | bytes | bound "
@@ -153,7 +153,7 @@ def normal_table(values: Cells) -> str:
                 f"{v['law_p']:.2g}",
             ]
         )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def dirichlet_means(values: Cells, method: str, what: int) -> tuple[list[int], np.ndarray]:
@@ -173,7 +173,7 @@ def dirichlet_table(values: Cells) -> str:
     exact = np.mean([v["exact"] for v in values.values()], axis=0)
     rows.append(["exact PFR", *[""] * (len(shown) - 1), f"{exact[0]:.3f} / {exact[1]:.2f}"])
     head = "total variation / entropy of the number in bits | " + " | ".join(f"N = {n}" for n in shown)
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def hybrid_table(values: Cells) -> str:
@@ -198,7 +198,7 @@ def hybrid_table(values: Cells) -> str:
                 f"{v['law_p']:.2g}",
             ]
         )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def blocks_table(values: Cells) -> str:
@@ -225,7 +225,7 @@ def blocks_table(values: Cells) -> str:
                 f"{v['cpu_sec'] / of['trials']:.1f}",
             ]
         )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def speed_table(values: Cells) -> str:
@@ -242,7 +242,7 @@ def speed_table(values: Cells) -> str:
                 "" if same is None else f"{100 * same:.2f} %",
             ]
         )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 # --- The figure --------------------------------------------------------------------------------------

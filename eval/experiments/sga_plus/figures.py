@@ -13,18 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from compressai_sga.tasks.provenance import save_figure
-from experiments.sga_plus.findings import imitations, rate_family
+from experiments.sga_plus.comparisons import imitations, rate_family
 from experiments.sga_plus.plan import LABELS, METHODS, OURS, SGA, THREE
 from experiments.sga_plus.runs import Results, Run, difference, estimate, points
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from reporting import Figure, plt
 
 __all__ = ["draw", "figure"]
 

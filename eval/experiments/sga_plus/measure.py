@@ -5,12 +5,12 @@
     python eval/run.py sga-plus --parts curves tmax       # whole images, for a GPU: eval/gpu_runs.md j
     python eval/run.py sga-plus --reduced --table         # prints and draws what is there
 
-In:  a folder of images (Kodak); a model of the zoo; the parts of `sga_plus_plan`.
+In:  a folder of images (Kodak); a model of the zoo; the parts of `plan`.
 Out: eval/results/sga-plus[-reduced].json, per setting and batch of images the loss, bpp and PSNR of each
      image before and after, from real strings, decoded by the stock decoder, and for some settings the
      method's loss beside the true one on the way;
      eval/figures/sga-plus[-reduced]-PART.png; on stdout Markdown tables, and a table of the claims, whose
-     verdicts are computed (`sga_plus_report`).
+     verdicts are computed (`claims`).
 
 A cell belongs to the weight (sha256), the whole configuration, the crop and the images; what is there is not
 measured again. Unlike the papers' code, ours optimises what is really coded, and keeps the unrefined latents
@@ -22,14 +22,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressai.utils.eval_model.__main__ import read_image
 from torch import Tensor, nn
 
 import compressai_sga
@@ -38,12 +36,12 @@ from compressai_sga.refine import loop
 from compressai_sga.refine.objective import distortion
 from compressai_sga.tasks.records import Record
 from compressai_sga.tasks.tasks import Task, add_options, device, finish, run
-from experiments.sga_plus import figures as sga_plus_figures
-from experiments.sga_plus import report as sga_plus_report
+from experiments.sga_plus.figures import draw
 from experiments.sga_plus.plan import FULL, PARTS, REDUCED, Plan, Setting, config
+from experiments.sga_plus.report import tables
+from images import KODAK, centre_crop
+from reporting import EVAL
 
-HERE = Path(__file__).resolve().parents[2]
-KODAK = Path(os.environ.get("COMPRESSAI_SGA_DATA", HERE.parent.parent / "shared" / "data")) / "kodak"
 LOOKS = 20  # at the losses on the way, the last one after the last step
 SECONDS_PER_PIXEL_STEP = 3.7e-7  # of one core of a busy 2-core AMD EPYC, six crops of 128 px at once
 
@@ -88,19 +86,10 @@ def load(name: str, quality: int) -> nn.Module:
     return zoo.load(name, quality).to(device())
 
 
-def read(path: Path, crop: int) -> Tensor:
-    """The square in the middle, or for 0 the whole image."""
-    x = read_image(path)
-    if crop:
-        top, left = (x.shape[1] - crop) // 2, (x.shape[2] - crop) // 2
-        x = x[:, top : top + crop, left : left + crop]
-    return x
-
-
 def measure(name: str, setting: Setting, paths: Sequence[str], crop: int, watched: bool) -> dict[str, Any]:
     """Refine a batch of images of one size; values of each."""
     start = time.process_time()
-    x = torch.stack([read(Path(path), crop) for path in paths]).to(device())
+    x = torch.cat([centre_crop(Path(path), crop) for path in paths]).to(device())
     model = load(name, setting.quality)
     if watched:
         run = Watched(x, model, config(setting))
@@ -130,7 +119,7 @@ def batches(paths: Sequence[Path], plan: Plan) -> list[list[Path]]:
     """Images of one size, at most `plan.batch` together."""
     by_shape: dict[tuple[int, ...], list[Path]] = {}
     for path in paths:
-        by_shape.setdefault(tuple(read(path, plan.crop).shape), []).append(path)
+        by_shape.setdefault(tuple(centre_crop(path, plan.crop).shape), []).append(path)
     size = plan.batch
     return [same[i : i + size] for same in by_shape.values() for i in range(0, len(same), size)]
 
@@ -158,11 +147,11 @@ def tasks(plan: Plan, parts: Sequence[str], model: str, paths: Sequence[Path]) -
 
 def expected(plan: Plan, missing: Sequence[Task], paths: Sequence[Path], workers: int) -> str:
     """What is to be done, and for how long."""
-    sizes = {path.stem: read(path, plan.crop).shape for path in paths} if missing else {}
+    sizes = {path.stem: centre_crop(path, plan.crop).shape for path in paths} if missing else {}
     work = 0
     for task in missing:
         steps = 1.1 * task.of["setting"]["steps"] + 20  # a look, a polish and the coding cost some
-        work += sum(sizes[name][1] * sizes[name][2] * steps for name in task.of["images"])
+        work += sum(sizes[name].numel() // 3 * steps for name in task.of["images"])
     minutes = work * SECONDS_PER_PIXEL_STEP / 60
     what = f"crops of {plan.crop} px" if plan.crop else "whole images"
     return (
@@ -182,7 +171,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--crop", type=int, help="side of the square in the middle; 0: whole images")
     parser.add_argument("--batch", type=int, help="images refined together")
     parser.add_argument("--out", type=Path, help="results file")
-    parser.add_argument("--figures", type=Path, default=HERE / "figures", help="folder of the figures")
+    parser.add_argument("--figures", type=Path, default=EVAL / "figures", help="folder of the figures")
     parser.add_argument("--table", action="store_true", help="only print and draw what was measured before")
     add_options(parser)
     args = parser.parse_args(argv)
@@ -195,7 +184,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         changes |= {"steps": tuple(args.steps)}
         changes |= {"sweep_steps": tuple(args.steps[: len(plan.sweep_steps)])}
     args.plan = dataclasses.replace(plan, **changes)
-    args.out = args.out or HERE / "results" / f"sga-plus{'-reduced' if args.reduced else ''}.json"
+    args.out = args.out or EVAL / "results" / f"sga-plus{'-reduced' if args.reduced else ''}.json"
     known = {r.quality for r in zoo.list_models() if r.name == args.model}
     if unknown := {*args.plan.qualities, args.plan.middle} - known:
         parser.error(f"{args.model} has no quality {min(unknown)}; the zoo has {sorted(known)}")
@@ -214,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(expected(args.plan, missing, args.paths, args.workers), flush=True)
         how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
         failures = run(record, todo, title="sga-plus", **how)
-    print(sga_plus_report.tables(record.cells))
+    print(tables(record.cells))
     if record.cells:
-        sga_plus_figures.draw(record.cells, args.figures, args.out.stem, [args.out])
+        draw(record.cells, args.figures, args.out.stem, [args.out])
     finish(failures)

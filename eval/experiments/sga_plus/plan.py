@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which refinements the claims of SGA+ need, as data (Perugachi-Diaz et al. 2024; `sga_plus` measures them).
+"""Which refinements the claims of SGA+ need, as data (Perugachi-Diaz et al. 2024; `measure` does them).
 
 A `Setting` is one refinement of all images: a method with the paper's numbers, of which some are changed. Of
 the paper: lr 5e-3; T = min(T_max, exp(-1e-3 t)) with T_max = 1 for linear, cosine, SSL; a = 2.3. Of Yang et

@@ -18,30 +18,25 @@ import numpy as np
 import torch
 
 from compressai_sga import relaxations
-from experiments.sga_plus.findings import (
-    AGREES,
-    DISAGREES,
-    UNDECIDED,
-    claims,
-    imitations,
-    loss_distances,
-    rate_family,
-)
+from experiments.sga_plus.claims import judged
+from experiments.sga_plus.comparisons import imitations, loss_distances, rate_family
 from experiments.sga_plus.plan import LABELS, METHODS, OURS, SEED, SGA, THREE, Setting, config
 from experiments.sga_plus.runs import Results, Run, bd, difference, estimate, spread
+from papers.claim import counts
+from papers.claim import table as claims_table
+from reporting import Cells, markdown
 
-__all__ = ["tables"]
+__all__ = ["headline", "tables"]
 
-Rows = list[list[str]]
 AT = (0.0, 0.2, 0.5, 1.0)  # of the steps, in the table of the losses on the way
 
 
-def tables(cells: Mapping[str, Any], parts: Sequence[str] | None = None) -> str:
+def tables(cells: Cells, parts: Sequence[str] | None = None) -> str:
     """Tables, as Markdown.
 
     Args:
         cells: of a results file.
-        parts: "what", "claims", and those of `sga_plus_plan`, without headings; None: all, with headings.
+        parts: "what", "claims", and those of `plan`, without headings; None: all, with headings.
     """
     if not cells:
         return "nothing was measured yet"
@@ -53,9 +48,12 @@ def tables(cells: Mapping[str, Any], parts: Sequence[str] | None = None) -> str:
     return "\n\n".join(f"#### {title}\n{text}" if title else text for title, text in texts.items())
 
 
-def markdown(head: Sequence[str], rows: Rows) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def headline(cells: Cells) -> str:
+    """The paper's method against that of Yang et al."""
+    results = Results(cells)
+    gaps = {n: bd(results.curve("atanh", n), results.curve("ssl", n)) for n in results.steps}
+    each = ", ".join(f"{gap.rate.value:+.2f} % after {n} steps" for n, gap in gaps.items())
+    return f"BD-rate of SSL against atanh (SGA), the papers' settings: {each}"
 
 
 def _what(results: Results) -> str:
@@ -70,16 +68,8 @@ def _what(results: Results) -> str:
 
 
 def _claims(results: Results) -> str:
-    found = claims(results)
-    if not found:
-        return ""
-    rows = [[each.text, each.source, each.ours, f"**{each.verdict}**"] for each in found]
-    counts = []
-    for verdict, word in ((DISAGREES, "Disagrees"), (UNDECIDED, "Undecided"), (AGREES, "Agrees")):
-        named = [each.text for each in found if each.verdict == verdict]
-        counts.append(f"{word} ({len(named)} of {len(found)}): {'; '.join(named) or 'none'}.")
-    head = ["claim", "where", "ours", "our result"]
-    return "\n\n".join([markdown(head, rows), *counts])
+    rows = judged(results)
+    return f"{counts(rows)}\n\n{claims_table(rows)}" if rows else ""
 
 
 # --- Curves ------------------------------------------------------------------------------------------

@@ -11,15 +11,14 @@ Where the expected value is known with the steps' bias, the comparison is at 4.5
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from compressai_sga.diffusion.gaussian import DiagonalGaussian
 from compressai_sga.models.diffc import process as chain
+from experiments.diffc import gaussian
 
-EVAL = Path(__file__).resolve().parents[3] / "eval"
 BAR = 0.02
 # s2 of a standard normal number: bits, D_A, D_F in closed form, gain in dB as published.
 SCALAR = {
@@ -37,16 +36,7 @@ INFORMATION_BITS = 4.3299
 
 
 @pytest.fixture(scope="module")
-def gaussian():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EVAL))
-        from experiments.diffc import gaussian as diffc_gaussian
-
-        yield diffc_gaussian
-
-
-@pytest.fixture(scope="module")
-def scalar(gaussian):
+def scalar():
     """One run of the chain through all four levels."""
     found = gaussian.simulate("scalar", tuple(SCALAR), draws=80_000, step=0.02, ancestral_steps=800, seed=0)
     return {level["s2"]: level for level in found["levels"]}
@@ -73,7 +63,7 @@ def test_flow_gains_three_decibels_at_high_rate(scalar, s2):
     assert scalar[s2]["formula"]["gain_db"] == pytest.approx(SCALAR[s2][-1], abs=6e-4)
 
 
-def test_rate_and_distortion_of_a_vector(gaussian):
+def test_rate_and_distortion_of_a_vector():
     """At three rates flow lies below ancestral, and above the bound without realism."""
     found = gaussian.simulate("spectrum", tuple(SPECTRUM), draws=4000, step=0.03, ancestral_steps=600, seed=1)
     assert [level["s2"] for level in found["levels"]] == list(SPECTRUM)
@@ -87,7 +77,7 @@ def test_rate_and_distortion_of_a_vector(gaussian):
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_few_steps_cost_bits(gaussian, steps):
+def test_few_steps_cost_bits(steps):
     """10.33, 4.673, 4.3625 bits in 10, 100, 1000 steps for 4.3299 bits of information."""
     values = gaussian.steps_cost(steps, "equal", draws=20_000, seed=2)
     assert values["information_bits"] == pytest.approx(INFORMATION_BITS, abs=6e-5)
@@ -105,7 +95,7 @@ def test_the_codec_s_flow_is_the_closed_form(log_snr):
     assert torch.allclose(x_hat, source.flow(z, log_snr), rtol=5e-3, atol=1e-3)
 
 
-def test_the_shared_start_is_free_and_its_loss_is_small(gaussian):
+def test_the_shared_start_is_free_and_its_loss_is_small():
     """The codec starts with noise that says nothing about x: at log-SNR -8 that costs 2 % of no rate."""
     source = DiagonalGaussian(0.0, 1.0)
     generator = torch.Generator().manual_seed(3)

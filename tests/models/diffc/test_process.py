@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain of DiffC: its divergences and its laws; the closed forms are in tests/models/diffc_gaussian."""
+"""The chain of DiffC: its divergences and its laws; the closed forms are in test_diffc_closed_forms."""
 
 import math
 
