@@ -25,7 +25,8 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 
 "Enabled" means: as soon as this package is imported, which the start-up stub does when
 `compressai.zoo` is. "In main" means: while `main` runs with one of our options; then stock's values
-are put back.
+are put back. The rows from `_available_entropy_coders` to `RasterScanLatentCodec` are the process-wide way to
+our coders; a model to which `coding.set_coder` bound one does without.
 
 In:  an installed CompressAI. Out: `enable` and `disable` do and undo all of the table, `patch` does
 the rows of one module. An unknown version of CompressAI, or functions with other parameters than in
