@@ -11,6 +11,7 @@ weights has all qualities, lmbda is hashed too: what was coded at one rate is re
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import hashlib
@@ -181,7 +182,7 @@ def layout_of(net: nn.Module) -> tuple[int, Any]:
     """(number of strings, reduced shape) that the model makes; noted on it."""
     if not hasattr(net, "_csga_layout"):
         side = 1 << STRIDE
-        with torch.no_grad():
-            out = net.compress(torch.zeros(1, 3, side, side))
+        with torch.no_grad():  # in a context of its own: no symbols of the caller's (`coding.checksum`)
+            out = contextvars.Context().run(net.compress, torch.zeros(1, 3, side, side))
         net._csga_layout = len(out["strings"]), reduce_shape(out["shape"], (side, side), STRIDE)
     return net._csga_layout
