@@ -54,9 +54,11 @@ __all__ = [
     "ModelRecord",
     "find",
     "gain_at",
+    "has_published_tables",
     "is_installed",
     "list_models",
     "load",
+    "load_record",
     "load_weights",
     "sample_images",
     "tables_checksum",
@@ -262,32 +264,43 @@ def load(
         FileNotFoundError: the manifest names a file that is not installed.
     """
     record = find(name, quality, metric) if lmbda is None else _find_nearest(name, lmbda, metric)
-    cls = architecture(record.architecture)
-    own = getattr(cls, "OPTIONS", ())
+    own = getattr(architecture(record.architecture), "OPTIONS", ())
     unknown = sorted(options.keys() - set(own))
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(own) or 'none'}")
-    path = checked(_folder() / record.file, record.sha256)
-    if hasattr(cls, "from_zoo"):
-        first_stage = None if record.first_stage is None else load(record.first_stage, quality)
-        net = cls.from_zoo(load_file(path), quality, first_stage).eval()
+    net = load_record(record, lmbda)
+    if not has_published_tables(net, record):
+        warnings.warn(
+            f"the Gaussian coding tables of {name} come out differently on this machine (crc32 "
+            f"{tables_checksum(net)}) than where they were published: it decodes its own streams, but not "
+            "those of other machines",
+            stacklevel=2,
+        )
+    if options:
         for option, value in options.items():
             setattr(net, option, value)
         net.check_options()
-        return net
+    return net
+
+
+def load_record(record: ModelRecord, lmbda: float | None = None) -> nn.Module:
+    """The model of a record, as `load` gives it, without a word about its tables: `has_published_tables`.
+
+    Args:
+        record: of `list_models`.
+        lmbda: of a jointly trained model, one that the record is the nearest to.
+    """
+    path = checked(_folder() / record.file, record.sha256)
+    cls = architecture(record.architecture)
+    if hasattr(cls, "from_zoo"):
+        below = None if record.first_stage is None else load_record(find(record.first_stage, record.quality))
+        return cls.from_zoo(load_file(path), record.quality, below).eval()
+    lmbda = record.lmbda if lmbda is None else lmbda
     if record.lmbda_range is None:
         net = load_weights(path, record.architecture)
     else:
-        net = _load_joint(record, path, record.lmbda if lmbda is None else lmbda)
-    tables = tables_checksum(net)
-    if tables != record.gaussian_tables_crc32:
-        warnings.warn(
-            f"the Gaussian coding tables of {name} come out differently on this machine (crc32 "
-            f"{tables}, published {record.gaussian_tables_crc32}): it decodes its own streams, but "
-            "not those of other machines",
-            stacklevel=2,
-        )
-    set_trained_lmbda(net, record.lmbda if lmbda is None else lmbda, record.metric)
+        net = _load_joint(record, path, lmbda)
+    set_trained_lmbda(net, lmbda, record.metric)
     return net
 
 
@@ -301,7 +314,7 @@ def _load_joint(record: ModelRecord, path: Path, lmbda: float) -> nn.Module:
             f"the coding tables of {record.name} come out differently on this machine than where it was "
             f"published: with lmbda {lmbda:g} it decodes its own streams, but perhaps not those of other "
             f"machines; those of quality {record.quality} (lmbda {record.lmbda:g}) decode everywhere",
-            stacklevel=3,
+            stacklevel=4,
         )
     return folded(tensors, cls, gain_at(lmbda, record.metric))
 
@@ -347,6 +360,13 @@ def tables_checksum(net: nn.Module) -> str | None:
                 crc = zlib.crc32(table.cpu().to(torch.int32).numpy().tobytes(), crc or 0)
             crc = zlib.crc32(module.scale_table.cpu().float().numpy().tobytes(), crc)
     return None if crc is None else f"{crc:08x}"
+
+
+def has_published_tables(net: nn.Module, record: ModelRecord) -> bool:
+    """Whether the Gaussian coding tables of a record's model are those that its publisher's machine got."""
+    if record.first_stage is not None:
+        record = find(record.first_stage, record.quality, "mse")
+    return tables_checksum(net) == record.gaussian_tables_crc32
 
 
 def with_download_advice(download: Callable[..., Any]) -> Callable[..., Any]:

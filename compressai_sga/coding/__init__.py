@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entropy coders on `constriction`, in CompressAI's own place and as functions of arrays.
 
-    compressai.set_entropy_coder("constriction-ans")     # for models built from now on, or
-    coding.set_coder(model, "constriction-range")        # for one that exists, or
+    coding.set_coder(model, "constriction-range")        # one model, nothing else changes; or
+    compressai.set_entropy_coder("constriction-ans")     # all models built from now on (see `hooks`), or
     python -m compressai.utils.eval_model -c constriction-exact ...
 
 constriction-ans and constriction-range code CompressAI's own tables; constriction-exact codes with the
 continuous scales that the network gives: 0.3 to 0.5 % less on Kodak (eval/experiments/coding/coders.py; of
 single images, one that its model takes for too easy can be 0.2 % longer). See `coders` (the bytes),
-`tables`, `escapes`, `autoregressive` (fronts instead of single pixels), `checksum`.
+`tables`, `escapes`, `autoregressive` (fronts instead of single pixels), `binding` (`set_coder`), `checksum`.
 """
 
 from __future__ import annotations
 
 from . import checksum
+from .binding import set_coder
 from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
-from .entropy_models import set_coder
 from .tables import Tables
 
 __all__ = [

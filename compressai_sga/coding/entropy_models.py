@@ -2,7 +2,7 @@
 """CompressAI's entropy models with our coders: arrays go straight to `constriction`, tables are kept.
 
 `compress`, `decompress` and `build_indexes` do what the methods of `EntropyModel`, `EntropyModelVbr` and
-`GaussianConditional` do, with the same quantisation and the same floats; `hooks/coders.py` puts them in
+`GaussianConditional` do, with the same quantisation and the same floats; `binding` and `hooks` put them in
 their place for models whose coder is ours. A model's tables are converted once and again when its
 buffers were replaced or written to (torch counts the writes; without counts, contents are compared).
 
@@ -22,41 +22,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyModel
-from compressai.entropy_models.entropy_models import _EntropyCoder
-from compressai.entropy_models.entropy_models_vbr import EntropyModelVbr
 from torch import Tensor, nn
 
 from .coders import CODERS, AnyTables, Coder
 from .tables import ScaleTable, Tables, gaussian_tables
 
-__all__ = ["build_indexes", "coder_of", "compress", "decompress", "set_coder", "symbol_indexes", "tables_of"]
+__all__ = ["build_indexes", "coder_name", "coder_of", "compress", "decompress", "symbol_indexes", "tables_of"]
 
 
-def coder_of(entropy_model: nn.Module) -> Coder | None:
-    """The entropy model's coder where it is one of ours."""
-    return CODERS.get(entropy_model.entropy_coder.name)
+def coder_name(module: nn.Module) -> str:
+    """The name of the coder of an entropy model, or of the one that an autoregressive model codes y with."""
+    return getattr(module, "gaussian_conditional", module).entropy_coder.name
 
 
-def set_coder(model: nn.Module, name: str) -> nn.Module:
-    """Give every entropy model inside `model` another coder; CompressAI fixes it at construction.
-
-    Args:
-        model: any module of CompressAI or with its entropy models inside.
-        name: of `compressai.available_entropy_coders()`.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: no coder has that name, or there is no entropy model.
-    """
-    found = [m for m in model.modules() if isinstance(m, (EntropyModel, EntropyModelVbr))]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no entropy model whose coder could be set")
-    for entropy_model in found:
-        entropy_model.entropy_coder = _EntropyCoder(name)
-    return model
+def coder_of(module: nn.Module) -> Coder | None:
+    """The coder of that name, where it is one of ours."""
+    return CODERS.get(coder_name(module))
 
 
 def compress(

@@ -48,7 +48,7 @@ def compress(
 @torch.no_grad()
 def decompress(
     mixture: nn.Module,
-    string: bytes,
+    strings: bytes,
     abs_max: int,
     zero_bitmap: Tensor,
     scales: Tensor,
@@ -63,7 +63,7 @@ def decompress(
     _require_one(scales)
     kept = torch.nonzero(zero_bitmap).flatten().tolist()
     probabilities = _probabilities(mixture, scales, means, weights, kept, int(abs_max))
-    decoder = coder_of(mixture).decoder(string)
+    decoder = coder_of(mixture).decoder(strings)
     values = decoder.decode_each(_family, probabilities)
     decoder.finish()
     height, width = scales.shape[2:]

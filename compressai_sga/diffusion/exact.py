@@ -11,13 +11,14 @@ convolutions (a matrix product for each image), are left:
                          # any other network: keep the batch at one size, best 1
 
 It says nothing about other CPUs, or other versions of torch: put what they are into the file's header, round
-before coding, and check. Costs 10 to 20 % of the speed. The settings are the process's: not for several
-threads of Python that want different ones.
+before coding, and check. Costs 10 to 20 % of the speed. The settings are the process's: threads of Python
+that want them take turns, and what others compute meanwhile runs under them too.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -29,16 +30,20 @@ from torch.nn import functional
 __all__ = ["arithmetic", "exact_cpu"]
 
 
+_turn = threading.RLock()  # else a thread that ends would put back what another still needs
+
+
 @contextmanager
 def exact_cpu() -> Iterator[None]:
     """One thread of torch, and oneDNN and NNPACK off; everything is put back afterwards."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        with _without_onednn(), torch.backends.nnpack.flags(enabled=False):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with _turn:
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            with _without_onednn(), torch.backends.nnpack.flags(enabled=False):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @functools.lru_cache(maxsize=1)

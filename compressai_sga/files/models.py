@@ -2,7 +2,8 @@
 """The model of the zoo that codes a file, and whether it is the one that the file was made with.
 
 In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model with a coder of
-ours and portable predictors (`float64`), kept for the next file; what its files look like.
+ours bound to it (`coding.set_coder`) and portable predictors (`float64`), kept for the next file; what its
+files look like. Threads get different models, which share their weights.
 A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Where one file of
 weights has all qualities, lmbda is hashed too: what was coded at one rate is refused at another. Fails with
 ``ValueError`` on a request that the zoo cannot meet.
@@ -10,6 +11,8 @@ weights has all qualities, lmbda is hashed too: what was coded at one rate is re
 
 from __future__ import annotations
 
+import contextvars
+import copy
 import functools
 import hashlib
 import struct
@@ -17,12 +20,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from .. import hooks, zoo
+from .. import zoo
 from ..coding import set_coder
 from ..coding.container import WEIGHTS_BYTES, Container
 from ..coding.sizes import reduce_shape
@@ -33,7 +37,7 @@ from .float64 import make_portable
 __all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "required"]
 
 STRIDE = 6  # log2 of 64
-_lock = threading.RLock()
+_loading = threading.Lock()  # of the cache of models: threads that want the same one load it once
 
 
 def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
@@ -103,7 +107,7 @@ def _refusal_of(container: Container) -> str:
 def borrowed(
     record: zoo.ModelRecord, coder: str | None, options: Mapping[str, Any] | None = None
 ) -> Iterator[nn.Module]:
-    """The model that codes files, for one thread at a time: coder, hooks, options change with the file.
+    """A model that codes files, and nobody else's until it is given back: coder and options are this file's.
 
     Args:
         record: of the model.
@@ -113,24 +117,22 @@ def borrowed(
     Raises:
         ValueError: the model has no such option, or not with this value.
     """
-    with _lock:
-        enabled = hooks.is_enabled()
-        hooks.enable()  # our coders; also where COMPRESSAI_SGA_DISABLE or hooks.disable() leaves stock alone
-        try:
-            net, portable = _load(record.name, record.quality, record.metric, fingerprint(record))
-            if not portable and coder not in (None, "constriction-exact"):
-                warnings.warn(
-                    f"the Gaussian coding tables of {record.name} come out differently on this machine: "
-                    f"{coder} cannot exchange files with others; constriction-exact does not use them",
-                    stacklevel=4,
-                )
-            if coder is not None:
-                set_coder(net, coder)
-            with _options(net, record.name, options or {}):
-                yield net
-        finally:
-            if not enabled:
-                hooks.disable()
+    with _loading:
+        loaded = _load(record.name, record.quality, record.metric, fingerprint(record))
+    if not loaded.portable and coder not in (None, "constriction-exact"):
+        warnings.warn(
+            f"the Gaussian coding tables of {record.name} come out differently on this machine: "
+            f"{coder} cannot exchange files with others; constriction-exact does not use them",
+            stacklevel=4,
+        )
+    net = loaded.take()
+    try:
+        if coder is not None:
+            set_coder(net, coder)
+        with _options(net, record.name, options or {}):
+            yield net
+    finally:
+        loaded.idle.append(net)
 
 
 @contextmanager
@@ -152,27 +154,45 @@ def _options(net: nn.Module, name: str, options: Mapping[str, Any]) -> Iterator[
             setattr(net, option, value)
 
 
+@dataclass
+class _Loaded:
+    """A model of the zoo, and copies of it that share its weights: as many as files were open at once.
+
+    Args:
+        net: never lent, so that a copy has nobody's coder and options.
+        portable: whether its Gaussian tables are those of the machine that published it.
+        idle: the copies that no file uses now.
+    """
+
+    net: nn.Module
+    portable: bool
+    idle: list[nn.Module] = field(default_factory=list)
+
+    def take(self) -> nn.Module:
+        """The copy that was given back last, or a new one."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            tensors = (*self.net.parameters(), *self.net.buffers())
+            return copy.deepcopy(self.net, {id(tensor): tensor for tensor in tensors})
+
+
 @functools.lru_cache(maxsize=4)
-def _load(name: str, quality: int, metric: str, weights: bytes) -> tuple[nn.Module, bool]:
-    """The model, and whether its Gaussian tables are those of the machine that published it.
+def _load(name: str, quality: int, metric: str, weights: bytes) -> _Loaded:
+    """What the zoo has under this name.
 
     `weights`, the fingerprint, tells apart what a manifest called by one name at different times.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        net = make_portable(zoo.load(name, quality, metric)).requires_grad_(False)
-    tables = [warning for warning in caught if "Gaussian coding tables" in str(warning.message)]
-    for warning in caught:
-        if warning not in tables:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return net, not tables
+    record = choose(name, quality, metric)
+    net = make_portable(zoo.load_record(record)).requires_grad_(False)
+    return _Loaded(net, zoo.has_published_tables(net, record))
 
 
 def layout_of(net: nn.Module) -> tuple[int, Any]:
     """(number of strings, reduced shape) that the model makes; noted on it."""
     if not hasattr(net, "_csga_layout"):
         side = 1 << STRIDE
-        with torch.no_grad():
-            out = net.compress(torch.zeros(1, 3, side, side))
+        with torch.no_grad():  # in a context of its own: no symbols of the caller's (`coding.checksum`)
+            out = contextvars.Context().run(net.compress, torch.zeros(1, 3, side, side))
         net._csga_layout = len(out["strings"]), reduce_shape(out["shape"], (side, side), STRIDE)
     return net._csga_layout

@@ -25,7 +25,8 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 
 "Enabled" means: as soon as this package is imported, which the start-up stub does when
 `compressai.zoo` is. "In main" means: while `main` runs with one of our options; then stock's values
-are put back.
+are put back. The rows from `_available_entropy_coders` to `RasterScanLatentCodec` are the process-wide way to
+our coders; a model to which `coding.set_coder` bound one does without.
 
 In:  an installed CompressAI. Out: `enable` and `disable` do and undo all of the table, `patch` does
 the rows of one module. An unknown version of CompressAI, or functions with other parameters than in
@@ -79,19 +80,19 @@ PATCHES = (
     Patch("compressai.zoo.image", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
-    Patch(_ENTROPY, "EntropyModel.compress", "coders:wrap_compress"),
-    Patch(_ENTROPY, "EntropyModel.decompress", "coders:wrap_decompress"),
-    Patch(_ENTROPY, "GaussianConditional.build_indexes", "coders:wrap_build_indexes"),
-    Patch(_ENTROPY, "GaussianMixtureConditional.compress", "coders:wrap_compress_mixture"),
-    Patch(_ENTROPY, "GaussianMixtureConditional.decompress", "coders:wrap_decompress_mixture"),
-    Patch(_ENTROPY_VBR, "EntropyModelVbr.compress", "coders:wrap_compress"),
-    Patch(_ENTROPY_VBR, "EntropyModelVbr.decompress", "coders:wrap_decompress"),
-    Patch(_GOOGLE, f"{_AR}._compress_ar", "coders:wrap_compress_ar"),
-    Patch(_GOOGLE, f"{_AR}._decompress_ar", "coders:wrap_decompress_ar"),
-    Patch(_VBR_MODELS, f"{_AR_VBR}._compress_ar", "coders:wrap_compress_ar_vbr"),
-    Patch(_VBR_MODELS, f"{_AR_VBR}._decompress_ar", "coders:wrap_decompress_ar_vbr"),
-    Patch(_RASTER_SCAN, "RasterScanLatentCodec.compress", "coders:wrap_compress_raster_scan"),
-    Patch(_RASTER_SCAN, "RasterScanLatentCodec.decompress", "coders:wrap_decompress_raster_scan"),
+    Patch(_ENTROPY, "EntropyModel.compress", "coders:wrap_method"),
+    Patch(_ENTROPY, "EntropyModel.decompress", "coders:wrap_method"),
+    Patch(_ENTROPY, "GaussianConditional.build_indexes", "coders:wrap_method"),
+    Patch(_ENTROPY, "GaussianMixtureConditional.compress", "coders:wrap_method"),
+    Patch(_ENTROPY, "GaussianMixtureConditional.decompress", "coders:wrap_method"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.compress", "coders:wrap_method"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.decompress", "coders:wrap_method"),
+    Patch(_GOOGLE, f"{_AR}._compress_ar", "coders:wrap_method"),
+    Patch(_GOOGLE, f"{_AR}._decompress_ar", "coders:wrap_method"),
+    Patch(_VBR_MODELS, f"{_AR_VBR}._compress_ar", "coders:wrap_method"),
+    Patch(_VBR_MODELS, f"{_AR_VBR}._decompress_ar", "coders:wrap_method"),
+    Patch(_RASTER_SCAN, "RasterScanLatentCodec.compress", "coders:wrap_method"),
+    Patch(_RASTER_SCAN, "RasterScanLatentCodec.decompress", "coders:wrap_method"),
 )
 
 # What the rows above and the replacements "in main" rely on, as in the checked versions.

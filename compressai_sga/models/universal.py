@@ -171,13 +171,14 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
     def compress(self, x: Tensor) -> list[bytes]:
         rows, u = self._rows(x.shape[1:], x.device)
         k = self._integers(x - self._medians(x.ndim - 2).detach(), u)
-        return EntropyModel.compress(self, k, rows.expand(x.shape))
+        # EntropyModel's, or what `coding.set_coder` put before it.
+        return super(EntropyBottleneck, self).compress(k, rows.expand(x.shape))
 
     def decompress(self, strings: list[bytes], size: tuple[int, ...]) -> Tensor:
         rows, u = self._rows(torch.Size((self.channels, *size)), self.quantiles.device)
         medians = self._medians(len(size)).detach()
         rows = rows.expand(len(strings), *rows.shape)
-        k = EntropyModel.decompress(self, strings, rows, medians.dtype)
+        k = super(EntropyBottleneck, self).decompress(strings, rows, medians.dtype)
         return k + self._rest(u).to(k.dtype) + medians
 
     def _medians(self, dimensions: int) -> Tensor:

@@ -27,6 +27,7 @@ from compressai.latent_codecs import (
 )
 from torch import Tensor, nn
 
+from ..coding.binding import stock_class
 from ..errors import UnsupportedModelError
 from .latents import CausalContext, Coded, LatentAdapter, Latents, Rounding, code_bottleneck, code_gaussian
 
@@ -133,6 +134,7 @@ SUPPORTED = {*CODERS, EntropyBottleneckLatentCodec, HyperLatentCodec, Hyperprior
 
 def _known(kind: type) -> type | None:
     """The supported class that a node's class is, or codes as."""
+    kind = stock_class(kind)
     for base in kind.__mro__:
         if base in SUPPORTED:
             same = (kind.compress, kind.decompress) == (base.compress, base.decompress)

@@ -34,6 +34,7 @@ from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models_vbr import EntropyBottleneckVbr
 from torch import Tensor, nn
 
+from ..coding.binding import stock_class
 from ..errors import UnsupportedModelError
 
 __all__ = [
@@ -290,7 +291,7 @@ class HyperpriorLatents(LatentAdapter):
     @staticmethod
     def matches(model: nn.Module) -> bool:
         return all(hasattr(model, part) for part in ("h_a", "h_s", "entropy_bottleneck")) and (
-            type(getattr(model, "gaussian_conditional", None)) is GaussianConditional
+            stock_class(type(getattr(model, "gaussian_conditional", None))) is GaussianConditional
         )
 
     @staticmethod

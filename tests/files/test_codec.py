@@ -296,7 +296,7 @@ def test_an_interrupt_leaves_the_old_output(tmp_path, image, capsys, monkeypatch
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.rounded, "refine_latents", interrupt)
+    monkeypatch.setattr(files.transform, "refine_latents", interrupt)
     assert main(["compress", str(image), str(target), "--refine", "ssl"]) == 130
     assert "interrupted" in capsys.readouterr().err and target.read_bytes() == b"old"
 

@@ -34,6 +34,7 @@ from compressai.registry import MODELS
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...coding.binding import stock_class
 from ...diffusion.samplers import Method
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError
@@ -141,7 +142,7 @@ class HFD(CompressionModel):
         """The knobs and the first stage's architecture: JSON."""
         names = ("quality", "seed", "realism", *_SAMPLING)
         knobs = {name: getattr(self, name) for name in names}
-        return {"architecture": _name_of(type(self.first_stage)), **knobs}
+        return {"architecture": _name_of(stock_class(type(self.first_stage))), **knobs}
 
     def train(self, mode: bool = True) -> HFD:
         """As ever, but for the first stage, which stays in evaluation mode."""
