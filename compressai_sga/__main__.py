@@ -56,6 +56,21 @@ def _bd_rate(argv: list[str]) -> int:
     return command.compare_curves(argv)
 
 
+def _compare(argv: list[str]) -> int:
+    from compressai_sga.errors import SgaError
+
+    for name in ("matplotlib", "plotly", "bjontegaard"):  # all of them before hours of coding
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise SgaError(
+                f'compare needs the package {name} ({error}); pip install "compressai-sga[eval]"'
+            ) from error
+    from compressai_sga.comparison import plan
+
+    return plan.main(argv)
+
+
 COMMANDS = (
     Command("compress", "compress an image to a .csga file", _of_files("compress")),
     Command("decompress", "write the image of a .csga file", _of_files("decompress")),
@@ -67,6 +82,7 @@ COMMANDS = (
         _eval_model,
     ),
     Command("bd-rate", "BD-rate and BD-PSNR between rate-distortion curves in CompressAI's JSON", _bd_rate),
+    Command("compare", "compare models and classical codecs on images: curves, tables, a report", _compare),
 )
 
 

@@ -34,14 +34,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from compressai_sga.comparison import classical, entries
-
 from .. import coding, metrics, zoo, zoo_files
 from ..errors import SgaError
 from ..evaluation import checks
 from ..models import c3
 from ..refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
-from ..tasks.tasks import device
+from ..tasks.process import device
+from . import classical, entries
 from .entries import Entry
 from .resources import measured
 
