@@ -267,13 +267,13 @@ def test_a_run_that_is_stopped_killed_and_goes_on(start, tmp_path):
     assert kept and kept == sorted(kept) and not {1, 2}.intersection(kept)
     assert not any(is_alive(pid) for _, pid in calls(tmp_path))
 
-    file = path.read_bytes()
+    written = path.read_bytes()
     killed = in_two_processes(7, 0.2)
     os.kill(killed.pid, signal.SIGKILL)
     printed = ended(killed, tmp_path, -signal.SIGKILL)
     assert f"| {len(kept)}/8 [00:00<?" in printed  # the bar begins there
     until(lambda: not any(is_alive(pid) for _, pid in calls(tmp_path)), seconds=5)
-    assert path.read_bytes() == file
+    assert path.read_bytes() == written
     done = kept + [json.loads(line)["cell"]["of"]["x"] for line in journal(tmp_path) if line.endswith("}")]
     assert len(kept) < len(done) < 7
     before = [name for name, _ in calls(tmp_path)]
