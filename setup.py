@@ -116,7 +116,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.comparison": ["page.html", "viewer.js"]},
     py_modules=["compressai_sga_startup"],
     install_requires=[
         "compressai>=1.2.8",
@@ -127,16 +127,17 @@ setup(
         "safetensors",
         "tqdm",
         "numpy",
+        "scipy",
     ],
     extras_require={
         "test": [
             "pytest",
             "ruff",
             "setuptools",
-            "scipy",
             "matplotlib",
             "bjontegaard",
             "plotly",
+            "filelock",
             "pillow-jxl-plugin",
             "ray",
             "lpips",
@@ -148,7 +149,7 @@ setup(
         "docs": DOCS,
         "diffusion": ["diffusers"],
         "metrics": ["lpips", "torchmetrics[image]"],
-        "eval": ["matplotlib", "scipy", "bjontegaard", "plotly", "pillow-jxl-plugin"],
+        "eval": ["matplotlib", "bjontegaard", "plotly", "pillow-jxl-plugin", "filelock"],
         "ray": ["ray"],
     },
     # PyTorch calls the functions of this group at the end of `import torch`.

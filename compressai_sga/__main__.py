@@ -50,10 +50,31 @@ def _of_files(name: str) -> Callable[[list[str]], int]:
     return run
 
 
+def _models(argv: list[str]) -> int:
+    from compressai_sga import catalogue
+
+    return catalogue.models(argv)
+
+
 def _bd_rate(argv: list[str]) -> int:
     from compressai_sga.metrics import bd_rate_command as command
 
     return command.compare_curves(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from compressai_sga.errors import SgaError
+
+    for name in ("matplotlib", "plotly", "bjontegaard"):  # all of them before hours of coding
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise SgaError(
+                f'compare needs the package {name} ({error}); pip install "compressai-sga[eval]"'
+            ) from error
+    from compressai_sga.comparison import plan
+
+    return plan.main(argv)
 
 
 COMMANDS = (
@@ -66,7 +87,9 @@ COMMANDS = (
         "without any start-up hook",
         _eval_model,
     ),
+    Command("models", "list the models: qualities, size, cost of decoding, what they are for", _models),
     Command("bd-rate", "BD-rate and BD-PSNR between rate-distortion curves in CompressAI's JSON", _bd_rate),
+    Command("compare", "compare models and classical codecs on images: curves, tables, a report", _compare),
 )
 
 

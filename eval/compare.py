@@ -3,7 +3,7 @@
 
 import sys
 
-from compressai_sga.comparison.plan import main
+from compressai_sga.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -29,7 +29,7 @@ def test_public_names():
 
 def test_type_checkers_see_the_types():
     assert (PACKAGE / "py.typed").is_file()
-    assert 'package_data={PACKAGE: ["py.typed"]}' in (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
+    assert 'PACKAGE: ["py.typed"]' in (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
 
 
 def test_rooms_stand_in_one_order():

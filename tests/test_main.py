@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
 import compressai.version
 import pytest
 
@@ -43,3 +47,47 @@ def test_eval_model_refuses_an_unknown_compressai(capsys, monkeypatch):
     with pytest.warns(UserWarning, match="0.0.1"):
         assert main(["eval_model", "--help"]) == 2
     assert "not one that this package knows" in capsys.readouterr().err
+
+
+def test_compare_says_how_it_is_called(capsys):
+    for words in (["compare", "--help"], ["compare", "--workers", "0"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    captured = capsys.readouterr()
+    assert captured.out.startswith("usage: python -m compressai_sga compare [-h] [--images IMAGES]")
+    assert captured.err.startswith("usage: python -m compressai_sga compare")
+    assert main(["compare", "--images", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: there is no folder nowhere; name one with --images\n"
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "plotly", "bjontegaard"])
+def test_compare_without_its_extra(name, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["compare"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: compare needs the package {name} (")
+    assert line.endswith('; pip install "compressai-sga[eval]"')
+
+
+def test_other_commands_do_not_need_that_extra(python):
+    code = """
+import sys
+sys.modules |= dict.fromkeys(("matplotlib", "plotly", "bjontegaard", "ray", "filelock"))
+from compressai_sga.__main__ import COMMANDS, main
+for command in COMMANDS:
+    if command.name not in ("compare", "eval_model"):  # the latter is CompressAI's
+        try:
+            main([command.name, "--help"])
+        except SystemExit as stop:
+            assert stop.code == 0
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_former_name_calls_the_command(monkeypatch, capsys):
+    script = Path(compressai_sga.__file__).parents[1] / "eval" / "compare.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--images", "nowhere"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stop.value.code == 2 and "no folder nowhere" in capsys.readouterr().err

@@ -32,14 +32,12 @@ from compressai import available_entropy_coders
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo.image import cfgs
 
-import compressai_sga  # noqa: F401 -- registers its models
-from compressai_sga.comparison import classical
-
 from .. import zoo
 from ..errors import SgaError
 from ..evaluation import checks
 from ..evaluation.options import Request, add_options, request_of
 from ..refine import METHODS, PRESETS, RefineConfig
+from . import classical
 
 __all__ = ["Entry", "parse", "slug"]
 

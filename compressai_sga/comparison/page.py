@@ -4,10 +4,9 @@
 The file is complete: it opens from disk without a network, and its Content-Security-Policy forbids the
 browser every request. Curves are drawn by plotly.js, which the package plotly brings (4.8 MB of the file;
 left out where there are no curves). Pictures are stored once each as lossless WebP, pixel for pixel those of
-the PNG. The page is `compare_report.html`, its figures `compare_curves.py`, its viewer `compare_viewer.js`.
+the PNG. The page is `page.html`, its figures `page_curves.py`, its viewer `viewer.js`.
 
-In:  rates in bits a pixel; values by the names of CompressAI's result files ("psnr-rgb" in dB, "ms-ssim-rgb"
-in 0 to 1, drawn in dB); pictures as PNG with 8 bits a channel. Texts are plain text, whatever they contain.
+In:  a `Report` (`page_data`); its pictures are PNG with 8 bits a channel.
 Out: the file; it appears when it is whole.
 Fails with ``SgaError`` without plotly, for columns of unequal lengths, for two pictures of one place and for
 a picture with more than 8 bits a channel; with ``OSError`` where a picture cannot be read.
@@ -21,20 +20,18 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from compressai_sga.comparison import page_curves as compare_curves
-
 from ..errors import SgaError
+from . import page_curves
+from .page_data import ORIGINAL, Curve, Picture, Report, Table
 
-__all__ = ["Curve", "Picture", "Report", "Table", "write"]
+__all__ = ["write"]
 
 HERE = Path(__file__).resolve().parent
-ORIGINAL = "original"
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1")  # alpha is dropped, as it is before coding
 LONG = 32  # letters of a cell beyond which its lines break
 NUMBER = re.compile(
@@ -42,69 +39,6 @@ NUMBER = re.compile(
     r"\s*(?:±.*|%|[a-zµ]{1,5}(?:/[a-zµ]{1,5})?)?",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The points of one codec.
-
-    Args:
-        label: name; equal labels have one colour throughout.
-        bpp: bits a pixel of each point.
-        values: by metric, one value for each point.
-        published: read somewhere, not measured here: dotted and grey.
-        source: where it was read.
-        points: name of each point, such as "quality 3".
-    """
-
-    label: str
-    bpp: Sequence[float]
-    values: Mapping[str, Sequence[float]]
-    published: bool = False
-    source: str = ""
-    points: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of plain text; the page tells which are numbers."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One decoded picture.
-
-    Args:
-        image: name of the image that was coded.
-        label: codec, as in its `Curve`; "original" for the image itself.
-        point: as in `Curve.points`; empty for the original.
-        path: PNG, 8 bits a channel.
-        bpp: bits a pixel of its file; None for the original.
-        values: by metric.
-    """
-
-    image: str
-    label: str
-    point: str
-    path: Path
-    bpp: float | None
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows; `failures` says by name what could not be measured, and why."""
-
-    title: str
-    paragraphs: Sequence[str]
-    curves: Sequence[Curve]
-    tables: Sequence[Table]
-    pictures: Sequence[Picture]
-    failures: Mapping[str, str]
 
 
 def write(report: Report, path: Path) -> None:
@@ -121,14 +55,14 @@ def write(report: Report, path: Path) -> None:
     plotly = _plotly() if report.curves else ""
     labels = [c.label for c in report.curves if not c.published]
     labels += [p.label for p in report.pictures if p.label != ORIGINAL]
-    colours = compare_curves.colours(labels)
+    colours = page_curves.colours(labels)
     described = [_describe(picture, colours) for picture in report.pictures]
-    data = {"figures": compare_curves.figures(report.curves, colours), "pictures": described}
+    data = {"figures": page_curves.figures(report.curves, colours), "pictures": described}
     slots = {
         "title": html.escape(report.title),
         "paragraphs": "\n".join(f"<p>{html.escape(text)}</p>" for text in report.paragraphs),
         "navigation": _navigation(report),
-        "curves": compare_curves.section(report.curves, colours, pictures=bool(report.pictures))
+        "curves": page_curves.section(report.curves, colours, pictures=bool(report.pictures))
         if report.curves
         else "",
         "tables": _tables(report.tables),
@@ -136,10 +70,10 @@ def write(report: Report, path: Path) -> None:
         # "<" cannot end the script element when it is written as a number
         "data": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
         "plotly": f"<script>{plotly}</script>" if plotly else "",
-        "viewer": (HERE / "compare_viewer.js").read_text(encoding="utf-8") if report.pictures else "",
+        "viewer": (HERE / "viewer.js").read_text(encoding="utf-8") if report.pictures else "",
         "pictures": _files(report.pictures),
     }
-    page = (HERE / "compare_report.html").read_text(encoding="utf-8")
+    page = (HERE / "page.html").read_text(encoding="utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -268,7 +202,7 @@ def _describe(picture: Picture, colours: Mapping[str, tuple[str, str]]) -> dict[
             )
         width, height = image.size
     facts = [] if picture.bpp is None else [f"{picture.bpp:.4f} bpp"]
-    facts += [compare_curves.text(key, value) for key, value in picture.values.items()]
+    facts += [page_curves.text(key, value) for key, value in picture.values.items()]
     return {
         "image": picture.image,
         "label": picture.label,

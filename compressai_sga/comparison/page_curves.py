@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rate-distortion figures of the HTML report: names of metrics, colours, traces for plotly.js, the key.
 
-Part of `compare_html.py`. In: its curves. Out: one figure for each metric that any curve has, as a dictionary
+Part of `page.py`. In: its curves. Out: one figure for each metric that any curve has, as a dictionary
 that plotly.js draws, and the HTML around them. A label has one colour and one mark in all figures; published
 curves are grey and dotted. MS-SSIM is drawn as -10 log10(1 - x) in dB.
 plotly.js reads tags in its texts, so every text for it is escaped once more than the page's.
@@ -12,10 +12,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .page import Curve
+from .page_data import Curve
 
 __all__ = ["colours", "figures", "section", "text"]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codecs side by side on the same images: curves, a table with BD-rates, and a report to look at.
 
-    python eval/compare.py                                             # on the zoo's sample images
-    python eval/compare.py --images KODAK --entries jpeg avif mbt2018-mean-small:refine=fast --anchor avif
-    python eval/compare.py --images KODAK --entries mbt2018-mean:checkpoint=MINE.pth jpeg2000
+    python -m compressai_sga compare                        # on the zoo's sample images
+    python -m compressai_sga compare --images KODAK --entries avif mbt2018-mean-small:refine=fast
+    python -m compressai_sga compare --images KODAK --entries mbt2018-mean:checkpoint=MINE.pth jpeg2000
 
 In:  a folder of images; entries (`entries` says how they are written); published points of other codecs
      (--published FILE NAME..., JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
@@ -23,7 +23,6 @@ need the images and --out at the same paths.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,28 +31,33 @@ from typing import Any
 from compressai.utils.eval_model.__main__ import collect_images
 from PIL import Image
 
-from compressai_sga.comparison import classical, trials
-from compressai_sga.comparison import report as compare_report
-
 from .. import zoo
 from ..errors import SgaError
 from ..evaluation.extra_metrics import Measures
 from ..metrics import METRICS, SET_METRICS
 from ..tasks.records import Record
 from ..tasks.tasks import Task, add_options, run
+from . import classical, published, report, trials
 from .entries import Entry, parse, slug
+from .means import QUALITIES
+from .page_data import ORIGINAL, Picture
+
+__all__ = ["Comparison", "main", "parse_args"]
 
 MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compressai_sga compare", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--images", type=Path, help="folder of images (default: the zoo's samples)")
     parser.add_argument(
         "--entries",
         nargs="+",
         metavar="ENTRY",
-        help="see compressai_sga/comparison/entries.py (default: a few)",
+        help="NAME[@POINTS][:KEY=VALUE]..., such as jpeg@10,50 or mbt2018-mean-small@1-3:refine=fast; "
+        "`python -m pydoc compressai_sga.comparison.entries` tells all (default: a few)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
     parser.add_argument("--anchor", help="entry or published codec for BD-rates (default: the first entry)")
@@ -98,27 +102,6 @@ def find_entries(texts: Sequence[str] | None) -> list[Entry]:
     return found
 
 
-def find_published(words: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Published curves by the names asked for; all of the file where none is."""
-    if words is None:
-        return {}
-    file, *names = words
-    if not Path(file).is_file():
-        raise SgaError(f"there is no file {file} of published points")
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SgaError(f"{file} is no JSON file of published points ({error})") from error
-    unknown = [name for name in names if name not in content]
-    if unknown:
-        raise SgaError(f"{file} has no {', '.join(unknown)}; it has {', '.join(content)}")
-    found = {name: content[name] for name in names or content}
-    for name, codec in found.items():
-        if not isinstance(codec, dict) or not {"source", "results"} <= codec.keys():
-            raise SgaError(f"{file}: {name} must have a source and results")
-    return found
-
-
 class Comparison:
     """What is compared, and the tasks that it takes.
 
@@ -129,7 +112,8 @@ class Comparison:
     def __init__(self, args: argparse.Namespace) -> None:
         self.folder, self.images = find_images(args.images)
         self.entries = find_entries(args.entries)
-        self.published = find_published(args.published)
+        file, *codecs = args.published or [""]
+        self.published = published.read(Path(file), codecs) if file else {}
         labels = [entry.label for entry in self.entries]
         both = sorted(set(labels) & set(self.published))
         if both:
@@ -206,6 +190,23 @@ class Comparison:
                     found.append(Task(f"{start}: set", sets, trials.whole_set, (pairs, self.set_metrics)))
         return found
 
+    def pictures(self, cells: Mapping[str, Any], rates: Sequence[float], count: int) -> list[Picture]:
+        """Of the first images: the original, and of every entry the decoded picture nearest to each rate."""
+        found = []
+        for image in self.images[:count]:
+            name, coded = self.name(image), []
+            for entry in self.entries:
+                names = {point: self.cell(entry, point, image) for point in entry.points}
+                there = {point: cells[cell]["values"] for point, cell in names.items() if cell in cells}
+                nearest = {min(there, key=lambda p: abs(there[p]["bpp"] - rate)) for rate in rates if there}
+                for point in [p for p in entry.points if p in nearest]:
+                    values = {key: there[point][key] for key in QUALITIES if key in there[point]}
+                    path = self.picture(entry, point, image)
+                    coded.append(Picture(name, entry.label, point, path, there[point]["bpp"], values))
+            if coded:
+                found += [Picture(name, ORIGINAL, "", self.original(image), None, {}), *coded]
+        return found
+
     @property
     def wanted(self) -> list[tuple[str, str, str]]:
         """Label, point and image of every coding."""
@@ -248,13 +249,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         of_points = comparison.tasks_of_points(cells)
         failures |= run(record, of_points, title="points", **how)
         cells |= known(record, of_points)
-        results = {"machine": record.machine, "cells": cells}
-        print(compare_report.write(comparison, results, failures, args))
+        text = report.write(
+            comparison.out,
+            {"machine": record.machine, "cells": cells},
+            entries=comparison.entries,
+            wanted=comparison.wanted,
+            published=comparison.published,
+            anchor=args.anchor,
+            title=args.title,
+            pictures=comparison.pictures(cells, args.picture_bpp, args.pictures),
+            failures=failures,
+        )
+        print(text)
     except (SgaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

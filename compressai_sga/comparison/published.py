@@ -1,26 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points that others have published, kept beside our results with their source.
 
-Tables and figures follow from `eval/results` alone; the collection of published points that they compare
-with is not part of the repository. What is used of it is copied when something is measured.
+`read` takes them from a file for one comparison. `keep` copies what is used of a larger collection to a
+folder of results, when something is measured, so that tables and figures follow from that folder alone
+(`points`).
 
 In:  a JSON file {codec: {"source": where it was read, "results": {"bpp": [...], "psnr-rgb": [...]}}}, means
-     over the images of Kodak.
-Out: eval/results/published-kodak.json, the same for the codecs that our scripts name.
-Fails with ``FileNotFoundError`` where there is no such file, ``ValueError`` where it lacks a codec.
+     over a set of images, that of Kodak for `keep`.
+Out: the same for the codecs asked for; in published-kodak.json for those that are kept.
+Fails: `read` with ``SgaError`` for a file that is no such collection or lacks a codec; `keep` with
+``FileNotFoundError`` where there is no such file, ``ValueError`` where it lacks a codec.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FILE", "Published", "keep", "points"]
+from ..errors import SgaError
+
+__all__ = ["FILE", "Published", "keep", "points", "read"]
 
 FILE = "published-kodak.json"
 Published = dict[str, dict[str, Any]]
+
+
+def read(file: Path, names: Sequence[str] = ()) -> Published:
+    """These codecs' points, or all that the file has.
+
+    Raises:
+        SgaError: see the head of the file.
+    """
+    if not file.is_file():
+        raise SgaError(f"there is no file {file} of published points")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SgaError(f"{file} is no JSON file of published points ({error})") from error
+    unknown = [name for name in names if name not in content]
+    if unknown:
+        raise SgaError(f"{file} has no {', '.join(unknown)}; it has {', '.join(content)}")
+    found = {name: content[name] for name in names or content}
+    for name, codec in found.items():
+        if not isinstance(codec, dict) or not {"source", "results"} <= codec.keys():
+            raise SgaError(f"{file}: {name} must have a source and results")
+    return found
 
 
 def keep(collection: Path, codecs: Iterable[str], results: Path) -> Published:

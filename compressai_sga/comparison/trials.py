@@ -34,14 +34,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from compressai_sga.comparison import classical, entries
-
-from .. import coding, metrics, zoo, zoo_files
+from .. import coding, metrics, zoo
 from ..errors import SgaError
 from ..evaluation import checks
-from ..models import c3
+from ..models.families import family_of
 from ..refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
-from ..tasks.tasks import device
+from ..tasks.process import device
+from . import classical, entries
 from .entries import Entry
 from .resources import measured
 
@@ -74,7 +73,7 @@ def _weights(entry: Entry, point: str) -> list[str]:
     urls = model_urls.get(entry.name, {}).get(entry.option("metric", "mse"), {})
     if point.isdigit() and int(point) in urls:
         return [str(urls[int(point)])]
-    return [sha256(zoo_files.c3_nets())] if entry.name in c3.ARCHITECTURES else []
+    return [sha256(path) for path in family_of(entry.name).data()]
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The picture viewer of a comparison report (compare_report.html): two pictures of one image in one place, a border
+// The picture viewer of a comparison report (page.html): two pictures of one image in one place, a border
 // that wipes between them, one zoom and one centre for both.
 //
 // A picture's file stays in its own <script type="text/plain"> as a data URI and is decoded when it is shown.

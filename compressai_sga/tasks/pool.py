@@ -28,6 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 import torch
 from tqdm import tqdm
 
+from ..errors import SgaError
 from .process import Outcome, Task, begin, failed, pack, perform
 
 __all__ = ["outcomes"]
@@ -93,9 +94,7 @@ def died(times: int) -> str:
     return f"the process died {'once' if times == 1 else f'{times} times'}, perhaps out of memory"
 
 
-def _no_start() -> Exception:
-    from ..errors import SgaError  # not above: workers would import it for nothing
-
+def _no_start() -> SgaError:
     return SgaError(
         "a worker died while it started; the lines above may say why, else there is too little memory. "
         'A script that uses workers does its work below `if __name__ == "__main__"`'

@@ -37,11 +37,23 @@ import torch
 
 from .records import machine, plain
 
-__all__ = ["Outcome", "Task", "attempt", "begin", "device", "failed", "module_of", "pack", "perform"]
+__all__ = [
+    "Outcome",
+    "Task",
+    "attempt",
+    "begin",
+    "device",
+    "failed",
+    "is_library",
+    "module_of",
+    "pack",
+    "perform",
+]
 
 COLLECT_SEC = 0.2  # after longer tasks a collection of garbage, some 0.05 seconds, is cheap
 LINE_CHARACTERS = 500
-MACHINERY = ("records.py", "tasks.py", "worker_pool.py", "worker_ray.py", "worker_task.py")
+MACHINERY = Path(__file__).parent
+PACKAGE = MACHINERY.parent
 
 
 @dataclass(frozen=True)
@@ -113,10 +125,18 @@ def failed(error: BaseException) -> Outcome:
     return Outcome(error=type(error).__name__ + (text and f": {text}") + place)
 
 
+def is_library(file: str) -> bool:
+    """Whether a source file is Python's own, or of a package that pip installed."""
+    installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+    return bool(installed) or file.startswith((sysconfig.get_path("stdlib"), "<"))
+
+
 def _is_ours(file: str) -> bool:
-    """Whether a line there says more than that a library raised."""
-    libraries = "site-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))
-    return not libraries and Path(file).name not in MACHINERY
+    """Whether a line there says more than that a library raised: in this package, too, except here."""
+    path = Path(file)
+    if path.is_relative_to(PACKAGE):
+        return not path.is_relative_to(MACHINERY)
+    return not is_library(file)
 
 
 # --- There and back -----------------------------------------------------------------------------------

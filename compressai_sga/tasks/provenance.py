@@ -5,9 +5,9 @@
     drawn_from(path) == digest(sources) # whether the figure is of these very files
 
 The bytes of a PNG depend on the version of matplotlib, so that a figure is compared by what it was drawn
-from. `make_tables` does it for all figures. A figure's resolution is the one that it was made with.
+from. A figure's resolution is the one that it was made with.
 
-In:  figures of matplotlib; paths. Out: PNG files; strings.
+In:  figures of matplotlib (the extra `[eval]`); paths. Out: PNG files; strings.
 Fails with ``FileNotFoundError`` where a source is missing.
 """
 

@@ -6,8 +6,8 @@ another, "local" for one of this machine's processors that lives as long as the 
 
 What a machine of the cluster needs: the same versions of Python and Ray, the package compressai_sga with what
 the tasks use, and the tasks' files (images, weights) at the same paths; relative ones are looked up from
-the same working folder where it exists. The scripts themselves are sent: the *.py of this folder, and of the
-folders of the tasks' functions.
+the same working folder where it exists. Modules with tasks' functions that are not installed are sent: the
+*.py of the whole package that they belong to, and of the folder where they are in no package.
 
 A task takes as many of the cluster's CPUs as it has threads, and one GPU where the cluster has any.
 
@@ -27,19 +27,19 @@ import socket
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..errors import SgaError
 from .pool import died
-from .process import Outcome, Task, failed, module_of, pack, perform
+from .process import PACKAGE, Outcome, Task, failed, is_library, module_of, pack, perform
 
 __all__ = ["outcomes"]
 
-EVAL = Path(__file__).resolve().parent
 CONNECT_SEC = 10
 AHEAD = 2  # tasks that are handed to Ray for each that can run: workers need not wait for the next one
 
@@ -86,24 +86,19 @@ def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise _error(f'ray needs the package ray ({error}); pip install "compressai-sga[ray]"') from error
+        raise SgaError(f'ray needs the package ray ({error}); pip install "compressai-sga[ray]"') from error
     return ray
-
-
-def _error(text: str) -> Exception:
-    from ..errors import SgaError  # not above: workers would import it for nothing
-
-    return SgaError(text)
 
 
 def _connect(ray: ModuleType, tasks: Sequence[Task], address: str, threads: int) -> None:
     if ray.is_initialized():
-        raise _error("this process uses Ray already; call ray.shutdown() before the run")
+        raise SgaError("this process uses Ray already; call ray.shutdown() before the run")
     _reach(address)
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    with tempfile.TemporaryDirectory(prefix="eval-") as folder:
-        _copy_scripts(tasks, Path(folder))
-        environment = {"working_dir": folder, "env_vars": {"OMP_NUM_THREADS": str(threads)}}
+    with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        if _copy_modules(tasks, Path(folder)):
+            environment["working_dir"] = folder
         try:
             ray.init(
                 address,
@@ -118,7 +113,7 @@ def _connect(ray: ModuleType, tasks: Sequence[Task], address: str, threads: int)
     most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     if most < threads:
         ray.shutdown()
-        raise _error(
+        raise SgaError(
             f"no machine of the cluster has {threads} CPUs, one for each thread (the largest: {most:g}); "
             "lower --threads"
         )
@@ -134,23 +129,41 @@ def _reach(address: str) -> None:
             raise _nobody(address, error) from error
 
 
-def _nobody(address: str, error: Exception) -> Exception:
+def _nobody(address: str, error: Exception) -> SgaError:
     line = " ".join(str(error).split())
-    return _error(f"no Ray cluster at {address!r} ({line}); start one by `ray start --head`, or give local")
+    return SgaError(f"no Ray cluster at {address!r} ({line}); start one by `ray start --head`, or give local")
 
 
-def _copy_scripts(tasks: Sequence[Task], target: Path) -> None:
-    """What other machines import: modules of the tasks' functions, and those beside them."""
-    names = {module_of(task.call) for task in tasks if task.call.__module__ != "__main__"}
-    modules = [sys.modules[name] for name in names if "." not in name]
-    if any(task.call.__module__ == "__main__" for task in tasks):
-        modules.append(sys.modules["__main__"])
-    files = [Path(m.__file__).resolve() for m in modules if getattr(m, "__file__", None)]
-    folders = {file.parent for file in files if "site-packages" not in file.parts and file.suffix == ".py"}
-    for folder in (EVAL, *(folders - {EVAL})):
-        for file in folder.glob("*.py"):
-            if not (target / file.name).exists():
-                shutil.copy(file, target)
+def _copy_modules(tasks: Sequence[Task], target: Path) -> bool:
+    """Copy what other machines lack into a folder that their Python will look into; whether there was any."""
+    for call in {task.call for task in tasks}:
+        for root, file in _files(call):
+            copy = target / file.relative_to(root)
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+    return any(target.iterdir())
+
+
+def _files(call: Callable[..., Any]) -> Iterator[tuple[Path, Path]]:
+    """Source files that the import of a function may need, each after the folder that it is imported from."""
+    try:
+        name = module_of(call)
+    except pickle.PicklingError:  # which is said of its task
+        return
+    top = name.partition(".")[0]
+    is_script = call.__module__ == "__main__" and "." not in name
+    module = sys.modules["__main__" if is_script else top]
+    if hasattr(module, "__path__"):
+        found = [(Path(folder).parent, Path(folder).rglob("*.py")) for folder in module.__path__]
+    elif file := getattr(module, "__file__", None):
+        folder = Path(file).resolve().parent
+        found = [(folder, folder.glob("*.py"))]
+    else:
+        return
+    for root, files in found:
+        if top != PACKAGE.name and not is_library(str(root / top)):
+            yield from ((root, file) for file in files)
 
 
 def _slots(ray: ModuleType, threads: int, gpus: int) -> int:
@@ -166,7 +179,7 @@ def _outcome(ray: ModuleType, reference: Any, retries: int) -> Outcome:
         return ray.get(reference)
     except errors.RuntimeEnvSetupError as error:
         line = " ".join(str(error).split())
-        raise _error(f"a machine of the cluster cannot take the scripts: {line}") from error
+        raise SgaError(f"a machine of the cluster cannot take the scripts: {line}") from error
     except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
         return Outcome(error=f"{died(retries + 1)} ({type(error).__name__})")
     except errors.RayError as error:

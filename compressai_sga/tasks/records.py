@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results file of an experiment that is measured piece by piece and goes on where it stopped.
 
-Used by the scripts here that measure for long. A file is
+A file is
 
     {"machine": {...}, "cells": {"NAME": {"of": {settings}, "seconds": s, "values": {...}}, ...}}
 
@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+from ..errors import SgaError
 
 __all__ = ["Record", "machine", "mean_error", "plain"]
 
@@ -123,8 +125,6 @@ class Record:
         try:
             self._lock.acquire()
         except Timeout:
-            from ..errors import SgaError  # not above: workers would import it for nothing
-
             raise SgaError(
                 f"another run is writing {self.path}; wait until it ends, or give this one another file"
             ) from None

@@ -9,8 +9,8 @@ A task is a name in the results file (`records`), the settings that its values b
 its arguments. What the record has is not measured again; each result is on disk when its task ends; a task
 that fails is named, and the others go on. A function returns JSON: numbers, strings, lists, dictionaries.
 
-`run` works in this process, in --workers processes of this machine (`worker_pool`), or on the cluster at
---ray ADDRESS (`worker_ray`). A task whose process dies is tried twice more. This process alone writes. A run
+`run` works in this process, in --workers processes of this machine (`pool`), or on the cluster at
+--ray ADDRESS (`ray_cluster`). A task whose process dies is tried twice more. This process alone writes. A run
 that was killed, or stopped by Ctrl-C (exit code 130), goes on where it was when the command is given again;
 what failed is then tried again.
 
@@ -30,9 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from tqdm import tqdm
 
-from compressai_sga.tasks import pool as worker_pool
-from compressai_sga.tasks import ray_cluster as worker_ray
-
+from . import pool, ray_cluster
 from .process import Outcome, Task, attempt, device
 from .records import Record
 
@@ -99,9 +97,9 @@ def run(
     with record.alone():
         missing = [task for task in tasks if record.known(task.name, task.of) is None]
         if ray is not None:
-            outcomes = worker_ray.outcomes(missing, address=ray, threads=threads, retries=retries)
+            outcomes = ray_cluster.outcomes(missing, address=ray, threads=threads, retries=retries)
         elif workers > 1:
-            outcomes = worker_pool.outcomes(missing, workers=workers, threads=threads, retries=retries)
+            outcomes = pool.outcomes(missing, workers=workers, threads=threads, retries=retries)
         else:
             outcomes = _here(missing)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of comparison/page.py as its reader has it before them, for test_compare_viewer.py.
+"""The report of comparison/page.py as its reader has it before them, for test_viewer.py.
 
 In: a selenium driver and the folder of the reports. Out: what a reader does, and what the screen then shows.
 """

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
 
 from compressai_sga import zoo
+from compressai_sga.comparison import classical
+from compressai_sga.comparison.entries import parse, slug
 from compressai_sga.errors import SgaError
-
-EVAL = Path(__file__).resolve().parents[2] / "eval"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
 
 
 @pytest.mark.parametrize(
@@ -36,16 +29,12 @@ def scripts(monkeypatch):
     ],
 )
 def test_lines(line, label, points):
-    from compressai_sga.comparison.entries import parse
-
     entry = parse(line)
     assert (entry.label, entry.points) == (label, points)
     assert parse(label).options == entry.options  # a label is a line, which other processes read
 
 
 def test_options_are_those_of_eval_model():
-    from compressai_sga.comparison.entries import parse
-
     entry = parse("mbt2018-mean-small@2:refine=ssl:refine-steps=7:refine-lmbda=0.01")
     assert entry.request.refine == {"method": "ssl", "steps": 7, "lmbda": 0.01}
     assert parse("mbt2018-mean-small:refine=best").request.refine == {"preset": "best", "method": None}
@@ -54,8 +43,6 @@ def test_options_are_those_of_eval_model():
 
 
 def test_checkpoints_are_points(tmp_path):
-    from compressai_sga.comparison.entries import parse
-
     files = [tmp_path / "a.pth", tmp_path / "b.pth"]
     for file in files:
         torch.save(FactorizedPrior(8, 12).state_dict(), file)
@@ -64,8 +51,6 @@ def test_checkpoints_are_points(tmp_path):
 
 
 def test_long_labels_make_short_names_of_files():
-    from compressai_sga.comparison.entries import slug
-
     names = {slug("x" * 300 + end) for end in ("a", "b")}
     assert len(names) == 2 and all(len(name) == 80 for name in names)
 
@@ -94,17 +79,12 @@ def test_long_labels_make_short_names_of_files():
     ],
 )
 def test_wrong_lines(line, says):
-    from compressai_sga.comparison.entries import parse
-
     with pytest.raises(SgaError) as error:
         parse(line)
     assert says in str(error.value) and line.split("@")[0].split(":")[0] in str(error.value)
 
 
 def test_a_format_that_pillow_lacks_is_named(monkeypatch):
-    from compressai_sga.comparison import classical
-    from compressai_sga.comparison.entries import parse
-
     monkeypatch.setattr(Image, "SAVE", {"JPEG": Image.SAVE.get("JPEG")})
     assert not classical.available("avif")
     with pytest.raises(SgaError, match="cannot write avif; install a Pillow"):
@@ -112,7 +92,5 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch):
 
 
 def test_every_zoo_model_is_an_entry():
-    from compressai_sga.comparison.entries import parse
-
     for name in {record.name for record in zoo.list_models()}:
         assert parse(name).points == tuple(str(r.quality) for r in zoo.list_models() if r.name == name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """comparison/page.py: a page that is whole in itself, escapes what it is given, and keeps pictures exact.
 
-What the page does in a browser is in test_compare_viewer.py.
+What the page does in a browser is in test_viewer.py.
 """
 
 from __future__ import annotations
@@ -13,26 +13,22 @@ import math
 import re
 import sys
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+import setuptools
 from PIL import Image, ImageCms
 
+from compressai_sga.comparison import page
+from compressai_sga.comparison.page_data import Curve, Picture, Report, Table
 from compressai_sga.errors import SgaError
 
 pytest.importorskip("plotly", reason='pip install ".[eval]"')
 
-EVAL = Path(__file__).resolve().parents[2] / "eval"
+ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>window.evil = 1</script><img src=x onerror='window.evil=1'>&amp;\"{{data}}%{x}\u2028é"
-
-
-@pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
-    from compressai_sga.comparison import page as compare_html
-
-    return compare_html
 
 
 class Elements(HTMLParser):
@@ -80,30 +76,30 @@ def saved(path: Path, pixels: np.ndarray, **options) -> Path:
 
 
 @pytest.fixture
-def report(page, tmp_path):
+def report(tmp_path):
     """Two codecs, one of them with a name that does harm; a published curve; one failure."""
     picture = [saved(tmp_path / f"{i}.png", photograph(i)) for i in range(3)]
     ours = {"psnr-rgb": [30.0, 33.5], "ms-ssim-rgb": [0.9, 0.99], "lpips": [0.3, math.nan]}
-    return page.Report(
+    return Report(
         title=f"Comparison {NASTY}",
         paragraphs=["Means over 2 images.", NASTY],
         curves=[
-            page.Curve("JPEG", [0.25, 0.75], ours, points=["quality 10", "quality 50"]),
-            page.Curve(NASTY, [0.2, 0.6], {"psnr-rgb": [31.0, 35.0]}, points=[NASTY, "b"]),
-            page.Curve("BPG", [0.1, 9.0], {"psnr-rgb": [29.0, 55.0]}, published=True, source="a paper"),
+            Curve("JPEG", [0.25, 0.75], ours, points=["quality 10", "quality 50"]),
+            Curve(NASTY, [0.2, 0.6], {"psnr-rgb": [31.0, 35.0]}, points=[NASTY, "b"]),
+            Curve("BPG", [0.1, 9.0], {"psnr-rgb": [29.0, 55.0]}, published=True, source="a paper"),
         ],
-        tables=[page.Table(NASTY, ["codec", "bpp"], [[NASTY, "0.5"], ["JPEG", "−1,234.5 %"], ["x", ""]])],
+        tables=[Table(NASTY, ["codec", "bpp"], [[NASTY, "0.5"], ["JPEG", "−1,234.5 %"], ["x", ""]])],
         pictures=[
-            page.Picture("kodim01", "original", "", picture[0], None, {}),
-            page.Picture("kodim01", "JPEG", "quality 10", picture[1], 0.25, {"psnr-rgb": 30.0}),
-            page.Picture("kodim01", NASTY, NASTY, picture[2], 0.5, {"ms-ssim-rgb": 0.99}),
+            Picture("kodim01", "original", "", picture[0], None, {}),
+            Picture("kodim01", "JPEG", "quality 10", picture[1], 0.25, {"psnr-rgb": 30.0}),
+            Picture("kodim01", NASTY, NASTY, picture[2], 0.5, {"ms-ssim-rgb": 0.99}),
         ],
         failures={f"task {NASTY}": f"OSError: {NASTY}"},
     )
 
 
 @pytest.fixture
-def elements(page, report, tmp_path):
+def elements(report, tmp_path):
     page.write(report, tmp_path / "report.html")
     return Elements(tmp_path / "report.html")
 
@@ -152,7 +148,7 @@ def decoded(elements, index: int) -> tuple[str, np.ndarray]:
     return head, np.asarray(image.convert("RGB"))
 
 
-def test_pictures_bit_by_bit(page, tmp_path):
+def test_pictures_bit_by_bit(tmp_path):
     pixels = photograph(0)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     alpha = np.dstack([pixels, np.zeros_like(pixels[..., 0])])
@@ -165,8 +161,8 @@ def test_pictures_bit_by_bit(page, tmp_path):
         tmp_path / "palette.png": np.asarray(palette.convert("RGB")),
         saved(tmp_path / "long.png", np.zeros((1, 16384, 3), np.uint8) + 7): np.full((1, 16384, 3), 7),
     }
-    pictures = [page.Picture("a", path.name, "", path, 1.0, {}) for path in cases]
-    page.write(page.Report("t", [], [], [], pictures, {}), tmp_path / "out.html")
+    pictures = [Picture("a", path.name, "", path, 1.0, {}) for path in cases]
+    page.write(Report("t", [], [], [], pictures, {}), tmp_path / "out.html")
     elements = Elements(tmp_path / "out.html")
     for i, (path, expected) in enumerate(cases.items()):
         head, found = decoded(elements, i)
@@ -198,20 +194,20 @@ def test_figures(elements):
     assert colour[NASTY] == other["line"]["color"] != jpeg["line"]["color"]
 
 
-def test_many_curves_differ_in_colour_or_mark(page, tmp_path):
-    curves = [page.Curve(f"codec {i}", [i + 0.1], {"psnr-rgb": [30.0]}) for i in range(40)]
-    page.write(page.Report("t", [], curves, [], [], {}), tmp_path / "out.html")
+def test_many_curves_differ_in_colour_or_mark(tmp_path):
+    curves = [Curve(f"codec {i}", [i + 0.1], {"psnr-rgb": [30.0]}) for i in range(40)]
+    page.write(Report("t", [], curves, [], [], {}), tmp_path / "out.html")
     traces = Elements(tmp_path / "out.html").data["figures"][0]["traces"]
     looks = {(trace["marker"]["color"], trace["marker"]["symbol"]) for trace in traces}
     assert len(looks) == 40
 
 
-def test_lossless_and_unknown_values(page, tmp_path):
+def test_lossless_and_unknown_values(tmp_path):
     values = {"psnr-rgb": [math.inf], "ms-ssim-rgb": [1.0], "new <metric>": [0.5]}
-    curve = page.Curve("PNG", [12.0], values)
+    curve = Curve("PNG", [12.0], values)
     path = saved(tmp_path / "a.png", photograph(0))
-    picture = page.Picture("a", "PNG", "", path, 12.0, {key: value[0] for key, value in values.items()})
-    page.write(page.Report("t", [], [curve], [], [picture], {}), tmp_path / "out.html")
+    picture = Picture("a", "PNG", "", path, 12.0, {key: value[0] for key, value in values.items()})
+    page.write(Report("t", [], [curve], [], [picture], {}), tmp_path / "out.html")
     data = Elements(tmp_path / "out.html").data
     assert [figure["traces"][0]["y"] for figure in data["figures"]] == [[None], [None], [0.5]]
     assert data["pictures"][0]["facts"] == [
@@ -231,11 +227,9 @@ def test_lossless_and_unknown_values(page, tmp_path):
         ("2018-mean", None),
     ],
 )
-def test_numbers_of_tables(page, tmp_path, cell, number):
+def test_numbers_of_tables(tmp_path, cell, number):
     rows = [["a", cell, "1"], ["b", "7" if number else "b", "fails"], ["c", "", "3"]]
-    page.write(
-        page.Report("t", [], [], [page.Table("c", ["x", "y", "z"], rows)], [], {}), tmp_path / "o.html"
-    )
+    page.write(Report("t", [], [], [Table("c", ["x", "y", "z"], rows)], [], {}), tmp_path / "o.html")
     cells = Elements(tmp_path / "o.html").named("td")
     assert [text for _, text in cells] == [cell, "1", "7" if number else "b", "fails", "", "3"]
     first = cells[0][0]
@@ -246,8 +240,8 @@ def test_numbers_of_tables(page, tmp_path, cell, number):
     assert cells[3][0] == {"class": "number"}  # a failure among numbers
 
 
-def test_what_there_is_none_of_is_not_there(page, tmp_path):
-    page.write(page.Report("t", ["words"], [], [], [], {}), tmp_path / "new" / "out.html")
+def test_what_there_is_none_of_is_not_there(tmp_path):
+    page.write(Report("t", ["words"], [], [], [], {}), tmp_path / "new" / "out.html")
     elements = Elements(tmp_path / "new" / "out.html")
     assert (tmp_path / "new" / "out.html").stat().st_size < 40_000  # no plotly.js
     assert elements.data == {"figures": [], "pictures": []}
@@ -255,32 +249,46 @@ def test_what_there_is_none_of_is_not_there(page, tmp_path):
     assert [attrs for attrs, _ in elements.named("section")] == [{"id": "viewer", "hidden": None}]
 
 
-def test_refusals(page, report, tmp_path):
+def test_refusals(report, tmp_path):
     def refused(match, **changes):
         parts = {"title": "t", "paragraphs": [], "curves": [], "tables": [], "pictures": [], "failures": {}}
         with pytest.raises(SgaError, match=match):
-            page.write(page.Report(**{**parts, **changes}), tmp_path / "refused.html")
+            page.write(Report(**{**parts, **changes}), tmp_path / "refused.html")
         assert not list(tmp_path.glob("refused*"))
 
-    refused("1 entries of psnr-rgb for 2 rates", curves=[page.Curve("a", [1, 2], {"psnr-rgb": [30]})])
-    refused("1 entries of points for 2 rates", curves=[page.Curve("a", [1, 2], {}, points=["x"])])
-    refused("1 cells under 2 heads", tables=[page.Table("c", ["x", "y"], [["1"]])])
+    refused("1 entries of psnr-rgb for 2 rates", curves=[Curve("a", [1, 2], {"psnr-rgb": [30]})])
+    refused("1 entries of points for 2 rates", curves=[Curve("a", [1, 2], {}, points=["x"])])
+    refused("1 cells under 2 heads", tables=[Table("c", ["x", "y"], [["1"]])])
     refused("two pictures of 'kodim01'", pictures=[*report.pictures, report.pictures[0]])
     deep = saved(tmp_path / "deep.png", np.zeros((4, 4), np.uint16))
-    refused("mode I;16", pictures=[page.Picture("a", "b", "", deep, 1.0, {})])
+    refused("mode I;16", pictures=[Picture("a", "b", "", deep, 1.0, {})])
 
 
-def test_without_plotly(page, report, tmp_path, monkeypatch):
+def test_without_plotly(report, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(SgaError, match=r'pip install "compressai-sga\[eval\]"'):
         page.write(report, tmp_path / "report.html")
-    page.write(page.Report("t", [], [], report.tables, report.pictures, {}), tmp_path / "report.html")
+    page.write(Report("t", [], [], report.tables, report.pictures, {}), tmp_path / "report.html")
 
 
-def test_a_broken_write_leaves_the_old_file(page, report, tmp_path, monkeypatch):
+def test_a_broken_write_leaves_the_old_file(report, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
     monkeypatch.setattr(page, "_lossless", lambda image: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page.write(report, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == "old"
     assert [path.name for path in tmp_path.glob("report*")] == ["report.html"]
+
+
+def test_what_the_page_is_made_of_is_in_the_wheel(monkeypatch):
+    """Every file below the package that is neither Python nor C++ is in package_data."""
+    monkeypatch.chdir(ROOT)
+    build = setuptools.distutils.core.run_setup("setup.py", stop_after="init").get_command_obj("build_py")
+    build.ensure_finalized()
+    packed = {str(Path(source, name)) for _, source, _, names in build.data_files for name in names}
+    files = [p for p in Path("compressai_sga").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    built = {".py", ".cpp", ".hpp", ".so", ".pyd"}
+    assert packed == {str(path) for path in files if path.suffix not in built}
+    for name in ("page.html", "viewer.js"):
+        assert str(Path("compressai_sga", "comparison", name)) in packed
+        assert (resources.files("compressai_sga.comparison") / name).is_file()

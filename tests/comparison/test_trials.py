@@ -19,15 +19,10 @@ from torch import nn
 from torchvision.utils import save_image
 
 from compressai_sga import coding, zoo
+from compressai_sga.comparison import classical, trials
+from compressai_sga.comparison.entries import parse
 from compressai_sga.errors import SgaError
 from compressai_sga.models.elic import SpaceChannelContext
-
-EVAL = Path(__file__).resolve().parents[2] / "eval"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(EVAL))
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +35,14 @@ def image(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def small(image, tmp_path_factory) -> str:
+    """A corner of it, 72x66: one block of 128x128 with padding, and too small for MS-SSIM."""
+    path = tmp_path_factory.mktemp("small") / "b.png"
+    Image.open(image).crop((0, 0, 72, 66)).save(path)
+    return str(path)
+
+
 def psnr_db(a: Path | str, b: Path | str) -> float:
     x, y = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (a, b))
     return 10 * math.log10(255**2 / np.mean((x - y) ** 2))
@@ -47,9 +50,6 @@ def psnr_db(a: Path | str, b: Path | str) -> float:
 
 @pytest.mark.parametrize("line", ["jpeg@40", "webp@40", "avif@40", "jxl@40", "jpeg2000@40"])
 def test_classical_codecs(line, image, tmp_path):
-    from compressai_sga.comparison import classical, trials
-    from compressai_sga.comparison.entries import parse
-
     if not classical.available(line.split("@")[0]):
         pytest.skip(f"this Pillow cannot write {line}")
     entry = parse(line)
@@ -66,8 +66,6 @@ def test_classical_codecs(line, image, tmp_path):
 
 
 def test_a_model_is_what_eval_model_says(image, tmp_path):
-    from compressai_sga.comparison import trials
-
     net = zoo.load("mbt2018-mean-small", 2)
     expected = stock.inference(net, stock.read_image(Path(image)))
     values = trials.code("mbt2018-mean-small", "2", image, ("critic",), str(tmp_path / "p" / "x_hat.png"))
@@ -80,8 +78,6 @@ def test_a_model_is_what_eval_model_says(image, tmp_path):
 
 @pytest.mark.parametrize(("label", "point"), [("jpeg", "50"), ("bmshj2018-factorized-small", "1")])
 def test_what_coding_takes_is_without_the_metrics(label, point, image, monkeypatch):
-    from compressai_sga.comparison import classical, trials
-
     inside, looked = [], []
 
     @contextlib.contextmanager
@@ -102,9 +98,6 @@ def test_what_coding_takes_is_without_the_metrics(label, point, image, monkeypat
 
 
 def test_identity_is_of_all_that_is_loaded():
-    from compressai_sga.comparison import trials
-    from compressai_sga.comparison.entries import parse
-
     def weights(line: str, point: str) -> list[str]:
         return trials.identity(parse(line), point)["weights"]
 
@@ -116,15 +109,13 @@ def test_identity_is_of_all_that_is_loaded():
     assert "pillow-jxl-plugin" in trials.identity(parse("jxl@50"), "50")["versions"]
 
 
-def test_refinement_and_coder(image):
-    from compressai_sga.comparison import trials
-
+def test_refinement_and_coder(image, small):
     def loss(values: dict[str, float]) -> float:
         (record,) = (r for r in zoo.list_models() if (r.name, r.quality) == ("mbt2018-mean-small", 3))
         return values["bpp"] + record.lmbda * 255**2 * 10 ** (-values["psnr-rgb"] / 10)
 
-    plain = trials.code("mbt2018-mean-small", "3", image)
-    refined = trials.code("mbt2018-mean-small:refine=fast:refine-steps=5", "3", image)
+    plain = trials.code("mbt2018-mean-small", "3", small)
+    refined = trials.code("mbt2018-mean-small:refine=fast:refine-steps=5", "3", small)
     assert loss(refined) < loss(plain)
     net = zoo.load("mbt2018-mean-small", 3)
     coding.set_coder(net, "constriction-ans")
@@ -133,9 +124,6 @@ def test_refinement_and_coder(image):
 
 
 def test_checkpoints(image, tmp_path):
-    from compressai_sga.comparison import trials
-    from compressai_sga.comparison.entries import parse
-
     torch.manual_seed(0)
     net, path = FactorizedPrior(8, 12), tmp_path / "mine.pth"
     torch.save(net.state_dict(), path)
@@ -150,9 +138,6 @@ def test_checkpoints(image, tmp_path):
 
 def test_variable_rate(image, tmp_path):
     """A smaller quantisation step takes more bits, of the same weights."""
-    from compressai_sga.comparison import trials
-    from compressai_sga.comparison.entries import parse
-
     torch.manual_seed(0)
     path = tmp_path / "vbr.pth"
     torch.save(MeanScaleHyperpriorVbr(8, 12, vr_entbttlnck=True).state_dict(), path)
@@ -161,20 +146,14 @@ def test_variable_rate(image, tmp_path):
     assert fine > coarse > 0
 
 
-def test_a_small_image_has_no_ms_ssim(image, tmp_path):
-    from compressai_sga.comparison import trials
-
-    small = tmp_path / "small.png"
-    Image.open(image).crop((0, 0, 100, 90)).save(small)
+def test_a_small_image_has_no_ms_ssim(small):
     for entry, point in (("jpeg", "50"), ("bmshj2018-factorized-small", "1")):
-        values = trials.code(entry, point, str(small))
+        values = trials.code(entry, point, small)
         assert "ms-ssim-rgb" not in values and values["psnr-rgb"] > 10
 
 
 def test_macs(image):
     """Four convolutions of 5x5 and stride 2 with three GDNs (1x1), N = 64 and M = 96, counted by hand."""
-    from compressai_sga.comparison import trials
-
     n, m = 64, 96
     layers = [(3, n), (n, n), (n, n), (n, m)]
     convolutions = sum(25 * a * b / 4 ** (i + 1) for i, (a, b) in enumerate(layers))
@@ -188,11 +167,8 @@ def test_macs(image):
     assert trials.count_macs("c3-fast", "3", image)["decoder_kmacs_px"] == pytest.approx(1.444, abs=1e-3)
 
 
-def test_a_checkpoint_of_the_context_model(image, tmp_path):
+def test_a_checkpoint_of_the_context_model(small, tmp_path):
     """As any other: bytes, refined bytes, and multiplications, which are those that its file states."""
-    from compressai_sga.comparison import trials
-    from compressai_sga.comparison.entries import parse
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = SpaceChannelContext()
@@ -202,18 +178,16 @@ def test_a_checkpoint_of_the_context_model(image, tmp_path):
     torch.save(net.state_dict(), path)
     entry = parse(f"elic2022-gdn:checkpoint={path}:coder=constriction-exact")
     assert entry.points == (path,)
-    values = trials.code(entry.label, path, image)
+    values = trials.code(entry.label, path, small)
     assert values["bpp"] > 0.05 and {"psnr-rgb", "encoding_time", "cpu_sec"} <= values.keys()
-    counted = trials.count_macs(entry.label, path, image)
+    counted = trials.count_macs(entry.label, path, small)
     assert counted["encoder_kmacs_px"] == pytest.approx(20.1, abs=0.05)
     assert counted["decoder_kmacs_px"] == pytest.approx(19.5, abs=0.05)
     refined = parse(f"elic2022-gdn:checkpoint={path}:refine=ssl:refine-steps=2:refine-lmbda=0.01")
-    assert trials.code(refined.label, path, image)["bpp"] > 0.05
+    assert trials.code(refined.label, path, small)["bpp"] > 0.05
 
 
 def test_sets(image, tmp_path):
-    from compressai_sga.comparison import trials
-
     pictures = []
     for quality in ("5", "95"):
         trials.code("jpeg", quality, image, picture=str(tmp_path / f"{quality}.png"))
@@ -222,8 +196,6 @@ def test_sets(image, tmp_path):
 
 
 def test_failures_are_sentences(image, monkeypatch):
-    from compressai_sga.comparison import classical, trials
-
     def stop(*_: object, **__: object) -> None:
         raise SystemExit(1)  # what the bench does when a program fails
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -23,9 +21,10 @@ from selenium.webdriver.common.actions.wheel_input import ScrollOrigin  # noqa: 
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
+from compressai_sga.comparison.page import write  # noqa: E402
+from compressai_sga.comparison.page_data import Curve, Picture, Report, Table  # noqa: E402
 from tests.comparison.compare_page import Page  # noqa: E402
 
-EVAL = Path(__file__).resolve().parents[2] / "eval"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="no Chromium with chromedriver in PATH")
@@ -55,27 +54,22 @@ def pixels():
 def site(tmp_path_factory, pixels):
     """The report, one without pictures and one with a single picture."""
     folder = tmp_path_factory.mktemp("site")
-    sys.path.insert(0, str(EVAL))
-    try:
-        from compressai_sga.comparison import page
-    finally:
-        sys.path.remove(str(EVAL))
     pictures = []
     for i, ((image, label, point), array) in enumerate(pixels.items()):
         Image.fromarray(array).save(folder / f"{i}.png")
         bpp = None if label == "original" else 0.25 * (i + 1)
         values = {} if bpp is None else {"psnr-rgb": 30.0 + i, "ms-ssim-rgb": 0.9}
-        pictures.append(page.Picture(image, label, point, folder / f"{i}.png", bpp, values))
+        pictures.append(Picture(image, label, point, folder / f"{i}.png", bpp, values))
     curves = [
-        page.Curve("JPEG", [0.5, 1.0], {"psnr-rgb": [30, 34], "lpips": [0.3, 0.1]}, points=["10", "50"]),
-        page.Curve(NASTY, [0.25, 0.75], {"psnr-rgb": [28, 33]}, points=["a", NASTY]),
-        page.Curve("BPG", [0.2, 0.6, 9], {"psnr-rgb": [29, 35, 50]}, published=True, source="a paper"),
+        Curve("JPEG", [0.5, 1.0], {"psnr-rgb": [30, 34], "lpips": [0.3, 0.1]}, points=["10", "50"]),
+        Curve(NASTY, [0.25, 0.75], {"psnr-rgb": [28, 33]}, points=["a", NASTY]),
+        Curve("BPG", [0.2, 0.6, 9], {"psnr-rgb": [29, 35, 50]}, published=True, source="a paper"),
     ]
     rows = [["b", "10", "x"], [NASTY, "9.5", "" ], ["a", "−1,000", "y"], ["c", "", ""]]  # fmt: skip
-    table = page.Table("Means", ["codec", "bpp", "note"], rows)
-    page.write(page.Report("Report", [NASTY], curves, [table], pictures, {NASTY: NASTY}), folder / "all.html")
-    page.write(page.Report("Report", [], curves, [], [], {}), folder / "none.html")
-    page.write(page.Report("Report", [], [], [], pictures[1:2], {}), folder / "single.html")
+    table = Table("Means", ["codec", "bpp", "note"], rows)
+    write(Report("Report", [NASTY], curves, [table], pictures, {NASTY: NASTY}), folder / "all.html")
+    write(Report("Report", [], curves, [], [], {}), folder / "none.html")
+    write(Report("Report", [], [], [], pictures[1:2], {}), folder / "single.html")
     return folder
 
 

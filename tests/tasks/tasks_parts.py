@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions that tests/test_tasks.py has done as tasks, in this module and as a script of their own.
+"""Functions that the tests here have done as tasks, in this module and as a script of their own.
 
-    python tests/tasks_parts.py FOLDER --count 8 --seconds 0.2 [--workers 2 | --ray ADDRESS]
+    python tests/tasks/tasks_parts.py FOLDER --count 8 --seconds 0.2 [--workers 2 | --ray ADDRESS]
 
 measures `square` of so many numbers into FOLDER/results.json. Every call leaves a file in FOLDER/calls, named
 by the task, the number of the call and the process.
@@ -16,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-EVAL = Path(__file__).resolve().parents[2] / "eval"
 
 
 def called(folder: str, name: str) -> int:
@@ -86,6 +84,27 @@ def give_a_lock() -> dict[str, Any]:
     return {"lock": threading.Lock()}
 
 
+LEFT: set[int] = set()  # cycles that are not collected
+
+
+class Knot:
+    """Part of a cycle by itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+        LEFT.add(id(self))
+
+    def __del__(self) -> None:
+        LEFT.discard(id(self))
+
+
+def cycle(seconds: float) -> dict[str, Any]:
+    """Leave a cycle behind, after some seconds."""
+    Knot()
+    time.sleep(seconds)
+    return {"left": len(LEFT)}
+
+
 def peak(megabytes: int) -> dict[str, Any]:
     """Handle a large array; the peak memory of the process so far, in kB.
 
@@ -103,7 +122,6 @@ def peak(megabytes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.path.insert(0, str(EVAL))
     from compressai_sga.tasks.records import Record
     from compressai_sga.tasks.tasks import Task, add_options, finish, run
 

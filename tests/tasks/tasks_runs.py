@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the tasks of tasks_parts.py, and what they left: for the tests of tasks/tasks.py and records.py."""
+"""Runs of the tasks of tasks_parts.py, and what they left: for the tests here."""
 
 from __future__ import annotations
 
@@ -12,32 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from compressai_sga.tasks.tasks import Task
+
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "tasks_parts.py"
+Popen = subprocess.Popen[str]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
-def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Of eval/, and the tasks' functions."""
-    for folder in (HERE, HERE.parent / "eval"):
-        monkeypatch.syspath_prepend(str(folder))
-    from compressai_sga.tasks import pool as worker_pool
-    from compressai_sga.tasks import records, tasks
-    from compressai_sga.tasks.process import pack
-    from tests.tasks import tasks_parts
-
-    return SimpleNamespace(
-        tasks=tasks, Task=tasks.Task, records=records, pool=worker_pool, parts=tasks_parts, pack=pack
-    )
-
-
-def squares(eval_: SimpleNamespace, folder: Path, count: int) -> list[Any]:
-    return [eval_.Task(f"square {x}", {"x": x}, eval_.parts.square, (str(folder), x)) for x in range(count)]
+def squares(parts: ModuleType, folder: Path, count: int) -> list[Task]:
+    return [Task(f"square {x}", {"x": x}, parts.square, (str(folder), x)) for x in range(count)]
 
 
 def expected(count: int, without: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -59,11 +48,11 @@ def calls(folder: Path) -> list[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def started() -> Iterator[Callable[..., Popen]]:
     """A function that starts the script in a group of processes of its own, as a terminal does."""
     groups = []
 
-    def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    def start(folder: Path, *options: str) -> Popen:
         with (folder / "stderr").open("w") as file:  # a pipe ends only when the last of its children does
             process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), *options],
@@ -83,15 +72,15 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process.wait()
 
 
-def ended(process: subprocess.Popen[str], folder: Path, code: int) -> str:
+def ended(process: Popen, folder: Path, code: int) -> str:
     """Wait for it; what it printed."""
-    process.wait(timeout=120)
+    process.wait(timeout=180)
     printed = (folder / "stderr").read_text(encoding="utf-8")
     assert process.returncode == code, printed
     return printed
 
 
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
+def until(true: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing happened"

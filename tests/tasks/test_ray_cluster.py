@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,42 +18,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from tests.tasks.tasks_runs import (
-    POSIX,
-    calls,
-    ended,
-    expected,
-    journal,
-    modules,
-    read,
-    squares,
-    started,
-    until,
-)
+from compressai_sga import zoo
+from compressai_sga.errors import SgaError
+from compressai_sga.tasks.records import Record
+from compressai_sga.tasks.tasks import Task, run
+from tests.tasks.tasks_runs import POSIX, calls, ended, expected, journal, read, squares, until
 
 
-@pytest.fixture
-def eval_(monkeypatch):
-    return modules(monkeypatch)
-
-
-@pytest.fixture
-def start():
-    with started() as start:
-        yield start
-
-
-def test_without_ray(eval_, tmp_path, monkeypatch):
-    from compressai_sga.errors import SgaError
-
+def test_without_ray(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SgaError, match=r'pip install "compressai-sga\[ray\]"'):
-        eval_.tasks.run(eval_.records.Record(tmp_path / "r.json"), [], title="t", ray="auto")
+        run(Record(tmp_path / "r.json"), [], title="t", ray="auto")
 
 
 class FakeRay:
-    """What `worker_ray` asks of Ray, done here and at once: a cluster of one machine."""
+    """What `ray_cluster` asks of Ray, done here and at once: a cluster of one machine."""
 
     exceptions = SimpleNamespace(
         RayError=type("RayError", (Exception,), {}),
@@ -71,7 +54,9 @@ class FakeRay:
     def init(self, address: str, **options: Any) -> None:
         self.is_on = True
         self.options |= options
-        self.sent = {p.name for p in Path(options["runtime_env"]["working_dir"]).iterdir()}
+        folder = options["runtime_env"].get("working_dir")
+        files = [path for path in Path(folder).rglob("*") if path.is_file()] if folder else []
+        self.sent = {path.relative_to(folder).as_posix() for path in files}
 
     def shutdown(self) -> None:
         self.is_on = False
@@ -97,49 +82,70 @@ class FakeRay:
         return reference()
 
 
-def test_what_ray_is_asked_for(eval_, tmp_path, monkeypatch):
-    """A bounded number of tasks at a time; CPUs as threads; a GPU each; the scripts of both folders."""
+def test_what_ray_is_asked_for(parts, tmp_path, monkeypatch):
+    """A bounded number of tasks at a time; CPUs as threads; a GPU each; the module and those beside it."""
     fake = FakeRay(CPU=8, GPU=2)
     monkeypatch.setitem(sys.modules, "ray", fake)
-    record = eval_.records.Record(tmp_path / "results.json")
-    tasks = squares(eval_, tmp_path, 30)
-    assert eval_.tasks.run(record, tasks, title="t", ray="auto", threads=2) == {}
-    eval_.tasks.torch.set_num_threads(1)
+    record = Record(tmp_path / "results.json")
+    tasks = squares(parts, tmp_path, 30)
+    assert run(record, tasks, title="t", ray="auto", threads=2) == {}
+    torch.set_num_threads(1)
     assert read(tmp_path) == expected(30)
     assert fake.most == 2 * 2 and not fake.is_on
     asked = ("num_cpus", "num_gpus", "max_retries")
     assert [fake.options[name] for name in asked] == [2, 1, 2]
     assert fake.options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "2"}
-    assert {"tasks.py", "records.py", "compare.py", "tasks_parts.py"} <= fake.sent
-    assert all(name.endswith(".py") for name in fake.sent)
+    assert fake.sent == {path.name for path in Path(parts.__file__).parent.glob("*.py")}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
-def test_what_ray_cannot_do(eval_, tmp_path, monkeypatch):
-    from compressai_sga.errors import SgaError
+@pytest.mark.parametrize("is_namespace", [False, True], ids=["package", "namespace"])
+def test_a_whole_package_is_sent(tmp_path, monkeypatch, is_namespace):
+    """The *.py of the top-level package that a function is in, and nothing that is installed."""
+    top = f"studies_{is_namespace}"
+    for name in ("depth/measure.py", "depth/report.py", "width.py", "depth/data.txt", "../neighbour.py"):
+        path = tmp_path / "src" / top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("def measure():\n    return {}\n")
+    for folder in () if is_namespace else ("", "depth"):
+        (tmp_path / "src" / top / folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    module = importlib.import_module(f"{top}.depth.measure")
+    fake = FakeRay(CPU=1)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    tasks = [Task("ours", {}, module.measure), Task("theirs", {}, platform.uname), Task("sga", {}, zoo.load)]
+    failures = run(Record(tmp_path / "results.json"), tasks, title="t", ray="auto")
+    assert list(failures) == ["theirs", "sga"]  # which return no dictionaries
+    own = {"depth/measure.py", "depth/report.py", "width.py"}
+    own |= set() if is_namespace else {"__init__.py", "depth/__init__.py"}
+    assert fake.sent == {f"{top}/{name}" for name in own}
+    run(Record(tmp_path / "more.json"), tasks[1:], title="t", ray="auto")
+    assert fake.sent == set() and "working_dir" not in fake.options["runtime_env"]
 
+
+def test_what_ray_cannot_do(parts, tmp_path, monkeypatch):
     fake = FakeRay(CPU=2)
     monkeypatch.setitem(sys.modules, "ray", fake)
-    record = eval_.records.Record(tmp_path / "results.json")
+    record = Record(tmp_path / "results.json")
 
-    def run(**options: Any) -> dict[str, str]:
-        return eval_.tasks.run(record, squares(eval_, tmp_path, 2), title="t", **options)
+    def given(**options: Any) -> dict[str, str]:
+        return run(record, squares(parts, tmp_path, 2), title="t", **options)
 
     with pytest.raises(SgaError, match="no machine of the cluster has 3 CPUs.*the largest: 2.*--threads"):
-        run(ray="auto", threads=3)
-    eval_.tasks.torch.set_num_threads(1)
+        given(ray="auto", threads=3)
+    torch.set_num_threads(1)
     with pytest.raises(SgaError, match=r"no Ray cluster at '127.0.0.1:9' \(.*refused\)"):
-        run(ray="127.0.0.1:9")
+        given(ray="127.0.0.1:9")
     monkeypatch.setattr(fake, "get", _raising(fake.exceptions.RuntimeEnvSetupError("no\nroom")))
     with pytest.raises(SgaError, match="cannot take the scripts: no room"):
-        run(ray="auto")
+        given(ray="auto")
     monkeypatch.setattr(fake, "get", _raising(fake.exceptions.WorkerCrashedError()))
     text = "the process died 3 times, perhaps out of memory (WorkerCrashedError)"
-    assert run(ray="auto") == {"square 0": text, "square 1": text}
+    assert given(ray="auto") == {"square 0": text, "square 1": text}
     assert fake.options["num_gpus"] == 0
     fake.is_on = True
     with pytest.raises(SgaError, match="uses Ray already"):
-        run(ray="auto")
+        given(ray="auto")
 
 
 def _raising(error: Exception) -> Callable[..., Any]:
@@ -163,7 +169,7 @@ cluster.shutdown()
 
 
 @pytest.fixture
-def cluster(monkeypatch) -> Iterator[SimpleNamespace]:
+def cluster(monkeypatch, path) -> Iterator[SimpleNamespace]:
     """Two Ray nodes of one CPU each, below a process of their own."""
     pytest.importorskip("ray", reason='pip install ".[ray]"')
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # a short path

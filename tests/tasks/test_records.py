@@ -5,60 +5,50 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tasks.tasks_runs import (
-    calls,
-    expected,
-    modules,
-    read,
-    squares,
-)
+from compressai_sga.errors import SgaError
+from compressai_sga.tasks.records import Record, machine
+from compressai_sga.tasks.tasks import run
+from tests.tasks.tasks_runs import calls, expected, read, squares
 
 
-@pytest.fixture
-def eval_(monkeypatch):
-    return modules(monkeypatch)
-
-
-def test_a_cut_off_line_is_no_cell(eval_, tmp_path):
+def test_a_cut_off_line_is_no_cell(tmp_path):
     path = tmp_path / "results.json"
-    record = eval_.records.Record(path)
+    record = Record(path)
     record.keep("a", {"x": (1, 2)}, 1.0, {"v": 1 / 3})
     with path.with_suffix(".jsonl").open("a") as file:
         file.write('{"name": "b", "cell": {"of": {}, "val')
-    record = eval_.records.Record(path)
+    record = Record(path)
     assert record.known("a", {"x": [1, 2]}) == {"v": 0.333333} and "b" not in record.cells
     record.keep("b", {}, 1.0, {})
-    assert set(eval_.records.Record(path).cells) == {"a", "b"}
+    assert set(Record(path).cells) == {"a", "b"}
     record.write()
-    assert set(eval_.records.Record(path).cells) == {"a", "b"}
+    assert set(Record(path).cells) == {"a", "b"}
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_cell_says_where_it_was_measured(eval_, tmp_path):
-    record = eval_.records.Record(tmp_path / "results.json")
-    record.keep("here", {}, 1.0, {}, eval_.records.machine())
+def test_a_cell_says_where_it_was_measured(tmp_path):
+    record = Record(tmp_path / "results.json")
+    record.keep("here", {}, 1.0, {}, machine())
     record.keep("there", {}, 1.0, {}, {"cpu": "another"})
     assert "machine" not in record.cells["here"]
     assert record.cells["there"]["machine"] == {"cpu": "another"}
-    assert record.machine == eval_.records.machine()
+    assert record.machine == machine()
 
 
-def test_two_runs_on_one_file(eval_, tmp_path):
+def test_two_runs_on_one_file(parts, tmp_path):
     """The second is refused; after the first has ended it finds what that has done."""
-    from compressai_sga.errors import SgaError
-
     path = tmp_path / "results.json"
-    one, two = eval_.records.Record(path), eval_.records.Record(path)
+    one, two = Record(path), Record(path)
     with one.alone():
         one.keep("square 0", {"x": 0}, 1.0, {"square": 0, "third": 0})
         for act in (
-            lambda: eval_.tasks.run(two, squares(eval_, tmp_path, 1), title="t"),
+            lambda: run(two, squares(parts, tmp_path, 1), title="t"),
             lambda: two.cell("b", {}, dict),
             two.write,
         ):
             with pytest.raises(SgaError, match="another run is writing .*results.json; wait"):
                 act()
         one.write()
-    eval_.tasks.run(two, squares(eval_, tmp_path, 2), title="t")
+    run(two, squares(parts, tmp_path, 2), title="t")
     assert [name for name, _ in calls(tmp_path)] == ["1"]
     assert read(tmp_path) == expected(2)
