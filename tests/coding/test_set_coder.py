@@ -26,6 +26,7 @@ from compressai_sga.coding import CODERS, checksum, set_coder
 from compressai_sga.coding.binding import METHODS, stock_class
 from compressai_sga.coding.coders import Coder
 from compressai_sga.models.elic import ARCHITECTURES
+from compressai_sga.models.hfd import HFD
 from compressai_sga.models.universal import UniversalMeanScaleHyperprior
 from compressai_sga.refine import refine
 
@@ -262,6 +263,12 @@ def test_refinement_of_a_bound_model(name):
     with torch.no_grad():
         decoded = model.decompress(result.strings, result.shape)["x_hat"]
     assert (decoded - result.x_hat).abs().max() < 1e-4
+
+
+def test_hfd_still_knows_its_first_stage():
+    model = HFD.untrained()
+    model.first_stage = build("mbt2018")
+    assert set_coder(model, "constriction-ans").settings["architecture"] == "mbt2018"
 
 
 # --- Threads -------------------------------------------------------------------------------------

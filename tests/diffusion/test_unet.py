@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,22 @@ def test_refusals():
         network(pixels(1, 3, 16, 16), LEVEL)
     with pytest.raises(ValueError, match=r"widths are \(20,\).*groups = 8"):
         UNet(UNetConfig(widths=(20,)))
+
+
+def test_threads_that_want_exact_numbers_take_turns():
+    """The one that ends first would else put oneDNN back under the other."""
+    seen, entered = [], threading.Event()
+
+    def other() -> None:
+        entered.set()
+        with exact_cpu():
+            seen.append(torch._C._get_mkldnn_enabled())
+
+    before, thread = torch._C._get_mkldnn_enabled(), threading.Thread(target=other)
+    with exact_cpu():
+        thread.start()
+        entered.wait()
+        thread.join(0.2)
+        assert thread.is_alive() and not seen and not torch._C._get_mkldnn_enabled()
+    thread.join()
+    assert seen == [False] and torch._C._get_mkldnn_enabled() == before
