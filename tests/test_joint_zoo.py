@@ -458,7 +458,8 @@ def test_a_file_keeps_no_lmbda_but_its_refinement_takes_one(own_zoo, picture):
 def test_the_wheel_has_the_joint_weights_that_say_so(own_zoo, tmp_path):
     root = Path(__file__).resolve().parents[1]
     (tmp_path / "compressai_sga").mkdir()
-    for name in ("setup.py", "compressai_sga_startup.py", "compressai_sga/__init__.py"):
+    package = ("__init__.py", "version.py", "py.typed")
+    for name in ("setup.py", "compressai_sga_startup.py", *(f"compressai_sga/{each}" for each in package)):
         shutil.copy(root / name, tmp_path / name)
 
     def change(manifest: dict) -> None:

@@ -230,8 +230,8 @@ def test_a_weight_that_is_not_installed(own_zoo):
 
 
 def test_other_gaussian_tables_are_told(own_zoo, monkeypatch):
-    real = zoo._find
-    monkeypatch.setattr(zoo, "_find", lambda *a: replace(real(*a), gaussian_tables_crc32="0"))
+    real = zoo.find
+    monkeypatch.setattr(zoo, "find", lambda *a: replace(real(*a), gaussian_tables_crc32="0"))
     with pytest.warns(UserWarning, match="not those of other machines"):
         zoo.load()
 
