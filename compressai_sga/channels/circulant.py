@@ -8,10 +8,11 @@ by r places, its signs changed lane by lane:
     z_n[i] = sign[i] w_g[(i + r) mod L],      w_g ~ N(0, I) independent,
 
 so that the scores of all turns are one circular correlation, L log L operations by the Fourier transform.
-Each candidate still is exactly N(0, I). Two of the same vector correlate, in score, by the autocorrelation of
-shift * sign, of the order L^-1/2, as the signs are random: what is chosen has the bias and the variance of
-independent candidates within the error of measurement (see the tests). Where a block has many vectors, up to
-16 neighbours share them, but no signs. The decoder draws one vector a block and needs no transform.
+Each candidate is still exactly N(0, I). The scores of two turns of one vector are correlated, by the
+autocorrelation of shift * sign. The signs are random, so this is of the order L^-1/2, and the chosen
+candidate has the bias and variance that independent candidates would give, within the error of measurement (see the
+tests). Where a block has many vectors, up to 16 neighbouring blocks share them, each with signs of its own.
+The decoder draws one vector a block and needs no transform.
 
 As in `blocks`, a shared random permutation deals the coordinates to the blocks. The number of blocks, and of
 candidates, is the caller's business: nothing is raised for a block that has too much divergence for its

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The code of integers that are Gaussian around real means, as universal quantisation makes them.
 
-P(k) = Phi((k + 1/2 - m) / s) - Phi((k - 1/2 - m) / s) for every symbol's own mean m and scale s. Below
-s = 8 each symbol gets its own table, within 5.2 s of its mean, computed for all symbols of an octave of
-scales at once. From 8 on, the mean is rounded, which costs less than 1e-3 bits of more than 5, and
-`tables.GaussianTables` codes the difference; what a table does not hold follows there, at its largest
-scale. Scales are rounded as there; probabilities to 20 bits: the last digit of another machine's libm
-changes one in some 10^9, which the coder's check finds.
+P(k) = Phi((k + 1/2 - m) / s) - Phi((k - 1/2 - m) / s) for every symbol's own mean m and scale s.
+
+Below s = 8 each symbol gets its own table, within 5.2 s of its mean; the tables of all symbols of an octave
+of scales are computed at once. A symbol outside of its table is coded after the others, by
+`tables.GaussianTables` at their largest scale. From s = 8 on, the mean is rounded, and the same tables code
+the difference: that costs less than 1e-3 bits of more than 5.
+
+Scales are rounded as in `tables`, probabilities to 20 bits. Another machine's libm may differ in its last
+digit. That changes one probability in some 10^9, and the check at the end of the bytes finds it.
 
 In:  symbols int32, means and scales float64, shape (n,), n >= 0. Scales are clamped to [2^-7, 2^10] and
      numbers that are none count as 0, so that damaged parameters cannot do more than decode wrongly.

@@ -11,12 +11,13 @@ The container's fields, of which `nets_of` requires all:
                then of the grids, the finest first, row by row
     work       multiplications of a decoder (`models.c3.macs`) <= 2^21 * max(bytes of the strings, pixels
                / 512), so that a pixel of a large image takes at most 4096; presets take less than 3000
-Around the strings there are 37 bytes and the name for an image of 1x1, 45 and the name for 512x768; more only
-for a colour profile, and for blank images, which the container fills up to a byte for 512 pixels.
+The rest of the file takes 37 bytes and the model's name for an image of 1x1, and 45 bytes and the name for
+512x768. It is longer where there is a colour profile, and for blank images: the container fills files up to
+one byte for every 512 pixels.
 
 In:  a `Picture`, options of the fit; a `Container`. Out: a `Container`; x_hat (3, H, W) in [0, 1].
 Fails with ``ValueError`` on wrong options, ``BitstreamError`` on what no encoder wrote; a fit that is
-killed leaves its checkpoint, see `models.c3.checkpoint`.
+killed leaves its checkpoint, see `models.c3.fit.checkpoint`.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class RoundingBottleneck(EntropyBottleneck):
     """CompressAI's bottleneck with the lecture's rounding; the same parameters, tables and strings."""
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """As stock, but for the values half-way between two symbols."""
+        """As stock, except for values half-way between two symbols."""
         if mode == "noise":
             return super().quantize(inputs, mode, means)
         if mode not in ("dequantize", "symbols"):

@@ -59,8 +59,8 @@ class _Universal(EntropyModel):
     temperature: Tensor
 
     UNREFINABLE: ClassVar[str] = (
-        "quantises with dither, not by rounding, which refinement takes the place of; refine the stock model "
-        "of this architecture"
+        "quantises with dither, and refinement takes the place of rounding; refine the stock model of this "
+        "architecture"
     )
 
     def _start(self) -> None:

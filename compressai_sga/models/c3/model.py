@@ -132,7 +132,7 @@ class C3(CompressionModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result for an image, but for the machine: JSON."""
+        """What decides the result for an image, beside the machine: JSON."""
         return {
             "preset": repr(self.preset),
             "candidates": len(self.candidates),

@@ -68,7 +68,7 @@ _FINAL_CHECK_BITS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-    """What both sides share but for the image's size.
+    """What both sides share, except the image's size.
 
     Args:
         denoiser: x_hat (1, C, H, W) from z and its level, the same bits on both sides.
@@ -193,7 +193,7 @@ def decode_image(
     Args:
         data: a stream, or a prefix of one.
         shape: (C, H, W).
-        coder: the encoder's, but for channel, seed and steps_limit, which the stream says.
+        coder: the encoder's, except channel, seed and steps_limit, which the stream says.
         whole: whether bytes that are not a whole stream are refused.
         progress: told after every step.
 

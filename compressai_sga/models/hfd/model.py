@@ -145,7 +145,7 @@ class HFD(CompressionModel):
         return {"architecture": _name_of(stock_class(type(self.first_stage))), **knobs}
 
     def train(self, mode: bool = True) -> HFD:
-        """As ever, but for the first stage, which stays in evaluation mode."""
+        """As ever; only the first stage stays in evaluation mode."""
         super().train(mode)
         self.first_stage.eval()
         return self

@@ -3,14 +3,17 @@
 
     fit = Fit(x, PRESETS["c3-fast"], lmbda=1e-3, steps=500)
     fit.run(report=print)
-    fit.plane_hat(), fit.arrays()             # rounded latents (canvas), float nets
+    fit.plane_hat(), fit.arrays()             # rounded latents (`grid_plane`), float nets
 
-Most steps see latents that are softly rounded, disturbed and softly rounded again, both less and less
-towards rounding (paper, section 3.1); the rest, "finish", sees rounded latents and keeps, for each image,
-the best. The loss is what is coded, the nets' own bits included where `weight_bits` says so; nothing in
-it is clamped (see `config`). Everything is per image: clipping, learning rate, best; noise and random first
-weights are the same for all images of a batch, so that an image's fit does not depend on its company but
-by rounding, which SOAP's first steps enlarge: the loss is the same, the bytes differ by some per cent.
+In most steps the latents are softly rounded, disturbed by noise, and softly rounded again; noise and softness
+shrink from step to step (paper, section 3.1). In the last steps, the "finish", they are rounded, and the best
+result of each image is kept. The loss counts what is coded, with the bits of the nets where `weight_bits`
+says so; nothing in it is clamped (see `config`).
+
+Gradients are clipped, learning rates lowered and best results kept for each image by itself. All images of a
+batch get the same noise and the same random first weights. So the images beside it do not change an image's
+fit, except in the last bits of its sums. SOAP's first steps make these differences larger: the loss stays the
+same, and the bytes differ by some per cent.
 
 Schedules run over the share of the budget that is spent, the greater of step / steps and seconds /
 max_seconds: a fit that is short of time anneals faster and ends in time. (It is then not reproducible;
@@ -230,7 +233,7 @@ class Fit:
         return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
 
     def _weight_bpp(self) -> Tensor:
-        """What the nets cost, but for a constant, (B,): N log2 of the mean size for an array of N weights.
+        """What the nets cost, up to a constant, (B,): N log2 of the mean size for an array of N weights.
 
         That is the code length of a Laplace law whose scale is fitted to the array, or to its differences
         from the default nets.
