@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start-up stub: lets the stock CompressAI command line know this package without an import.
+"""Start-up hook: the stock CompressAI command line knows this package without an import.
 
 `import torch` ends by calling every entry point of the group "torch.backends" (PyTorch >= 2.5,
-RFC pytorch/pytorch#122468). setup.py registers `install` there. It puts one finder in front of
-`sys.meta_path` that waits for the modules in `MODULES` and hands each, once the real module has
-run, to `compressai_sga.hooks.patch`. Until then nothing of this package but this file is imported,
-and this file imports only `os` and `sys`. `compressai.zoo`, the last part of CompressAI that
-`import compressai` loads, is one of them: `compressai_sga` is imported there and registers its
-models, so that every script finds them in CompressAI's dictionaries.
+RFC pytorch/pytorch#122468). setup.py registers `install` there. `install` puts one finder in front of
+`sys.meta_path`. The finder waits for the modules in `MODULES`. When one of them has been executed, the
+finder hands it to `compressai_sga.hooks.patch`. Before that, only this file of the package is imported,
+and this file imports only `os` and `sys`.
+
+`compressai.zoo` is one of these modules; it is the last part of CompressAI that `import compressai` loads.
+At that moment `compressai_sga` is imported and registers its models, so that every script finds them in
+CompressAI's dictionaries.
 
 `python -m package` does not execute a module through its loader: runpy asks the loader for the
-code. The code it gets from here imports the real module by its true name (so that it is patched
+code. The code that runpy gets from here imports the real module by its true name (so that it is patched
 and its functions can be pickled), copies its names, and calls its `main`.
 
-In:  the environment; COMPRESSAI_SGA_DISABLE=1 (anything but "" and "0") turns all of this off.
+In:  the environment; COMPRESSAI_SGA_DISABLE=1 (any value other than "" and "0") turns all of this off.
 Out: a changed `sys.meta_path`. `install` never raises and is idempotent. When this package cannot
 be imported or refuses the installed CompressAI, a warning is shown and CompressAI stays stock.
 """
@@ -41,7 +43,7 @@ _KEPT += ("__builtins__", "_module")
 
 
 def is_disabled() -> bool:
-    """Whether the user wants pure stock CompressAI."""
+    """Whether COMPRESSAI_SGA_DISABLE asks for stock CompressAI."""
     return os.environ.get("COMPRESSAI_SGA_DISABLE", "") not in ("", "0")
 
 
@@ -49,7 +51,7 @@ def install(force: bool = False) -> None:
     """Put the finder in front of `sys.meta_path`, once.
 
     Args:
-        force: also under COMPRESSAI_SGA_DISABLE=1; for `hooks.enable`, which is an explicit wish.
+        force: also under COMPRESSAI_SGA_DISABLE=1, because `hooks.enable` was called explicitly.
     """
     if (force or not is_disabled()) and not any(map(_is_ours, sys.meta_path)):
         sys.meta_path.insert(0, _Finder())

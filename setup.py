@@ -5,10 +5,10 @@ The repository's `zoo/` is no package. `BuildPy` copies what the installed packa
 (manifest, sample images, the weights that the manifest marks `"wheel": true`) to
 `compressai_sga/_zoo/` in the build folder. An editable install reads `zoo/` itself.
 
-C3's decoder in C++ is an optional extension: where no compiler works, the build goes on without it, and the
-Python decoder, some 25 times slower, gives the same latents.
+C3's decoder in C++ is an optional extension. Without a working compiler the build goes on without it; the
+Python decoder gives the same latents and is about 25 times slower.
 
-Fails with FileNotFoundError where the manifest names a wheel weight that is not there.
+Fails with FileNotFoundError when a weight that the manifest marks for the wheel does not exist.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def version() -> str:
 
 
 def description() -> str:
-    """README.md for readers without the repository: links into it become text, pictures their titles."""
+    """README.md for readers without the repository: links become plain text, pictures become their titles."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     text = re.sub(r"!\[([^]\n]*)\]\((?!https?:)[^)\n]*\)", r"(Picture in the repository: \1)", text)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m compressai_sga models`: what there is to choose from, with what it costs and is for.
+"""`python -m compressai_sga models`: the models to choose from, what each costs and what it is for.
 
-In:  the arguments after the command's name. Out: a table on stdout, or JSON with --json: for each model its
-qualities, the size of its files in MB, thousands of multiplications a pixel of its decoder (of its lowest and
-highest quality), whether the installed package has its weights, and what its family is for.
+In:  the arguments after the command's name. Out: a table on stdout, or JSON with --json. It has for each
+model its qualities, the size of its files in MB, the decoder's multiplications a pixel in thousands (at the
+lowest and the highest quality), whether the installed package has its weights, and the purpose of its family.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error that this package raises on purpose; each message gives value, rule and cure."""
+"""The errors that this package raises on purpose. Each message says the value, the rule and the cure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trade-off of a model: CompressAI's training values, and a note on a model of its own.
+"""The trade-off lmbda of a model: CompressAI's training values, and the value noted on a model itself.
 
 Here lmbda weighs the distortion: bpp + lmbda * 255^2 * MSE (metric "mse"), bpp + lmbda * (1 - MS-SSIM)
-("ms-ssim"). State dicts do not say it; whoever loads weights notes it, refinement reads it.
+("ms-ssim"). A state dict does not hold it, so the code that loads weights notes it on the model, and
+refinement reads it there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ATTRIBUTE = "_compressai_sga_lmbda"
 
 
 def set_trained_lmbda(model: nn.Module, lmbda: float, metric: Distortion = "mse") -> None:
-    """Note on the model the trade-off that it was trained for; copies of the model keep it."""
+    """Notes on the model which trade-off it was trained for; copies of the model keep the note."""
     setattr(model, _ATTRIBUTE, {**getattr(model, _ATTRIBUTE, {}), metric: float(lmbda)})
 
 
@@ -36,8 +37,8 @@ def trained_lmbda(model: nn.Module, metric: Distortion = "mse") -> float | None:
 def nearest_published(lmbda: float, metric: Distortion) -> float:
     """The published value nearest to `lmbda`, or `lmbda` itself when it lies beyond them all.
 
-    The published values are factors of 1.9 apart, so anything between two of them is moved by at most
-    1.4: an estimate of a model that was trained with one of them becomes exact.
+    The published values are factors of 1.9 apart, so a value between two of them changes by a factor of at
+    most 1.4. The estimate for a model that was trained with one of them becomes exact.
     """
     nearest = min(LMBDA_BY_QUALITY[metric], key=lambda known: abs(math.log(known / lmbda)))
     return nearest if abs(math.log(nearest / lmbda)) < math.log(1.4) else lmbda

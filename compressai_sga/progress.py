@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a long evaluation tells on the way: one progress bar on stderr, and the trace file.
+"""What a long evaluation reports while it runs: one progress bar on stderr, and the trace file.
 
-The bar counts refinement steps over all images of a run and shows the image's name, which image of
-how many it is, the loss and the time left. The trace has a JSON line for every step whose loss is
-known: {"model", "image", "step", "loss"}, the loss in bpp + lmbda * distortion.
+The bar counts refinement steps over all images of a run. It shows the image's name and number, the number
+of images, the loss and the time left. The trace has a JSON line for every step whose loss is known:
+{"model", "image", "step", "loss"}, with loss = bpp + lmbda * distortion.
 
 In:  the number of images, steps an image, an open text file for the trace or None.
-Out: stderr and the trace file; stdout is left to the results. Fails with OSError of the trace file.
+Out: stderr and the trace file; stdout is left to the results. Fails with OSError where the trace file
+     cannot be written.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
 In:  v, a latent minus the centre of its quantiser, any shape; a temperature >= 0; a generator.
 Out: v_hat of the same shape, with gradients to v that are finite everywhere, also at integers and
-     half-integers. At temperature 0 every annealed method but soft rounding (whose noise is annealed
-     apart) gives floor or ceil of v.
+     half-integers. At temperature 0 every annealed method gives floor or ceil of v, except soft rounding,
+     whose noise has a schedule of its own.
 
 Sources: stochastic Gumbel annealing (SGA), Yang, Bamler & Mandt, "Improving Inference for Neural
 Image Compression", 2020; SGA+ (linear, cosine, SSL, two and three classes), Perugachi-Diaz et al.,
@@ -18,16 +18,16 @@ difference of the log-weights matters and
 
     v_hat = floor(v) + sigmoid((logit(u) / T + L) / T),    u = v - floor(v),  L ~ Logistic(0, 1)
 
-(the binary concrete; the same distribution at half the noise and memory). A method is then one
-function logit(u) = psi(ceil) - psi(floor):
+(the binary concrete: the same distribution with half the noise and memory). Each method is then defined by
+one function logit(u) = psi(ceil) - psi(floor):
 
     atanh     atanh(u) - atanh(1 - u)                 (SGA)
     linear    log u - log(1 - u)
     cosine    2 log tan(pi u / 2)
     ssl       a (log u - log(1 - u))                  (sigmoid scaled logit)
 
-so that linear is ssl with a = 1 and, in slope at u = 1/2, atanh is ssl with a = 2/3 and cosine is
-ssl with a = pi / 2: SGA+ is one family whose parameter sets the temperature of the logits.
+Linear is ssl with a = 1. In their slope at u = 1/2, atanh is ssl with a = 2/3 and cosine is ssl with
+a = pi / 2. So SGA+ is one family, and its parameter a sets the temperature of the logits.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def deterministic_annealing(v: Tensor, temperature: float, generator: torch.Gene
 
 
 def _hard_with_gradient(log_odds: Tensor) -> Tensor:
-    """The step function, with the gradient of zero that its limit has (and not of None)."""
+    """The step function, whose gradient is zero, as in the limit, and not None."""
     return (log_odds > 0).to(log_odds.dtype) + 0 * log_odds
 
 

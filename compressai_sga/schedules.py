@@ -3,9 +3,9 @@
 
 In:  step (from 0) and steps (the budget). Out: the value, a float.
 
-The papers' schedules depend on the step alone, so that "500 steps" of a paper is a read-out in the
-middle of a 2000-step anneal; they are here as published. The others depend on step / steps and
-always end where they should, whatever the budget.
+The papers' schedules depend on the step alone, so a paper's result at "500 steps" is read out in the
+middle of a 2000-step anneal; they are here as published. The others depend on step / steps and reach
+their end value with any budget.
 """
 
 from __future__ import annotations

@@ -36,6 +36,6 @@ class Schedule(Protocol):
 
 
 class StepCallback(Protocol):
-    """Told after every step: (step, steps, loss), the loss being the mean over the images."""
+    """Called after every step with (step, steps, loss); the loss is the mean over the images."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None: ...

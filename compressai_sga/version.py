@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The version of the package, for whoever needs it without the package."""
+"""The version of the package, in a file that can be read without importing the package."""
 
 __all__ = ["__version__"]
 

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small trained models that ship with the package, under CompressAI's own names for things.
+"""Small trained models that ship with the package, loaded by name and quality as CompressAI's own models are.
 
     net = compressai_sga.zoo.load("mbt2018-mean-small", quality=3)   # a stock class, ready to use
     python -m compressai.utils.eval_model pretrained DIR -a mbt2018-mean-small -q 1,2,3
 
-In:  a name and a quality of `manifest.json`, which gives every weight its file, sha256, licence,
+In:  a name and a quality of `manifest.json`. The manifest gives for every weight file its sha256, licence,
      training data and command, and the bits and PSNR that it must reach on the sample images. A jointly
-     trained model, of its list `joint`, has one file for all qualities, and `lmbda=0.01` instead of one.
-Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready; of this
-     package's class where the model is one of diffusion, whose qualities share one file: `hfd-small` puts
+     trained model (the list `joint`) has one file for all qualities, and also takes a `lmbda=0.01`
+     instead of a quality.
+Out: an instance of the stock CompressAI class, float32, in eval mode, its coding tables ready. Diffusion
+     models are instances of this package's classes, and their qualities share one file: `hfd-small` puts
      its network behind the zoo's first stage of that quality.
 
-The data lie where `zoo_files` finds them. Files are safetensors, checked against their sha256 before
-use: transforms in fp16; the entropy bottleneck and its integer tables exactly as trained, so that
-streams decode alike everywhere; what a joint file holds, `zoo_joint` says. The Gaussian tables, equal for all
+`zoo_files` finds the files. They are safetensors and are checked against their sha256 before use. The
+transforms are in fp16; the entropy bottleneck and its integer tables are exactly as trained, so that streams
+decode alike everywhere. `zoo_joint` describes the file of a joint model. The Gaussian tables, equal for all
 models, are built by `update()` and compared with the manifest's checksum.
 
-Fails with ``ValueError`` (unknown name, quality or metric: the message lists what there is; a lmbda that the
-model does not serve; a file that is not what the manifest says) and ``FileNotFoundError`` (a weight that
+Fails with ``ValueError`` (unknown name, quality or metric: the message lists the known ones; a lmbda that the
+model does not serve; a file that differs from the manifest's) and ``FileNotFoundError`` (a weight file that
 was not installed).
 """
 
@@ -73,7 +74,7 @@ LMBDA_MARGIN = 2.0
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One weight of the zoo: a line of the manifest.
+    """One model of the zoo at one quality: a record of the manifest.
 
     Args:
         name: what `load` and `eval_model -a` take.
@@ -94,7 +95,7 @@ class ModelRecord:
         golden: by sample image, bpp and psnr-rgb of real bitstreams, by stock evaluation.
         tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
         kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
-        first_stage: name of the zoo's model, of the same quality, that this one stands on.
+        first_stage: name of the zoo's model of the same quality whose images this one restores.
         decoder_kmacs_px: thousands of multiplications a pixel of the decoder (`models.macs`).
         lmbda_range: smallest and largest lmbda of the training of a joint model, whose qualities share a
             file; None of others.
@@ -151,13 +152,13 @@ def list_models() -> list[ModelRecord]:
 
 
 def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a model whose qualities share a file, from what they share and `qualities`, what not."""
+    """The records of a model whose qualities share a file; `qualities` has the fields that differ."""
     same = {key: value for key, value in shared.items() if key != "qualities"}
     return [{**same, "quality": int(quality), **own} for quality, own in shared["qualities"].items()]
 
 
 def _of_each_name(shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same of a network of diffusion, which serves several names too."""
+    """The same for a diffusion network, which also serves several names."""
     shared = dict(shared)
     models, golden, kmacs = shared.pop("models"), shared.pop("golden"), shared.pop("decoder_kmacs_px", {})
     same = {**shared, "metric": "mse", **dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))}
@@ -202,7 +203,7 @@ def _named(name: str, metric: str) -> list[ModelRecord]:
 
 
 def find(name: str, quality: int, metric: str = "mse") -> ModelRecord:
-    """The record of one weight; raises ValueError, which says what there is, where the zoo has none."""
+    """The record of one model and quality; the ValueError for an unknown one lists what the zoo has."""
     named = _named(name, metric)
     for record in named:
         if record.quality == quality:
@@ -215,7 +216,7 @@ def _find_nearest(name: str, lmbda: float, metric: str) -> ModelRecord:
     named = _named(name, metric)
     if named[0].lmbda_range is None:
         raise ValueError(
-            f"lmbda {lmbda}: {name} has weights for the rates of its qualities alone; leave it out and take "
+            f"lmbda {lmbda}: {name} has weights only for the rates of its qualities; leave it out and take "
             f"quality {_qualities(named)}"
         )
     low, high = named[0].lmbda_range
@@ -284,11 +285,11 @@ def load(
 
 
 def load_record(record: ModelRecord, lmbda: float | None = None) -> nn.Module:
-    """The model of a record, as `load` gives it, without a word about its tables: `has_published_tables`.
+    """The model of a record, as `load` gives it, without the check of its tables (`has_published_tables`).
 
     Args:
         record: of `list_models`.
-        lmbda: of a jointly trained model, one that the record is the nearest to.
+        lmbda: of a jointly trained model; the record must be the one nearest to it.
     """
     path = checked(_folder() / record.file, record.sha256)
     cls = architecture(record.architecture)
@@ -330,7 +331,7 @@ def gain_at(lmbda: float, metric: str) -> float:
 
 
 def load_weights(path: Path, name: str) -> nn.Module:
-    """A weight file of the zoo as a stock model, without a look at the manifest.
+    """A weight file of the zoo as a stock model; the manifest is not read.
 
     The file holds the stock state dict with empty Gaussian tables; stock `load_state_dict` widens
     fp16 to float32, and `update()`, not forced, fills only what is empty.
@@ -363,7 +364,7 @@ def tables_checksum(net: nn.Module) -> str | None:
 
 
 def has_published_tables(net: nn.Module, record: ModelRecord) -> bool:
-    """Whether the Gaussian coding tables of a record's model are those that its publisher's machine got."""
+    """Whether this model's Gaussian coding tables equal those that the publisher's machine computed."""
     if record.first_stage is not None:
         record = find(record.first_stage, record.quality, "mse")
     return tables_checksum(net) == record.gaussian_tables_crc32

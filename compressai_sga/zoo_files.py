@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the zoo's files lie, and whether they are what the manifest says.
 
-They are in the repository's `zoo/` folder, or in `compressai_sga/_zoo/` once installed. This is below the
-models, some of which need a file of the zoo themselves; `zoo` loads whole models.
+They are in the repository's `zoo/` folder, or in `compressai_sga/_zoo/` once installed. This file does not
+import the models, because some of them need a file of the zoo themselves; `zoo` loads whole models.
 
 In:  names and hashes of `manifest.json`. Out: paths.
-Fails with ``FileNotFoundError`` for what is not installed, ``ValueError`` for another file than the
-manifest's.
+Fails with ``FileNotFoundError`` for a file that is not installed, ``ValueError`` for one that differs from
+the manifest's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 def checked(path: Path, sha256: str) -> Path:
-    """The path of a file that is there and has this hash.
+    """The path of a file, after a check that it exists and has this hash.
 
     Raises:
         ValueError: the file is not the one that the manifest names.
@@ -45,7 +45,7 @@ def checked(path: Path, sha256: str) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         raise ValueError(
-            f"{path} is damaged or another file: its sha256 is {found}, the manifest says {sha256}; "
+            f"{path} is damaged or a different file: its sha256 is {found}, the manifest says {sha256}; "
             "install compressai-sga again"
         )
     return path

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One weight file for all rates: what a jointly trained model leaves in it, and the stock model of one rate.
+"""One weight file for all rates: what it holds, and how it becomes the stock model of one rate.
 
     tensors = stored(net, {1: gain_of(0.0018), 2: gain_of(0.0035)})     # of the published qualities
     net = folded(tensors, MeanScaleHyperprior, gain_of(0.01))           # of these two, or of any other lmbda
 
-The tensors are the stock state dict at gain 1 and the `rates` of its convolutions (`models.gains`): both in
-fp16, entropy bottlenecks exactly as trained, Gaussian tables left out, for `update()` makes them. `folded`
-widens them and folds by products and sums, which IEEE arithmetic does alike on every machine. Coding tables
-must be alike too:
+The tensors are the stock state dict at gain 1 and the `rates` of its convolutions (`models.gains`), both in
+fp16. Entropy bottlenecks are exactly as trained; Gaussian tables are left out, as `update()` makes them.
+`folded` widens the tensors and folds by products and sums, which IEEE arithmetic rounds alike on every
+machine. The coding tables must be alike too:
 
-- The bottleneck of z does not meet the gain. Its integer tables are stored under their stock names.
-- A factorised prior that codes y itself has others for each gain, and making them needs functions whose last
-  bit may depend on the machine. So those of every published quality Q are stored as `tables.Q.NAME`, NAME
-  being `_quantized_cdf`, `_offset` or `_cdf_length`, and the stock ones left out. For another gain they are
-  computed; `makes_same_tables` tells whether this machine is likely to do so as others do.
+- The gain does not affect the bottleneck of z. Its integer tables are stored under their stock names.
+- A factorised prior that codes y itself has different tables for each gain, and computing them needs
+  functions whose last bit may depend on the machine. So the tables of every published quality Q are stored
+  as `tables.Q.NAME`, where NAME is `_quantized_cdf`, `_offset` or `_cdf_length`, and the stock ones are left
+  out. For any other gain they are computed; `makes_same_tables` tells whether this machine is likely to
+  compute what others do.
 
 In:  a joint model and gains by quality; or the tensors, a class and a gain.
 Out: what safetensors stores; a model in eval mode, float32, its coding tables ready.

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that are measured, and JPEG and JPEG 2000 files of them, in memory.
+"""The images of the experiments, and their JPEG and JPEG 2000 files, in memory.
 
     x = centre_crop(KODAK / "kodim13.png", 256)     # (1, 3, 256, 256) in [0, 1]
     file = coarsest_jpeg(levels(x), 4000)           # of at least 4000 bytes
 
-JPEG: Pillow's 4:2:0 with optimised tables. JPEG 2000: as `compressai_sga.comparison.classical` has it.
+JPEG: Pillow's 4:2:0 with optimised tables. JPEG 2000: with the options of
+`compressai_sga.comparison.classical`.
 
 In:  paths of images; pixels (H, W, 3) in 8 bits. Out: tensors; files, their pixels and times.
-Fails with ``OSError`` where an image cannot be read, or Pillow cannot write JPEG 2000.
+Fails with ``OSError`` if an image cannot be read, or if Pillow cannot write JPEG 2000.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ KODAK = SHARED / "kodak"
 
 
 def centre_crop(path: Path, side: int | None = None) -> Tensor:
-    """The square (1, 3, side, side) in the middle, cut where the image is smaller; all without a side."""
+    """The central square (1, 3, side, side), smaller if the image is; without a side, the whole image."""
     x = read_image(path)[None]
     height, width = (min(side or length, length) for length in x.shape[2:])
     top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
@@ -58,19 +59,19 @@ def levels(image: Tensor) -> np.ndarray:
 
 
 def from_levels(pixels: np.ndarray) -> Tensor:
-    """`levels` back."""
+    """The inverse of `levels`: (H, W, 3) in 8 bits as (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Of pixels in 8 bits; 120 where they are the same."""
+    """PSNR of pixels in 8 bits; 120 if they are equal."""
     mse = np.square((a.astype(np.float64) - b) / 255).mean()
     return float(-10 * np.log10(max(mse, 1e-12)))
 
 
 @dataclass(frozen=True)
 class File:
-    """An image as a codec gives it back.
+    """A compressed image and its decoded pixels.
 
     Args:
         data: the file.
@@ -98,7 +99,7 @@ def jpeg(pixels: np.ndarray, quality: int) -> File:
 
 
 def coarsest_jpeg(pixels: np.ndarray, least_bytes: int) -> tuple[File, int]:
-    """The first quality of at least so many bytes, or 100, and its file."""
+    """The file of the lowest quality with at least so many bytes, and that quality; 100 if none has."""
     for quality in range(1, 101):
         file = jpeg(pixels, quality)
         if len(file.data) >= least_bytes:
@@ -107,6 +108,6 @@ def coarsest_jpeg(pixels: np.ndarray, least_bytes: int) -> tuple[File, int]:
 
 
 def jpeg2000(pixels: np.ndarray, ratio: float) -> File:
-    """`ratio`: of 24 bits a pixel to the bits that are aimed at."""
+    """JPEG 2000; `ratio` is 24 bits a pixel divided by the target in bits a pixel."""
     options = classical.make("jpeg2000", {}).options(str(ratio))
     return _by_pillow(pixels, format="JPEG2000", **options)

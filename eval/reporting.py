@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reports of all experiments share: cells of results files, tables, figures without a display.
+"""Shared functions of the reports: cells of results files, Markdown tables, figures without a display.
 
     values = part(read_cells(results, "c3"), "crops")
     print(markdown("crop of | bytes", [[name, f"{v['bytes']}"] for name, v in values.items()]))
     fig, axes = plt.subplots()
     save_beside(fig, "c3", record.path)     # eval/figures/c3.png of eval/results/c3.json
 
-A results file is one of `compressai_sga.tasks.records`. A figure says which files it was drawn from
-(`compressai_sga.tasks.provenance`).
+The format of a results file is in `compressai_sga.tasks.records`. Every figure names the files that it was
+drawn from (`compressai_sga.tasks.provenance`).
 
 In:  cells; rows. Out: Markdown; PNG files.
-Fails with ``FileNotFoundError`` where nothing was measured.
+Fails with ``FileNotFoundError`` if nothing was measured.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ Row = str | Sequence[str]
 
 
 def read_cells(results: Path, name: str) -> Cells:
-    """Cells of NAME.json in the folder of results."""
+    """The cells of NAME.json in the folder of results."""
     return json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["cells"]
 
 
 def cells_of(cells: Cells, name: str) -> dict[str, dict[str, Any]]:
-    """The cells of a part, whose names start with this word, by the rest of their names."""
+    """The cells whose names start with this word, by the rest of their names."""
     return {k.removeprefix(f"{name} "): cell for k, cell in cells.items() if k.startswith(f"{name} ")}
 
 
 def part(cells: Cells, name: str) -> dict[str, dict[str, Any]]:
-    """Values of these cells, their settings under "of"."""
+    """The values of the cells of `cells_of`, with their settings under "of"."""
     return {k: cell["values"] | {"of": cell["of"]} for k, cell in cells_of(cells, name).items()}
 
 
@@ -66,14 +66,14 @@ def markdown(head: Row, rows: Iterable[Row]) -> str:
     """A table.
 
     Args:
-        head, rows: cells, or a text that has " | " between them.
+        head, rows: cells, or a text with " | " between the cells.
     """
     head, *lines = (f"| {row if isinstance(row, str) else ' | '.join(row)} |" for row in (head, *rows))
     return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines])
 
 
 def save_beside(fig: Figure, name: str, *sources: Path) -> None:
-    """Save a figure as NAME.png in the folder figures beside that of the results files it was drawn from."""
+    """Save a figure as NAME.png in `figures`, the folder beside that of its results files."""
     save_figure(fig, sources[0].parent.parent / "figures" / f"{name}.png", sources)
 
 
@@ -83,8 +83,8 @@ def image_grid(
     """Images side by side, pixel by pixel.
 
     Args:
-        rows: of each image its title and (H, W, 3); no row is longer than the first.
-        size: width and height of a place in inches.
+        rows: title and pixels (H, W, 3) of each image; no row is longer than the first.
+        size: width and height of one image in inches.
         fontsize: of the titles.
     """
     columns = len(rows[0])

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiments behind the results: each by its name, and the documents that show what they gave.
+"""Runs an experiment by its name, or writes the documents from the results of all experiments.
 
-    python eval/run.py                      # the names, and what each measures
-    python eval/run.py NAME ...             # measures; `python eval/run.py NAME --help` has its options
-    python eval/run.py tables [--check]     # figures and tables of eval/results, into the documents
+    python eval/run.py                      # list the names, and what each experiment measures
+    python eval/run.py NAME ...             # measure; `python eval/run.py NAME --help` has the options
+    python eval/run.py tables [--check]     # write tables and figures of eval/results into the documents
 
 In:  a name of `EXPERIMENTS` and its options. Out: what the experiment writes, in eval/results and
      eval/figures.
-Exit codes: the experiment's own, 2 for a name that there is not.
+Exit codes: the experiment's own; 2 for an unknown name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXPERIMENTS = {
 def main(argv: Sequence[str]) -> int:
     """Run one experiment; without a name, list them."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: python eval/run.py NAME ...\n")
+        print("usage: python eval/run.py NAME ...; NAME --help has the options\n")
         for name, module in EXPERIMENTS.items():
             print(f"  {name:<20} {_first_line(module)}")
         return 0
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _first_line(module: str) -> str:
-    """Of its docstring, without importing it."""
+    """First line of a module's docstring, without importing the module."""
     path = HERE.joinpath(*module.split(".")).with_suffix(".py")
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
 

@@ -149,7 +149,7 @@ def help_of(capsys, monkeypatch) -> Help:
         elif module in ("compressai_sga", "compressai.utils.eval_model"):
             key = ("eval_model", *[w for w in words if w in ("pretrained", "checkpoint")][:1])
         else:
-            key = words[:2] if module else words[:1]
+            key = words[:1] if not module and (words[0] != "eval/run.py" or "NAME" in words) else words[:2]
         if key not in HELPS:
             HELPS[key] = asked(key)
         return HELPS[key]
@@ -167,7 +167,7 @@ def help_of(capsys, monkeypatch) -> Help:
                 runpy.run_module(key[1], run_name="__main__", alter_sys=True)
             else:
                 script = ROOT / key[0]
-                monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+                monkeypatch.setattr(sys, "argv", [str(script), *key[1:], "--help"])
                 monkeypatch.syspath_prepend(str(script.parent))
                 runpy.run_path(str(script), run_name="__main__")
         assert stop.value.code == 0

@@ -318,7 +318,7 @@ def test_far_beyond_it_is_refused_with_the_range(own_zoo, lmbda):
         (
             (zoo.DEFAULT_MODEL,),
             {"lmbda": 0.01},
-            "lmbda 0.01: .* rates of its qualities alone; .* quality 1, 2, 3",
+            "lmbda 0.01: .* only for the rates of its qualities; .* quality 1, 2, 3",
         ),
         (("joint-mean", 2), {}, "joint-mean has no quality 2; there are 1, 3, 6"),
         (("joint-mean", 3), {"steps": 3}, "joint-mean has no option steps; it has none"),
@@ -342,7 +342,7 @@ def test_compressais_dictionaries(own_zoo):
         expected = zoo.load("joint-factorized", **request).state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in net.state_dict().items())
     assert (entry(quality=3).N, entry(quality=3).M) == (16, 24)  # untrained
-    with pytest.raises(ValueError, match="lmbda 0.01 is of trained weights; add pretrained=True"):
+    with pytest.raises(ValueError, match="lmbda 0.01 needs trained weights; add pretrained=True"):
         entry(quality=3, lmbda=0.01)
     for dictionary in (compressai.zoo.models, model_architectures, compressai.registry.MODELS):
         assert MODELS.keys() <= dictionary.keys()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What reverse channel coding sends, as a value (`Code`) and as bytes (`pack`, `unpack`).
 
-A stream holds the numbers of all batch entries, those with the same model together, and for the hybrid
-then the cells, dimension after dimension. Lengths and models are not in it: method, KL divergence (if
-known), support and cells are what both sides share (`index_code` says to which precision).
+A stream holds the numbers of all batch entries, grouped by model; for the hybrid the cells follow, dimension
+after dimension. Lengths and models are not in it: both sides know the method, the KL divergence (if any), the
+support and the cells (`index_code` says to which precision).
 
 In:  a `Code`, or the bytes and the shared settings.
 Out: bytes of whole 32-bit words, or numbers and cells.
@@ -37,7 +37,7 @@ class Code:
         cell: k of the hybrid, int64, (*batch, D); None for the others.
         sample: what `decode` returns, (*batch, D) float64, or (*batch) int64 for an alphabet.
         bits: length under the model of `index_model` plus that of the cells, float64, (*batch).
-        exact: the sample follows the target exactly, whatever was not looked at, bool, (*batch).
+        exact: whether the sample follows the target exactly, bool, (*batch).
         examined: candidates that a sequential encoder looks at, int64, (*batch).
         log_mass: log of the mean of q / p over them, nats; a truncated method needs it near 0.
         effective_size: (sum w)^2 / sum w^2, w = q / p; a truncated method needs it well above 1.
@@ -151,7 +151,7 @@ def code_bits(
 
 
 def expanded(name: str, value: Tensor, batch_shape: torch.Size) -> Tensor:
-    """A tensor for every batch entry, flat; an argument that does not broadcast is named."""
+    """A flat tensor with one value for every batch entry; `name` is the argument's, for the error."""
     try:
         return value.expand(batch_shape).reshape(-1)
     except RuntimeError as error:

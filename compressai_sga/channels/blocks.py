@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sending a sample of a high-dimensional Gaussian in blocks of bounded KL divergence.
 
-The time of reverse channel coding grows as 2^KL, so N(q_mean, q_std^2) against N(p_mean, p_std^2) in D
-dimensions is cut into n blocks that are coded on their own, at the price of some log2(KL) bits each
-(as DiffC does it: Theis et al. 2022, Vonderfecht & Liu 2025). Which coordinates carry the divergence only
-the encoder knows; a pseudo-random permutation spreads them, so that all blocks get nearly the same:
+The time of reverse channel coding grows as 2^KL. So N(q_mean, q_std^2) against N(p_mean, p_std^2) in D
+dimensions is cut into n blocks that are coded on their own, which costs about log2(KL) more bits for each
+block (as in DiffC: Theis et al. 2022, Vonderfecht & Liu 2025). Only the encoder knows which coordinates carry
+the divergence; a pseudo-random permutation spreads them, so that all blocks get nearly the same:
 
     position i of the permuted, standardised coordinates belongs to block i mod n, lane i // n.
 
 The encoder raises n until no block has more than `max_block_bits`; it looks at N = 2^(ceil(KL_b) +
 padding_bits) candidates of block b, which the decoder need not know. A shift of the mean has an unbounded
-density ratio, so the sample is never exact: it falls short along q_mean - p_mean. A loop that takes its
-next step from the sample really sent corrects for it. `eval/experiments/reverse_coding/measure.py` measures
-how much, beside the bits and the time: about 0.1 standard deviations of a block of 1 or 2 bits, 0.3 to 0.5
-at 8 bits.
+density ratio, so the sample is never exact: on average it falls short along q_mean - p_mean. A loop whose
+next step starts from the sample that the decoder has corrects for this. The bias is about 0.1 standard
+deviations for blocks of 1 or 2 bits and 0.3 to 0.5 at 8 bits; `eval/experiments/reverse_coding/measure.py`
+measures it, with bits and time.
 
 In:  tensors of one shape, any device; p_mean and p_std the same bits on both sides. KL in bits.
 Out: `BlockCode` with the sample, lengths and divergences by block; bytes (with n, the rounded mean
      divergence and the support, a few bytes) by `pack_blocks`.
 Fails with ``ShapeError`` or ``ValueError`` for arguments that do not fit, ``SgaError`` when a single
-     coordinate has more than `max_block_bits`, ``BitstreamError`` for damaged bytes,
-     most of them: there is no checksum.
+     coordinate has more than `max_block_bits`, ``BitstreamError`` for most damaged bytes (there is no
+     checksum).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class BlockPlan:
     log2_support: int
 
     def model(self, method: Method) -> index_code.IndexModel:
-        """Of the blocks' numbers."""
+        """The model of the blocks' numbers."""
         return index_model(method, self.kl_eighths / 8, 2**self.log2_support)
 
 
@@ -82,7 +82,7 @@ class BlockCode:
         sample: what `decode_blocks` returns, float64, shape of the means.
         kl_bits: divergence of every block, (n,).
         bits: length of every number, (n,).
-        log_mass, effective_size: as in `packing.Code`, (n,).
+        log_mass, effective_size: as in `bitstream.Code`, (n,).
         method: of the search.
     """
 
@@ -121,7 +121,7 @@ def encode_blocks(
     max_block_bits: float = 14.0,
     padding_bits: int = 4,
 ) -> BlockCode:
-    """Sends a sample of N(q_mean, diag q_std^2) to somebody who knows N(p_mean, diag p_std^2).
+    """Sends a sample of N(q_mean, diag q_std^2) to a decoder that knows N(p_mean, diag p_std^2).
 
     Args:
         q_mean, q_std: target, any shape with D elements, q_std > 0.
@@ -141,8 +141,9 @@ def encode_blocks(
         raise ValueError(f"method is {method!r}; blocks are coded with 'orc', 'pfr' or 'mrc'")
     if not 0 <= padding_bits or not 0 < block_bits <= max_block_bits <= _MAX_LOG2_SUPPORT - padding_bits:
         raise ValueError(
-            f"block_bits = {block_bits}, max_block_bits = {max_block_bits}, padding_bits = {padding_bits}: "
-            "they must be positive, in this order ascending, and the last two at most 32 together"
+            f"block_bits = {block_bits}, max_block_bits = {max_block_bits}, padding_bits = {padding_bits}; "
+            "they must satisfy 0 < block_bits <= max_block_bits, padding_bits >= 0 and max_block_bits + "
+            "padding_bits <= 32"
         )
     shape = q_mean.shape
     if any(value.shape != shape for value in (q_std, p_mean, p_std)):
@@ -218,7 +219,7 @@ def decode_blocks(
 def plan_blocks(
     kl: Tensor, *, block_bits: float, max_block_bits: float, padding_bits: int
 ) -> tuple[BlockPlan, Tensor]:
-    """How many blocks, so that none has more than `max_block_bits`.
+    """Chooses the number of blocks so that none has more than `max_block_bits`.
 
     Args:
         kl: divergence of the permuted coordinates in bits, (D,).
@@ -232,8 +233,8 @@ def plan_blocks(
         raise ShapeError("there is no coordinate to send")
     if float(kl.max()) > max_block_bits:
         raise SgaError(
-            f"a coordinate alone has a divergence of {float(kl.max()):.4g} bits, more than max_block_bits = "
-            f"{max_block_bits}; raise it, or approach the target in more steps"
+            f"one coordinate has a divergence of {float(kl.max()):.4g} bits, more than max_block_bits = "
+            f"{max_block_bits}; raise max_block_bits, or approach the target in more steps"
         )
     blocks = min(dims, max(1, math.ceil(float(kl.sum()) / block_bits - 1e-9)))
     while True:
@@ -268,12 +269,14 @@ def unpack_blocks(data: bytes, dims: int, *, method: Method = "orc") -> tuple[Bl
         value, position = _read_leb128(data, position)
         if value >= limit:
             raise BitstreamError(
-                f"the header of a block code says {value} where at most {limit - 1} is possible"
+                f"the header of a block code holds {value}; at most {limit - 1} is possible: it is damaged"
             )
         values.append(value)
     plan = BlockPlan(*values)
     if not 1 <= plan.blocks <= dims:
-        raise BitstreamError(f"a block code has {plan.blocks} blocks for {dims} dimensions")
+        raise BitstreamError(
+            f"a block code has {plan.blocks} blocks for {dims} dimensions: it is damaged or of another size"
+        )
     (index,) = index_code.decode_numbers(data[position:], [(plan.blocks, plan.model(method))])
     return plan, index
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of the candidates' draws: candidate n of a block, for a few blocks and any range of n.
+"""The candidates' random draws, found by address: any range of candidates n, for a few blocks at a time.
 
-A proposal says which draws one candidate takes (`laws.Proposal`: `kind`, `lanes`); `prng` gives them by
-address, so that the decoder draws candidate n alone. Philox gives four words a call; when `lanes` is no
+A proposal says which draws one candidate takes (`distributions.Proposal`: `kind`, `lanes`); `prng` gives them
+by address, so the decoder draws candidate n alone. Philox gives four words a call; when `lanes` is not a
 multiple of four, 4 / gcd(lanes, 4) neighbours share an address and no word is lost.
 
 In:  block numbers (R,), a range of candidates or one for each block.
@@ -87,12 +87,12 @@ def _draw(
 
 
 def expanded_rows(law: Law, batch_shape: torch.Size) -> Tensor:
-    """Which of the law's own batch entries, numbered flat, each entry of the whole batch uses."""
+    """For each entry of the whole batch, the flat number of the distribution's own entry that it uses."""
     own = torch.arange(math.prod(law.batch_shape)).reshape(law.batch_shape)
     try:
         return own.expand(batch_shape).reshape(-1)
     except RuntimeError as error:
         raise ShapeError(
-            f"a law has the batch shape {tuple(law.batch_shape)}, which does not broadcast to "
+            f"a distribution has the batch shape {tuple(law.batch_shape)}; it must broadcast to "
             f"{tuple(batch_shape)}"
         ) from error

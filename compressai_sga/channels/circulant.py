@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of Gaussians whose candidates are turns of a few vectors: thousands at the price of a few draws.
+"""Blocks of Gaussians whose candidates are rotations of a few vectors: thousands of them from a few draws.
 
-Reverse channel coding of N(shift, I) against N(0, I) in L lanes scores every candidate z_n by <z_n, shift>,
-which with independent candidates takes N L draws and products. Here candidate n = g L + r is vector g turned
-by r places, its signs changed lane by lane:
+Reverse channel coding of N(shift, I) against N(0, I) in L lanes scores every candidate z_n by <z_n, shift>.
+With independent candidates this takes N L draws and products. Here candidate n = g L + r is vector g rotated
+by r places, with a random sign for each lane:
 
-    z_n[i] = sign[i] w_g[(i + r) mod L],      w_g ~ N(0, I) independent,
+    z_n[i] = sign[i] w_g[(i + r) mod L],      w_g ~ N(0, I) independent.
 
-so that the scores of all turns are one circular correlation, L log L operations by the Fourier transform.
-Each candidate is still exactly N(0, I). The scores of two turns of one vector are correlated, by the
+So the scores of all rotations are one circular correlation, L log L operations by the Fourier transform.
+Each candidate is still exactly N(0, I). The scores of two rotations of one vector are correlated, by the
 autocorrelation of shift * sign. The signs are random, so this is of the order L^-1/2, and the chosen
-candidate has the bias and variance that independent candidates would give, within the error of measurement (see the
-tests). Where a block has many vectors, up to 16 neighbouring blocks share them, each with signs of its own.
-The decoder draws one vector a block and needs no transform.
+candidate has the bias and variance that independent candidates would give, within the error of measurement
+(see the tests). Where a block has many vectors, up to 16 neighbouring blocks share them, each with its own
+signs. The decoder draws one vector a block and needs no transform.
 
-As in `blocks`, a shared random permutation deals the coordinates to the blocks. The number of blocks, and of
-candidates, is the caller's business: nothing is raised for a block that has too much divergence for its
-candidates. Its sample falls short; a closed loop corrects for it.
+As in `blocks`, a shared random permutation deals the coordinates to the blocks. The caller chooses the
+numbers of blocks and of candidates. A block with too much divergence for its candidates raises no error: its
+sample falls short of the shift, and a closed loop corrects for it.
 
 In:  the shift of D coordinates in units of the standard deviation, float; a `Split`; seed and step.
 Out: the numbers of the candidates, (blocks,) int64; D standard normal numbers with that shift, float64, the
@@ -60,17 +60,17 @@ class Split:
         if not 1 <= self.blocks <= self.dims or not 0 <= self.log2_candidates <= MAX_LOG2_CANDIDATES:
             raise ValueError(
                 f"{self.dims} dimensions in {self.blocks} blocks of 2^{self.log2_candidates} candidates; "
-                f"there are 1 to {self.dims} blocks and 2^0 to 2^{MAX_LOG2_CANDIDATES} candidates"
+                f"choose 1 to {self.dims} blocks and 2^0 to 2^{MAX_LOG2_CANDIDATES} candidates"
             )
 
     @property
     def lanes(self) -> int:
-        """Coordinates of a block, at most."""
+        """Largest number of coordinates in a block."""
         return -(-self.dims // self.blocks)
 
     @property
     def vectors(self) -> int:
-        """Of a block: w_0, w_1, ..."""
+        """Number of vectors w_0, w_1, ... of a block."""
         return -(-(2**self.log2_candidates) // self.lanes)
 
     @property

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The density ratio of target and proposal: its logarithm, its supremum, the KL divergence.
+"""The density ratio of target and proposal: its logarithm and supremum, and the KL divergence.
 
-Everything in reverse channel coding depends on r(z) = q(z) / p(z), q the target, p the proposal:
+Everything in reverse channel coding depends on r(z) = q(z) / p(z), with target q and proposal p:
 KL(q || p) = E_q[log r] sets the cost, and sup r = 1 / w_min tells how long exact sampling may take.
-For laws whose log density is quadratic in each dimension on an interval (Gaussian, truncated
-Gaussian, uniform) log r is quadratic too, so that its supremum is at the vertex or at an end:
+Where the log densities are quadratic in each dimension on an interval (Gaussian, truncated Gaussian,
+uniform), log r is quadratic too, so its supremum is at the vertex or at an end:
 
     x* = (q_prec q_mean - p_prec p_mean) / (q_prec - p_prec),
     two Gaussians: sup log r = log(p_std / q_std) + (q_mean - p_mean)^2 / (2 (p_std^2 - q_std^2)).
 
-In:  laws of `distributions`, batch shapes that broadcast. Out: nats (`log_ratio_bound`) or bits.
-Fails with ``ShapeError`` for different dimensions, ``ValueError`` for a target that puts mass where the
-     proposal has none, and for pairs without a closed form.
+In:  two of `distributions`, batch shapes that broadcast. Out: nats (`log_ratio_bound`) or bits.
+Fails with ``ShapeError`` for different dimensions, ``ValueError`` for a target with mass where the proposal
+has
+     none, and for pairs without a closed form.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def ratio_scorer(target: Law, proposal: Proposal, dtype: torch.dtype) -> Callabl
     the result is sum(e^2 (1 - s^-2) / 2 + e m / s^2) + constant, two small matrix products.
 
     Args:
-        target, proposal: laws.
+        target, proposal: distributions.
         dtype: of the draws, float32 or float64; int64 words are taken as they come.
 
     Returns:
@@ -284,7 +285,7 @@ def _check_finite(target: Law, proposal: Proposal) -> None:
     if not (isinstance(target, Finite) and isinstance(proposal, Finite)):
         raise ShapeError(
             f"the target is a {type(target).__name__} and the proposal a {type(proposal).__name__}; "
-            "either both are Finite or none"
+            "both must be Finite, or neither"
         )
     if proposal.weights is None:
         raise ValueError("a finite proposal needs integer weights; make it with Finite.from_weights")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws that reverse channel coding takes: what a target or a proposal must be able to do.
+"""The probability distributions of reverse channel coding: what a target and a proposal must provide.
 
-A target q needs a log density. A proposal p also needs to be drawn from the shared randomness of
-`prng`, so that the decoder finds candidate n by its number alone: `kind` and `lanes` say which draws
-one candidate takes, `transform` turns them into a point. All transforms use basic arithmetic only and
-give the same bits on every device.
+A target q needs a log density. A proposal p must also be drawn from the shared randomness of `prng`, so that
+the decoder finds candidate n by its number alone: `kind` and `lanes` say which draws one candidate takes, and
+`transform` turns them into a point. All transforms use basic arithmetic only and give the same bits on every
+device.
 
     DiagonalGaussian(mean, std)             target or proposal      points (..., D)
     Uniform(low, high)                      target or proposal      points (..., D)
@@ -12,8 +12,8 @@ give the same bits on every device.
     Finite(log_probs)                       target; as a proposal from integer weights; points (...) int64
     Density(log_density, lanes, ...)        anything else, by its log density and its transform
 
-In:  parameters of shape (*batch, D), or (*batch, A) for an alphabet of A symbols; a law without batch
-     dimensions is shared by the whole batch. Densities are in nats.
+In:  parameters of shape (*batch, D), or (*batch, A) for an alphabet of A symbols; a distribution without
+     batch dimensions is shared by the whole batch. Densities are in nats.
 Fails with ``ShapeError`` for parameters of different shapes and ``ValueError`` for NaN, scales that are
      not positive, empty intervals and probabilities that do not sum to one.
 """
@@ -50,13 +50,13 @@ _NORMALISATION_TOLERANCE = 1e-4  # in nats, of a float32 table of log probabilit
 
 
 class Law(Protocol):
-    """A probability law of points: a density, and nothing about how to draw."""
+    """A probability distribution of points: a density, without a way to draw."""
 
     @property
     def batch_shape(self) -> torch.Size: ...
 
     def at(self, rows: Tensor) -> Law:
-        """The laws of some batch entries, numbered flat, with a dimension of size 1 for candidates."""
+        """The distributions of some (flat) batch entries, with a dimension of size 1 for candidates."""
         ...
 
     def log_density(self, points: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ class Law(Protocol):
 
 
 class Proposal(Law, Protocol):
-    """A law that can be drawn from shared randomness."""
+    """A distribution that can be drawn from shared randomness."""
 
     kind: DrawKind
 
     @property
     def lanes(self) -> int:
-        """Draws that one point takes."""
+        """Number of draws that one point takes."""
         ...
 
     def transform(self, draws: Tensor) -> Tensor:
@@ -134,12 +134,12 @@ class DiagonalGaussian:
         return scaled + self.mean.to(draws.dtype)
 
     def truncated(self, mass: float = 1e-4) -> TruncatedGaussian:
-        """Without the two tails of every dimension: `mass` is lost in all D dimensions together.
+        """This Gaussian without both tails of every dimension; `mass` is their total over all D dimensions.
 
         The half-width is Phi^-1(1 - a / 2) standard deviations with a = 1 - (1 - mass)^(1 / D).
 
         Args:
-            mass: total variation distance to this law, in (0, 1).
+            mass: total variation distance to this Gaussian, in (0, 1).
         """
         if not 0 < mass < 1:
             raise ValueError(f"mass is {mass}; the part cut off lies between 0 and 1, e.g. 1e-4")
@@ -150,7 +150,7 @@ class DiagonalGaussian:
 
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-    """The uniform law on the box [low, high].
+    """The uniform distribution on the box [low, high].
 
     Args:
         low, high: (*batch, D), finite, low < high.
@@ -254,7 +254,7 @@ class TruncatedGaussian:
 
 @dataclasses.dataclass(frozen=True)
 class Finite:
-    """A law on {0, ..., A - 1}. As a proposal it needs integer weights: see `from_weights`.
+    """A distribution on {0, ..., A - 1}. As a proposal it needs integer weights: see `from_weights`.
 
     Args:
         log_probs: (*batch, A) nats, log-sum-exp 0; -inf is allowed.
@@ -282,11 +282,11 @@ class Finite:
 
     @classmethod
     def from_weights(cls, weights: Tensor) -> Finite:
-        """From integers (A,), which both sides hold exactly; the only kind that can be a proposal."""
+        """From integer weights (A,), which both sides hold exactly; only these can be a proposal."""
         if weights.is_floating_point() or weights.dim() != 1 or bool((weights < 0).any()):
             raise ValueError(
-                "the weights of a finite proposal are non-negative integers of shape (A,): encoder and "
-                "decoder must hold the same ones, which rounded probabilities are not"
+                "the weights of a finite proposal must be non-negative integers of shape (A,), so that "
+                "encoder and decoder hold the same ones; multiply the probabilities by 2^20, say, and round"
             )
         total = int(weights.sum())
         if not 0 < total < _MAX_TOTAL_WEIGHT:
@@ -295,7 +295,7 @@ class Finite:
 
     @classmethod
     def uniform(cls, symbols: int, device: torch.device | str | None = None) -> Finite:
-        """Every one of `symbols` symbols with the same probability."""
+        """The uniform distribution on `symbols` symbols."""
         return cls.from_weights(torch.ones(symbols, dtype=torch.int64, device=device))
 
     @property
@@ -330,7 +330,7 @@ class Finite:
 
 @dataclasses.dataclass(frozen=True)
 class Density:
-    """Any other law, by its log density; the same law for every batch entry.
+    """Any other distribution, given by its log density; the same for every batch entry.
 
     Args:
         log_density: points (..., D) to nats (...); a constant may be missing if `log_bound` of `encode`
@@ -361,7 +361,7 @@ L = TypeVar("L")
 
 
 def _at(law: L, rows: Tensor) -> L:
-    """A law of tensors (*batch, D) at some flat batch entries: tensors (rows, 1, D)."""
+    """A distribution with parameters (*batch, D) at some flat batch entries: parameters (rows, 1, D)."""
     if not law.batch_shape:
         return law
     part = copy.copy(law)  # not replace(): the parameters were checked once

@@ -2,15 +2,15 @@
 """The hybrid of dithered quantisation and reverse channel coding, for targets of bounded support.
 
 Theis & Yosri, "Algorithms for the communication of samples", 2022. The proposal's distribution
-function and M_d cells a dimension map points to y = M F_p(x) in [0, M], where the proposal is uniform.
-If the target's support then fits into a unit box around c, shared u_n ~ U(0, 1)^D give candidates
-that are uniform on this box without the decoder's knowing it:
+function, with M_d cells a dimension, maps points to y = M F_p(x) in [0, M], where the proposal is uniform.
+If the target's support then fits into a unit box around c, shared draws u_n ~ U(0, 1)^D give candidates
+that are uniform on this box, although the decoder does not know the box:
 
     k_n = floor(c - u_n + 1/2),  y_n = k_n + u_n,  x_n = F_p^-1(y_n / M),
     log ratio = log q(x_n) - log p(x_n) - sum_d log M_d.
 
-The number n costs KL - log2 prod M instead of KL, and the time to find it falls by the factor prod M;
-the cell k costs log2 prod M bits as it is. The decoder needs n, k and M.
+The number n costs KL - log2 prod M bits instead of KL, and the time to find it falls by the factor prod M;
+the cell k is sent as it is, with log2 prod M bits. The decoder needs n, k and M.
 
 In:  TruncatedGaussian, Uniform or Density with `low` and `high` as target, DiagonalGaussian or Uniform
      as proposal, M as int64 (D,), known on both sides (`cell_counts`).
@@ -46,8 +46,8 @@ class UnitBox:
 def cell_counts(width: Tensor, proposal: Law) -> Tensor:
     """M_d = floor(1 / largest mass that the proposal gives to an interval of this width), at least 1.
 
-    It holds for every position of the target, so that the decoder can compute it too. (Where M must be
-    equal on machines with different libm, and 1 / mass is near an integer, send M.)
+    It holds for every position of the target, so the decoder can compute it too. (Where 1 / mass is near an
+    integer, machines with different libm may get different M: then send M.)
 
     Args:
         width: (D,) of the widest support of a target, e.g. that of `DiagonalGaussian.truncated`.
@@ -118,7 +118,7 @@ def points_of(uniforms: Tensor, cell: Tensor, proposal: Law, cells: Tensor) -> T
 
 
 def hybrid_scorer(target: Law, proposal: Law, cells: Tensor, centre: Tensor) -> Callable[..., Tensor]:
-    """As `ratios.ratio_scorer`, for candidates drawn uniformly from the unit boxes around `centre`."""
+    """As `density_ratio.ratio_scorer`, for candidates drawn uniformly from the unit boxes around `centre`."""
     log_cells = float(torch.log(cells.to(torch.float64)).sum())
 
     def score(draws: Tensor, target_rows: Tensor, proposal_rows: Tensor, rows: Tensor) -> Tensor:
@@ -139,6 +139,6 @@ def _distribution(proposal: Law, points: Tensor) -> Tensor:
 
 def _unknown_proposal(proposal: Law) -> str:
     return (
-        f"hybrid coding maps the proposal to a uniform law and knows how for DiagonalGaussian and "
-        f"Uniform, not for {type(proposal).__name__}"
+        f"the proposal is a {type(proposal).__name__}; hybrid coding needs its distribution function: take "
+        "DiagonalGaussian or Uniform"
     )

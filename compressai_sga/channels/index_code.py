@@ -3,18 +3,18 @@
 
 Li & El Gamal, "Strong functional representation lemma", 2018, and Theis & Yosri, "Algorithms for the
 communication of samples", 2022: the number m = n + 1 >= 1 of a Poisson functional representation has
-E[log2 m] <= KL + e^-1 log2 e + 1 =: L, and the law
+E[log2 m] <= KL + e^-1 log2 e + 1 =: L, and with the distribution
 
-    P(m) ~ m^-lambda,  lambda = 1 + 1 / L,       costs less than KL + log2(KL + 1) + 4 bits,
+    P(m) ~ m^-lambda,  lambda = 1 + 1 / L,       it costs less than KL + log2(KL + 1) + 4 bits,
 
 while Elias-delta, |m| + 2 |1 + |m|| + 1 bits with |m| = floor(log2 m), needs no KL.
 
-Numbers reach 2^32, so the table is of bins, not of numbers: m < 32 alone, then 16 bins an octave, the
-position in a bin being coded with equal probabilities (0.0001 bits lost). The masses of the bins are
-computed with Python's `decimal`, whose ln and exp are correctly rounded by specification, at a KL
-divergence rounded to eighths of a bit, then made multiples of 2^-20: machines get the same table
-whatever their libm. They must agree on the rounded divergence: when each side computes it itself, in
-floating point, send `kl_eighths` instead. `constriction` (pinned by its major version) codes with it.
+Numbers reach 2^32, so the table has bins instead of single numbers: a bin for each m < 32, then 16 bins an
+octave, with equal probabilities inside a bin (0.0001 bits lost). The masses of the bins are computed with
+Python's `decimal`, whose ln and exp are correctly rounded by specification, at a KL divergence rounded to
+eighths of a bit, and then rounded to multiples of 2^-20. So all machines get the same table, whatever their
+libm. They must agree on the rounded divergence: where each side would compute it in floating point, send
+`kl_eighths`. `constriction` (pinned by its major version) codes with the table.
 
 In:  0-based int64 numbers and the model of each group of them.
 Out: bytes, 32-bit little-endian words of a range coder; the length in bits of each number.
@@ -73,14 +73,14 @@ def zipf_exponent(kl_bits: float | Tensor) -> float | Tensor:
 
 
 def kl_eighths(kl_bits: float) -> int:
-    """A KL divergence in eighths of a bit, at most 1024 bits: what encoder and decoder must agree on."""
-    if not kl_bits > -1e-3:  # KL of equal laws may come out as -1e-17
+    """A KL divergence in eighths of a bit, at most 1024 bits; encoder and decoder must agree on it."""
+    if not kl_bits > -1e-3:  # KL of equal distributions may come out as -1e-17
         raise ValueError(f"kl_bits is {kl_bits}; a divergence is not negative")
     return min(max(0, round(8 * kl_bits)) if math.isfinite(kl_bits) else MAX_KL_EIGHTHS, MAX_KL_EIGHTHS)
 
 
 def zipf_bits(index: Tensor, kl_bits: float | Tensor, support: int | None = None) -> Tensor:
-    """Ideal length lambda log2(n + 1) + log2 sum_m m^-lambda, at the divergence as it is.
+    """Ideal length lambda log2(n + 1) + log2 sum_m m^-lambda, without rounding the divergence.
 
     Args:
         index: 0-based numbers, any shape.
@@ -103,7 +103,7 @@ def elias_delta_bits(index: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class IndexModel:
-    """A law on 0, ..., support - 1: a mass for every bin, equal probabilities inside.
+    """A distribution on 0, ..., support - 1: a mass for every bin, equal probabilities inside.
 
     Args:
         edges: first number of every bin, and the support at the end; ascending from 0.
@@ -169,7 +169,7 @@ def zipf_model(kl_bits: float, support: int = MAX_SUPPORT) -> IndexModel:
 
 @functools.lru_cache(maxsize=256)
 def elias_delta_model(support: int = MAX_SUPPORT) -> IndexModel:
-    """Elias-delta as a law, 2^-length: one bin an octave; renormalised to the support."""
+    """The distribution 2^-length of the Elias-delta code: one bin an octave, renormalised to the support."""
     edges = _octave_edges(_checked_support(support), 0, 0)
     octaves = torch.arange(len(edges) - 1)
     lengths = 2 * _floor_log2(octaves + 1) + 1
@@ -186,7 +186,7 @@ Part = tuple[Tensor, IndexModel]
 
 
 def encode_numbers(parts: Sequence[Part]) -> bytes:
-    """Numbers to one stream.
+    """Encodes numbers as one stream.
 
     Args:
         parts: (numbers, model) pairs; the numbers an int64 tensor of any shape, in [0, model.support).
@@ -203,7 +203,7 @@ def encode_numbers(parts: Sequence[Part]) -> bytes:
 
 
 def put_numbers(encoder: queue.RangeEncoder, parts: Sequence[Part]) -> None:
-    """Numbers to the end of what a constriction encoder holds; arguments as of `encode_numbers`."""
+    """Appends numbers to what a constriction encoder holds; arguments as in `encode_numbers`."""
     for numbers, model in parts:
         flat = _checked_numbers(numbers, model)
         edges = np.asarray(model.edges, dtype=np.int64)
@@ -232,7 +232,7 @@ def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list
         BitstreamError: the bytes are not what an encoder writes for any numbers of these models.
     """
     if len(data) % 4:
-        raise BitstreamError(f"a stream of numbers has {len(data)} bytes; it consists of 4-byte words")
+        raise BitstreamError(f"a stream of numbers has {len(data)} bytes; it must consist of 4-byte words")
     least_bits = sum(count * float(model.bin_bits.min()) for count, model in parts)
     if least_bits * (1 - 2.0**-10) > 8 * len(data):
         raise BitstreamError(
@@ -247,7 +247,7 @@ def decode_numbers(data: bytes, parts: Sequence[tuple[int, IndexModel]]) -> list
         raise BitstreamError(f"a stream of numbers is damaged: {error}") from error
     if encode_numbers([(numbers, model) for numbers, (_, model) in zip(decoded, parts)]) != data:
         raise BitstreamError(
-            "a stream of numbers decodes, but no encoder writes these bytes: damaged, cut, or coded "
+            "a stream of numbers decodes, but no encoder writes these bytes: they are damaged, cut, or coded "
             "with other models"
         )
     return decoded

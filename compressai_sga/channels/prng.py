@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared randomness: the same draws for encoder and decoder, on every device and in every version.
 
-A draw is addressed, not drawn in turn: (seed, step, block, candidate, lane, purpose) names it, so
-candidate n costs no more than candidate 0 and the order of a batch does not matter. Philox4x32-10
+Each draw has an address, (seed, step, block, candidate, lane, purpose), and does not depend on earlier draws.
+So candidate n costs no more than candidate 0, and the order of a batch does not matter. Philox4x32-10
 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) turns the address into words:
 
     counter = (candidate, lane // 4 + 2^24 purpose, block, step),  key = (seed mod 2^32, seed / 2^32)
 
-and word lane mod 4 of the result belongs to the lane. All arithmetic is on integers, done in torch's
-int64 so that CPU and CUDA run the same code. Normal numbers come from a table of quantiles with
-integer interpolation, not from libm's log and cos, whose last bit differs between machines.
+and word (lane mod 4) of the result belongs to the lane. All arithmetic is on integers, in torch's int64, so
+that CPU and CUDA run the same code. Normal numbers come from a table of quantiles with integer
+interpolation, not from libm's log and cos, whose last bit differs between machines.
 
 In:  a seed in [0, 2^64); integers or int64 tensors in [0, 2^32) for step, block and candidate, which
      broadcast together; a number of lanes (dimensions) up to 2^26.

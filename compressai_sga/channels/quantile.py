@@ -3,9 +3,9 @@
 
 A decoder that maps shared uniforms to a Gaussian (`reverse`, method "hybrid") must find the
 encoder's number to the last bit. libm's log and torch's ndtri differ between CPU and CUDA and between
-libraries; IEEE 754 fixes the basic operations and the square root. Hence the rational approximations
-of Wichura, "Algorithm AS 241: the percentage points of the normal distribution", 1988 (PPND16), with
-a logarithm made of `frexp` and the series log m = 2 artanh((m - 1) / (m + 1)).
+libraries, while IEEE 754 fixes the basic operations and the square root. So this file uses the rational
+approximations of Wichura, "Algorithm AS 241: the percentage points of the normal distribution", 1988
+(PPND16), with a logarithm made of `frexp` and the series log m = 2 artanh((m - 1) / (m + 1)).
 
 In:  float64 tensors of probabilities, any shape.
 Out: quantiles, relative error below 1e-14.
@@ -118,7 +118,7 @@ def normal_quantile(probability: Tensor) -> Tensor:
 
 
 def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Tensor) -> Tensor:
-    """Quotient of two polynomials, highest power first; every product and sum is rounded by itself."""
+    """Quotient of two polynomials, highest power first; every product and sum is rounded separately."""
     values = []
     for polynomial in coefficients:
         value = torch.full_like(x, polynomial[0])

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reverse channel coding: sending a sample of a law q that only the encoder knows.
+"""Reverse channel coding: sending a sample of a distribution q that only the encoder knows.
 
 Theis & Yosri, "Algorithms for the communication of samples", 2022; Li & El Gamal 2018 (PFR); Havasi et
 al. 2019 (MRC). Encoder and decoder share a proposal p and randomness (`prng`), hence the same candidates
 z_0, z_1, ... ~ p. The encoder sends the number n of one of them, chosen so that z_n ~ q:
 
-    method    times (see `selection`)          the sample's law       bits of the number
+    method    times (see `selection`)          sample distributed as  bits of the number
     mrc       independent, N candidates       nearly q (N finite)    log2 N
     pfr       Poisson process, all            q exactly              <= KL + log2(KL + 1) + 4
     pfr, N    the same, N candidates          nearly q               the same, N numbers
     orc       sorted, N candidates            as mrc                 less than pfr
     hybrid    dither, then pfr (or orc, N)    q, of bounded support  log2 prod M + those of KL - log2 prod M
 
-With KL = KL(q || p) in bits. Truncated methods need N of about 2^(KL + a few): `Code.log_mass` and
-`Code.effective_size` say what N candidates saw of the target, `Code.exact` whether anything was lost.
+KL is KL(q || p) in bits. Truncated methods need N of about 2^(KL + a few): `Code.log_mass` and
+`Code.effective_size` tell how well N candidates represent the target, `Code.exact` whether the sample is
+exact.
 
-In:  laws of `distributions`, shape (*batch, D), or (D,) for one law for all of `block`; a batch entry uses
-     its own block of randomness.
+In:  two of `distributions`, shape (*batch, D), or (D,) for one distribution in all of `block`; each batch
+     entry uses its own block of randomness.
 Out: `Code`: numbers and samples, shape (*batch) and (*batch, D); bytes by `pack`, back by `unpack`.
 Fails with ``ShapeError`` or ``ValueError`` for arguments that do not fit (unbounded ratios with exact pfr,
      targets outside the proposal's support, NaN), ``SgaError`` when the candidates do not suffice,
@@ -82,7 +83,7 @@ def encode(
         dtype: of the search among Gaussians, float64 or float32; the sample is the decoder's anyway.
 
     Returns:
-        The code, on the device of the laws.
+        The code, on the device of the distributions.
 
     Raises:
         ShapeError: dimensions or batch shapes do not fit.
@@ -201,7 +202,7 @@ def decode(
 
 
 def default_candidates(kl_bits: float) -> int:
-    """N = 2^(ceil(KL) + 4), at most 2^24, for truncated methods when nothing else is said."""
+    """N = 2^(ceil(KL) + 4), at most 2^24: the default of the truncated methods."""
     if math.isnan(kl_bits) or kl_bits > 24 - _PADDING_BITS:
         raise ValueError(
             f"a KL divergence of {kl_bits:.4g} bits needs more than 2^24 candidates; split the target into "
@@ -268,7 +269,7 @@ def _blocks(block: int | Tensor, laws_shape: torch.Size, *laws: Law) -> tuple[to
             shape = torch.broadcast_shapes(block.shape, laws_shape)
         except RuntimeError as error:
             raise ShapeError(
-                f"block has the shape {tuple(block.shape)}, the laws the batch shape {tuple(laws_shape)}; "
+                f"block has the shape {tuple(block.shape)}, q and p the batch shape {tuple(laws_shape)}; "
                 "they must broadcast"
             ) from error
         numbers = block.expand(shape).reshape(-1).to(torch.int64)
@@ -298,7 +299,7 @@ def _bound(target: Law, proposal: Proposal, log_bound: float | Tensor | None, ex
         bound = torch.as_tensor(log_bound, dtype=torch.float64)
     if exact and not bool(torch.isfinite(bound).all()):
         raise ValueError(
-            "the density ratio q / p is unbounded (or NaN), so that exact sampling never stops: its target "
+            "the density ratio q / p is unbounded (or NaN), so exact sampling would never stop: the target "
             "needs lighter tails than the proposal (smaller std); pass candidates=N for a truncated "
             "search, or take 'orc'"
         )
@@ -320,5 +321,5 @@ def _counts(
         counts.is_floating_point()
         or not 1 <= int(counts.min()) <= int(counts.max()) <= index_code.MAX_SUPPORT
     ):
-        raise ValueError(f"candidates is {candidates}; it consists of integers from 1 to 2^32")
+        raise ValueError(f"candidates is {candidates}; give integers from 1 to 2^32")
     return expanded("candidates", counts, batch_shape)

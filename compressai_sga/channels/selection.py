@@ -9,13 +9,13 @@ Every method picks, among candidates z_n ~ p with times T_n (Theis & Yosri 2022)
     pfr   T_n = E_0 + ... + E_n                        Poisson functional representation
     orc   T_n = sum_{i <= n} E_i N / (N - i)           ordered random coding: N sorted exponentials
 
-With the same N, mrc and orc pick from the same law (self-normalised importance sampling); the sorted
-times make small numbers likelier, which is what costs fewer bits. Once T_n exceeds
-exp(best score) sup q / p, no later candidate can win: pfr is then exact, orc has its final result.
+With the same N, the picks of mrc and orc have the same distribution (self-normalised importance sampling).
+The sorted times of orc make small numbers likelier, which costs fewer bits. Once T_n exceeds exp(best score)
+sup q / p, no later candidate can win: pfr is then exact, and orc has its final result.
 
 In:  log ratios log q / p in nats and exponentials, shape (..., n), in the order of the numbers.
-Out: numbers, and what the search saw of the weights. Times are the encoder's own business: they come
-     from the shared seed only so that encoding is reproducible.
+Out: numbers, and statistics of the weights that the search saw. Only the encoder uses the times; they come
+     from the shared seed so that encoding is reproducible.
 Fails with ``ValueError`` for NaN, ``SgaError`` when no candidate has target density or too many would
      be needed.
 """
@@ -71,7 +71,7 @@ def arrival_times(
 
 
 def select(log_ratio: Tensor, draws: Tensor, order: Order) -> Tensor:
-    """n* = argmin [log T_n - log_ratio_n] over all n given; a pure function.
+    """n* = argmin [log T_n - log_ratio_n] over all given n.
 
     Args:
         log_ratio: log q(z_n) / p(z_n) in nats, shape (..., N).
@@ -130,14 +130,14 @@ def search(
     seed: int,
     step: int,
 ) -> Found:
-    """Looks for n* in chunks of candidates, dropping blocks that have stopped.
+    """Searches for n* in chunks of candidates and drops the blocks that have stopped.
 
     Args:
         score: log ratios of a chunk of candidates; `first` and `count` are multiples of four.
         block: (B,) block numbers.
         order: of the arrival times.
         limit: N, how many candidates there are, or may be looked at if `exact`.
-        exact: a block without its stop rule fired by then is an error, not a truncation.
+        exact: whether it is an error, not a truncation, when a block reaches `limit` before its stop rule.
         log_bound: (B,) sup log q / p in nats, +inf if unbounded.
         lanes: draws of a candidate; sets how many are handled at once.
         seed, step: of the arrival times.

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trellis code for the samples of a Gaussian: a long message instead of many short blocks.
+"""A trellis code for samples of a Gaussian: a long message instead of many short blocks.
 
-A block of reverse channel coding with 2^R candidates gets a sample whose score, <z, shift> / |shift|, is that
-of the best of 2^R normal numbers: for R = 14 what an ideal channel sends in 11 bits. The loss falls as
-log(R) / R only while the work is 2^R. A trellis code makes a candidate's vector depend on the bits before it:
+A block of reverse channel coding with 2^R candidates gets a sample whose score, <z, shift> / |shift|, is the
+largest of 2^R normal numbers. For R = 14 an ideal channel needs only 11 bits for that score. The loss falls
+slowly, as log(R) / R, while the work grows as 2^R. In a trellis code a candidate's vector depends on the bits
+before it:
 
     state_t = last k bits sent,   number_t = (state_t, next b bits) < 2^(k + b),   z_t = candidate number_t
 
 of segment t, drawn as in `circulant`. Viterbi's algorithm finds the message with the largest total score in
-2^(k + b) operations a segment: with random vectors on its branches a trellis reaches the rate-distortion
-function as k grows (Viterbi & Omura 1974), here 10 % above it for k = 12 (tests). The message is tail-biting,
-it goes round in a circle, so that its first bits are worth as much as the others: the last state of one
-search is the start of the second.
+2^(k + b) operations a segment. A trellis with random vectors on its branches reaches the rate-distortion
+function as k grows (Viterbi & Omura 1974); here it is 10 % above it for k = 12 (tests). The message is
+tail-biting, that is, a circle: a second search starts in the last state of the first. So the first bits are
+worth as much as the others.
 
-The decoder draws one candidate a segment. What it gets is not a sample of N(shift, I) in one respect: the
-score does not scatter, but is about sqrt(2 ln 2 R), whatever |shift|: choose R so that this is |shift| or
-less. In the D - 1 other directions it is noise as it should be.
+The decoder draws one candidate a segment. Its result differs from a sample of N(shift, I) in one respect: the
+score does not vary, but is about sqrt(2 ln 2 R), whatever |shift| is. Choose R so that this is at most
+|shift|. In the other D - 1 directions the result is noise, as it should be.
 
 In:  the shift of D coordinates in units of the standard deviation; a `Message`; seed and step.
 Out: b bits a segment, (segments,) int64, all equally likely; D standard normal numbers from them, float64,
@@ -62,18 +63,18 @@ class Message:
             or not 1 <= self.state_bits + self.symbol_bits <= MAX_LOG2_CANDIDATES
         ):
             raise ValueError(
-                f"{self.bits} bits for {self.dims} dimensions with {self.state_bits} bits of state; there "
-                f"are 1 or more of each, and state and symbol have at most {MAX_LOG2_CANDIDATES} bits"
+                f"{self.bits} bits for {self.dims} dimensions with {self.state_bits} bits of state; give at "
+                f"least 1 of each, and at most {MAX_LOG2_CANDIDATES} bits for state and symbol together"
             )
 
     @property
     def symbol_bits(self) -> int:
-        """b: 1, unless there are more bits than dimensions, or so few that all messages can be tried."""
+        """b: 1, except with more bits than dimensions, or with so few bits that all messages can be tried."""
         return self.bits if self.bits <= _EXHAUSTIVE_BITS else -(-self.bits // self.dims)
 
     @property
     def segments(self) -> int:
-        """Of the coordinates; the message has b bits for each."""
+        """Number of segments of the coordinates; the message has b bits for each."""
         return self.bits // self.symbol_bits
 
     @property

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entropy code of universally quantised numbers, for any one-dimensional law.
+"""The entropy code of universally quantised numbers, for any one-dimensional distribution.
 
     code = UniversalCode(scipy.stats.laplace(scale=0.7).cdf, step=0.5)
-    data = code.encode(universal.quantise(y, u, 0.5), u)      # bytes
-    y_hat = universal.dequantise(code.decode(data, u), u, 0.5)
+    data = code.encode(quantise(y, u, 0.5), u)      # bytes; see `universal_quantisation`
+    y_hat = dequantise(code.decode(data, u), u, 0.5)
 
 Given the dither u, the integer K has P(K = k | u) = F((k + r_T(u) + 1/2) D) - F((k + r_T(u) - 1/2) D),
-F being the distribution function of y, D the step and r_T as in `universal`. Every number gets the
-table of its own dither, so that the expected length is H[K | u] = h(y + D U) - log2 D.
+where F is the distribution function of y, D the step, and r_T as in `universal_quantisation`. Every number
+gets a table for its own dither, so the expected length is H[K | u] = h(y + D U) - log2 D.
 
 In:  F, vectorised over NumPy arrays; integers and dither as tensors of one shape.
 Out: bytes (by `coding.ConstrictionANS`), integers, or bits. Probabilities are rounded to 20 bits: the
      last digit of another machine's libm changes one in some 10^9. Memory is 8 bytes for every number
      and integer of the support: cut long sequences into several strings.
-Fails with ``ValueError`` for an integer outside of the support and for a function that is no
-distribution function; with ``BitstreamError`` for bytes that are damaged or of another law or dither.
+Fails with ``ValueError`` for an integer outside the support and for a `cdf` that is not a distribution
+function; with ``BitstreamError`` for bytes that are damaged or of another distribution or dither.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _TAIL = 1e-9
 
 @dataclass(frozen=True)
 class UniversalCode:
-    """P(K | u) and its code, for one law, step and temperature.
+    """P(K | u) and its code, for one distribution, step and temperature.
 
     Args:
         cdf: distribution function of y, from and to float64 arrays.
         step: D > 0 of the quantiser, one number: several steps are several codes.
-        temperature: of soft rounding, as in `universal.quantise`.
+        temperature: of soft rounding, as in `universal_quantisation.quantise`.
         support: the smallest and the largest integer that can be coded; by default those between which
-            all but 2e-9 of the law's mass lies, and three more on each side.
+            all but 2e-9 of the probability lies, and three more on each side.
 
     Raises:
         ValueError: a step that is not positive, or a `cdf` that does not rise from 0 to 1.
@@ -86,7 +86,7 @@ class UniversalCode:
         if k.shape != u.shape:
             raise ValueError(f"k has the shape {tuple(k.shape)}, u {tuple(u.shape)}; they must agree")
         if not bool((k == k.round()).all() and torch.isfinite(u).all()):
-            raise ValueError("k holds other numbers than integers, or u is not finite; see `quantise`")
+            raise ValueError("k holds non-integers, or u is not finite; take k from `quantise` with this u")
         low, high = self.support
         if k.numel() and not (low <= int(k.min()) and int(k.max()) <= high):
             raise ValueError(
@@ -100,13 +100,15 @@ class UniversalCode:
         """The integers of a string, float64, shape of u.
 
         Raises:
-            BitstreamError: not a string that `encode` makes for this law and dither.
+            BitstreamError: not a string that `encode` makes for this distribution and dither.
         """
         decoder = ConstrictionANS().decoder(data)
         values = decoder.decode_each(_family, self._table(u)) if u.numel() else np.zeros(0, np.int32)
         decoder.finish()
         if len(values) != u.numel():
-            raise BitstreamError(f"{len(values)} integers for {u.numel()} numbers of dither")
+            raise BitstreamError(
+                f"the string holds {len(values)} integers, the dither {u.numel()}; decode with its own dither"
+            )
         return torch.from_numpy(values.astype(np.float64) + self.support[0]).reshape(u.shape)
 
     def _rest(self, u: Tensor) -> np.ndarray:
@@ -115,7 +117,7 @@ class UniversalCode:
     def _mass(self, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         p = self.cdf(upper * self.step) - self.cdf(lower * self.step)
         if not (p >= -1e-12).all():
-            raise ValueError("cdf falls somewhere, or is not a number; it must be a distribution function")
+            raise ValueError("cdf falls somewhere, or is NaN; it must be a distribution function")
         return np.maximum(p, 0.0)
 
     def _table(self, u: Tensor) -> np.ndarray:
@@ -133,7 +135,7 @@ class UniversalCode:
             if far > 1 << 20:
                 raise ValueError(
                     f"cdf is {float(self.cdf(-far * self.step))} at {-far * self.step:g} and "
-                    f"{float(self.cdf(far * self.step))} at {far * self.step:g}, not 0 and 1: it is no "
+                    f"{float(self.cdf(far * self.step))} at {far * self.step:g}, not 0 and 1: it is not a "
                     "distribution function, or the step is too small for it; name the `support`"
                 )
         points = np.arange(-far, far + 1)

@@ -4,18 +4,18 @@
 Ziv 1985; Agustsson & Theis, "Universally quantized neural compression", 2020. Encoder and decoder
 share u ~ U[-1/2, 1/2). With lattice step D the encoder sends the integer K and the decoder adds u:
 
-    K = round(y / D - u),   y_hat = (K + u) D,   y_hat has the law of y + D U given y,
+    K = round(y / D - u),   y_hat = (K + u) D,   given y, y_hat is distributed as y + D U,
 
-and the rate is H[K | u] = h(y + D U) - log2 D bits: what training with uniform noise optimises is
-what the codec then does. Soft rounding s_T moves y towards the integers before the channel and the
-conditional mean r_T(v) = E[y | s_T(y) + U = v], y locally uniform, undoes it afterwards:
+and the rate is H[K | u] = h(y + D U) - log2 D bits. So the codec does exactly what training with uniform
+noise optimises. Soft rounding s_T moves y towards the integers before the channel, and the conditional mean
+r_T(v) = E[y | s_T(y) + U = v], for a locally uniform y, undoes it afterwards:
 
     K = round(s_T(y / D) - u),   y_hat = r_T(K + u) D = (K + r_T(u)) D,
     r_T(v) = s_T^-1(v - 1/2) + 1/2.
 
-The dither that remains, r_T(u), shrinks with the temperature T = 1 / alpha: T = inf is universal
-quantisation, T = 0 hard rounding. Hence the entropy model of K, for a law with distribution function
-F, is P(K = k | u) = F((k + r_T(u) + 1/2) D) - F((k + r_T(u) - 1/2) D) at every temperature.
+The remaining dither, r_T(u), shrinks with the temperature T = 1 / alpha: T = inf is universal quantisation,
+T = 0 hard rounding. So at every temperature, if y has the distribution function F, the entropy model of K is
+P(K = k | u) = F((k + r_T(u) + 1/2) D) - F((k + r_T(u) - 1/2) D).
 
 In:  real tensors; a step > 0, a number or a tensor that broadcasts (one for each channel); dither of
      the same shape, from `dither` (shared, channels/prng.py) or from anywhere.
@@ -117,10 +117,10 @@ def dequantise(k: Tensor, u: Tensor, step: float | Tensor = 1.0, temperature: fl
 
 
 def noisy(y: Tensor, u: Tensor, step: float | Tensor = 1.0, temperature: float = math.inf) -> Tensor:
-    """What training sees, r_T(s_T(y / D) + u) D: the law of `dequantise(quantise(y))`, with gradient.
+    """The training output r_T(s_T(y / D) + u) D: distributed as `dequantise(quantise(y))`, with gradient.
 
-    The slope of r_T is replaced by its mean over u, which is 1: at T = 0.1 single slopes reach 170, and
-    gradients with them do not train (Agustsson & Theis 2020 integrate the noise out there, too).
+    In the gradient, the slope of r_T is replaced by its mean over u, which is 1: at T = 0.1 single slopes
+    reach 170, and training with them fails (Agustsson & Theis 2020 also integrate the noise out there).
 
     Args as `quantise`, except that u is fresh noise, independent of everything.
     """
@@ -143,7 +143,7 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _floating(values: Tensor, u: Tensor) -> Tensor:
-    """Integers in the dither's type, so that a step that is none is not cut off."""
+    """Integers converted to the dither's type, so that a non-integer step is not truncated."""
     return values if values.is_floating_point() else values.to(u.dtype)
 
 

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Autoregressive latents coded front by front: all pixels that do not depend on each other at once.
 
-A masked k x k context lets pixel (i, j) see the rows above up to column j + k // 2 and its own row up to
-j - 1. With slope s = k // 2 + 1 every pixel it sees has a smaller s i + j; so those with the same
-s i + j form a front (a wavefront), computed as one batch: H + W fronts, about, instead of H W pixels.
+With a masked k x k context, pixel (i, j) sees the rows above up to column j + k // 2 and its own row up to
+column j - 1. With slope s = k // 2 + 1, every pixel that it sees has a smaller s i + j. So all pixels with
+the same s i + j form a front (a wavefront), which is computed as one batch: about s H + W fronts instead of
+H W pixels.
 
     for each front:  context = taps . W + b;  (scales, means) = entropy_parameters(params, context)
                      symbols <- coder;        y_hat = symbols + means
 
 Encoder and decoder run `_Scan.parameters` on the same inputs in the same shapes, one image at a time,
-so that their floats are the same bits on one machine. They do so in float64 throughout: what another
-machine's or thread count's order of summation changes is then of the order 1e-15, too small to reach an
-index but in one image of millions (in float32 it moves some scale across a boundary of the table in most
-images). What comes in, params from the hyperprior's network, is float32 and the caller's matter.
+so on one machine their floats are equal to the last bit. All of it is float64. Another machine or thread
+count may sum in another order, but that changes the floats by about 1e-15 only, enough to change an index in
+one image of millions. (In float32, in most images some scale moves across a boundary of the table.) The
+input `params`, from the hyperprior's network, is float32; keeping it the same is up to the caller.
 
-Symbols are coded in the order of the fronts, hence these strings are not those of stock; the images are
-the same, up to ties y - mean = 1/2 that stock's float32 decides by its last bit.
+Symbols are coded in the order of the fronts, so these strings differ from those of stock CompressAI. The
+images are the same, except at ties y - mean = 1/2, which stock's float32 decides by its last bit.
 
 In:  y (1, C, H, W), params (1, P, H, W), the modules of CompressAI's model, and `Rounding`, which tells
-     how symbols and y_hat belong together. Out: string and y_hat, or y_hat.
+     how symbols and y_hat are related. Out: string and y_hat, or y_hat.
 Fails with ``BitstreamError`` on a string that was not made for these parameters.
 """
 
@@ -62,7 +63,7 @@ class Rounding:
         return torch.round(y - means).int()
 
     def y_hat(self, symbols: Tensor, scales: Tensor, means: Tensor) -> Tensor:
-        """What both sides go on with, (n, C), float64."""
+        """The reconstruction that both sides use as context, (n, C), float64."""
         return symbols.to(means.dtype) + means
 
 
@@ -170,7 +171,7 @@ def scan_decompress(
         scan.put(front, rounding.y_hat(symbols, scales, means))
         if decoder.idle > MOST_IDLE:
             raise BitstreamError(
-                f"a string of {len(string)} bytes ends long before its last pixel of {scan.height} x "
+                f"a string of {len(string)} bytes ends long before the last of its {scan.height} x "
                 f"{scan.width} pixels: it is truncated, or the size is wrong; get it again"
             )
     decoder.finish()
@@ -179,7 +180,7 @@ def scan_decompress(
 
 @dataclass(frozen=True)
 class _Front:
-    """Independent pixels: their places in the latent and in the padded latent, and their context's."""
+    """Independent pixels: their positions in the latent and the padded latent, and their context's."""
 
     pixels: Tensor  # (n,)
     padded: Tensor  # (n,)
@@ -278,7 +279,7 @@ class _Scan:
 
 
 def _pointwise(network: nn.Module, first: int) -> list | None:
-    """The network as (weight, bias) and activations; None where it is more than 1x1 convolutions."""
+    """The network as (weight, bias) and activations; None where it has other layers than 1x1 convolutions."""
     if not isinstance(network, nn.Sequential) or not len(network):
         return None
     layers: list = []

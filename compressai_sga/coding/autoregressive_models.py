@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The methods of CompressAI's autoregressive models and of its raster-scan codec, coded front by front.
 
-Each function does what the method of the same name does, with the same arguments, where the coder is one
-of ours: stock's methods do not look at the coder. `binding` and `hooks` put them in their place.
+Each function replaces the stock method of the same name, with the same arguments, where the coder is one of
+ours: the stock methods ignore the coder's name. `binding` and `hooks` put these functions in their place.
 
 In:  the model or codec, whose `gaussian_conditional` has a coder of ours and tables. Out: as stock's.
 Fails with ``ShapeError`` on a latent and parameters of different sizes, ``BitstreamError`` on a string that
@@ -145,7 +145,7 @@ def _inner(padded: Tensor, padding: int) -> Tensor:
 
 
 def _merge(codec: nn.Module) -> Callable[..., Tensor] | None:
-    """The codec's own way to put parameters and context together, None where it is stock's."""
+    """The codec's own function that joins parameters and context; None where it is the stock one."""
     same = type(codec).merge is RasterScanLatentCodec.merge and "merge" not in vars(codec)
     return None if same else codec.merge
 

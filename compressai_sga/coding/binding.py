@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which methods of CompressAI code with our coders, and how one model comes to have them.
+"""Which methods of CompressAI use our coders, and how a single model is given one of them.
 
     set_coder(model, "constriction-exact")      # this model, whatever the process's default is
     set_coder(model, "ans")                     # stock again
 
 Two routes lead to the functions in `METHODS`. `hooks` puts them into CompressAI's classes, so that
-`compressai.set_entropy_coder(name)` works for all models built afterwards. `set_coder` touches one model
-and nothing of CompressAI: it gives the model's entropy models, and the model itself where it is
-autoregressive, a subclass of their class that stands for that model alone. With either, `by_coder` looks at
-the name of the coder at each call.
+`compressai.set_entropy_coder(name)` works for all models built afterwards. `set_coder` changes one model and
+nothing in CompressAI: the class of each of its entropy models becomes a subclass made for this purpose, and
+so does the class of the model itself where it is autoregressive. On both routes, `by_coder` checks the name
+of the coder at each call.
 
 The subclass of a class X has, right before each class of `METHODS` among X's bases, a variant of it:
 
     EntropyBottleneck -> EntropyModel             X and its base
     (subclass) -> EntropyBottleneck -> (variant of EntropyModel) -> EntropyModel
 
-so that `super().compress` of stock, or of a user's subclass, finds the variant. It has X's name, and what
-isinstance, `state_dict`, `update` and `to` do does not change. Copies keep the coder; so do pickles, which
-need this package where they are read, but not its hooks.
+so that `super().compress` of stock, or of a user's subclass, finds the variant. The subclass has X's name;
+isinstance, `state_dict`, `update` and `to` work as before. Copies and pickles keep the coder. To read such
+a pickle this package must be installed, but its hooks are not needed.
 
 In:  a model with entropy models of CompressAI. Out: the same model.
 Fails with ``ValueError`` on an unknown coder or a model without entropy models.
@@ -70,7 +70,7 @@ _ENTROPY_MODELS = (EntropyModel, EntropyModelVbr)
 
 
 def by_coder(stock: Function, ours: Function, check: Function | None = None) -> Function:
-    """The method that is `ours` where the object's coder is one of ours, and else `check`, then `stock`."""
+    """A method that calls `ours` where the object's coder is one of ours, and else `check`, then `stock`."""
 
     @functools.wraps(stock)
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ def by_coder(stock: Function, ours: Function, check: Function | None = None) -> 
 
 
 class CoderProxy(_EntropyCoder):
-    """CompressAI's proxy of a coder, around one of ours; stock's knows its own names only."""
+    """CompressAI's proxy of a coder, around one of ours; the stock proxy knows only the stock coders."""
 
     def __init__(self, method: str) -> None:
         self.name = method
@@ -92,13 +92,13 @@ class CoderProxy(_EntropyCoder):
 
 
 def set_coder(model: nn.Module, name: str | None) -> nn.Module:
-    """Bind a coder to one model: its entropy models code with it, whatever other models do.
+    """Gives one model a coder: its entropy models code with it, and other models keep theirs.
 
     Args:
-        model: any module of CompressAI or with its entropy models inside; of an autoregressive model the
-            whole, since it codes its latents itself.
+        model: any module of CompressAI, or one with its entropy models inside. Pass an autoregressive model
+            as a whole, since it codes its latents itself.
         name: constriction-ans, -range or -exact; or one of `compressai.available_entropy_coders()`, which
-            makes all classes stock's again. None is stock's "ans".
+            restores all the stock classes. None is the stock coder "ans".
 
     Returns:
         The model.

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checksum of the symbols that went through our coders: did the decoder see what the encoder saw?
+"""A checksum of the coded symbols: did the decoder get the symbols that the encoder coded?
 
     with checksum.record() as symbols:
         out = model.compress(x)
     symbols.crc32, symbols.symbols          # the same inside `with` around model.decompress(...)
 
-An entropy model that reads the context of floats gives another image, and no error, where the decoder's
-floats differ from the encoder's. The CRC-32 of the symbols, as little-endian int32 in the order in which
-the calls give them, finds that out.
+Where an entropy model depends on floats, and the decoder's floats differ from the encoder's, it decodes
+another image without an error. The CRC-32 of the symbols, as little-endian int32 in coding order, detects
+that.
 
-In:  calls of the coders between entering and leaving, in this thread or task. Out: `Record`.
-A model's `compress` decodes its own z to go on with it; hence what was encoded counts where anything
-was encoded, and else what was decoded.
+In:  calls of our coders inside the `with` block, in this thread or task. Out: `Record`.
+A model's `compress` also decodes its own z. So the record counts encoded symbols where there are any, and
+decoded ones otherwise.
 """
 
 from __future__ import annotations

@@ -5,24 +5,24 @@
     data = coder.encode(symbols, indexes, tables)      # bytes
     coder.decode(data, indexes, tables)                # the same symbols, int32
 
-Symbols of one table are coded with one call: sorted by (index, position), stable; escaped values
-(`escapes.py`) follow. An array may be coded in several chunks, each sorted by itself, so that a decoder
-may compute the next chunk's indexes from the symbols so far (`encode_chunks`, `decoder`).
+Symbols of one table are coded with one call: they are sorted by (index, position), and escaped values
+(`escapes.py`) follow. An array may be coded in several chunks, each sorted on its own, so that a decoder
+can compute the next chunk's indexes from the symbols before it (`encode_chunks`, `decoder`).
 
-Bytes. A guard of 16 bits, 1 + CRC-32(symbols, little-endian int32, in the order given) mod 65535, goes
-with the symbols, so that damage, or a decoder whose indexes differ from the encoder's, is taken for
-sound with a probability of 2^-16 only; and every message has exactly one string:
+Bytes. The string also holds a guard of 16 bits, 1 + CRC-32(symbols, little-endian int32, in the order given)
+mod 65535. Damage, or a decoder with other indexes than the encoder's, passes unnoticed with a probability
+of 2^-16 only. Every message has exactly one string:
     constriction-ans     the coder's words, little endian, without the zero bytes at their end; the guard
                          is the state that the encoder starts from. At most 2 bytes + 1 above the content.
     constriction-range   the fewest bytes, big endian, of a point of the final interval, zero bytes at
                          their end left out; the guard is a last symbol. Compared with its re-encoding.
     constriction-exact   0xE5, then as constriction-ans; with one zero byte more where the length would
-                         be a multiple of four, as all of stock's are. Neither mistakes the other.
+                         be a multiple of four, as all of stock's are. Neither decoder takes the other's.
 Stock's `ans` spends 31 bits at its start and 33 to 64 at its end and detects nothing.
 
 In:  symbols, indexes: (n,) int32 (scales, float32, for `GaussianTables`), n >= 0; any int32 symbol.
-Fails with ``BitstreamError`` on any other bytes than an encoder's for these indexes (but for 2^-16 of
-them), after work and memory in proportion to n and len(data); with ``ValueError`` on wrong arguments.
+Fails with ``BitstreamError`` on bytes that no encoder wrote for these indexes (2^-16 of them pass), after
+work and memory in proportion to n and len(data); with ``ValueError`` on wrong arguments.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Backend(Protocol):
 
 
 class Decoder:
-    """Decodes one string chunk by chunk; `finish` checks that it ends where the symbols do.
+    """Decodes one string chunk by chunk; `finish` checks that the string ends with the last symbol.
 
     Args:
         name: of the coder, for messages.
@@ -130,7 +130,7 @@ class Decoder:
             raise _damaged(self._name) from None
 
     def decode_each(self, family: object, *parameters: np.ndarray) -> np.ndarray:
-        """The next values, of models of one family with parameters for each; no escapes."""
+        """The next values, each with its own parameters of one family of models; no escapes."""
         values = self._decode(family, *parameters)
         if self._parts is not None:
             self._parts.append((values, family, parameters))
@@ -167,7 +167,7 @@ class Coder:
         return self.encode_chunks([(symbols, indexes)], tables)
 
     def encode_chunks(self, chunks: Sequence[Chunk], tables: AnyTables) -> bytes:
-        """One string for several arrays, to be decoded one after another with `decoder`."""
+        """One string for several arrays; `decoder` decodes them one after another."""
         parts: list[Part] = []
         for symbols, indexes in chunks:
             parts += parts_of(symbols, indexes, tables)
@@ -177,7 +177,7 @@ class Coder:
         return data
 
     def encode_each(self, values: np.ndarray, family: object, *parameters: np.ndarray) -> bytes:
-        """The string of values of models of one family, with parameters for each; no escapes."""
+        """The string of values, each with its own parameters of one family of models; no escapes."""
         data = self.write_parts([(values, family, parameters)], guard_of([values]))
         checksum.note_encoded(values)
         return data
@@ -224,8 +224,8 @@ class ConstrictionANS(Coder):
         _require_bytes(data, self.name)
         if not data or data[-1] == 0:
             raise BitstreamError(
-                f"a string of {len(data)} bytes that is empty or ends in a zero byte is none of "
-                f"{self.name}: it is truncated or of another coder; get it again"
+                f"a string of {len(data)} bytes is empty or ends in a zero byte, which {self.name} never "
+                "writes: it is truncated or of another coder; get it again"
             )
         words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
         return Decoder(self.name, _AnsCoder(words), self._check_end, keep=False)
@@ -242,7 +242,7 @@ class ConstrictionANS(Coder):
 
 
 class ConstrictionExact(ConstrictionANS):
-    """`ConstrictionANS` behind a mark; entropy models give it continuous scales."""
+    """`ConstrictionANS` after a marker byte; entropy models give it continuous scales."""
 
     name = "constriction-exact"
     continuous = True
@@ -357,7 +357,7 @@ def _of_rows(counts: list[tuple[int, int]], tables: AnyTables) -> tuple[np.ndarr
 def _find_escapes(
     values: np.ndarray, counts: list[tuple[int, int]], tables: AnyTables
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the decoded values are escapes; offset and escape value for every symbol."""
+    """Which decoded values are escapes; offset and escape value for every symbol."""
     offsets, limits = _of_rows(counts, tables)
     return np.flatnonzero(values == limits), offsets, limits
 

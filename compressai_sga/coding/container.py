@@ -10,12 +10,12 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
     4     magic      CA 53 47 41
     1     version    1
     v     rest       number of bytes after this field, at most 2^30
-    v+n   model      name in the zoo, or C3 (`files.fitted`), 1..64 characters of a-z A-Z 0-9 . _ -
+    v+n   model      name in the zoo, or C3 (`files.c3`), 1..64 characters of a-z A-Z 0-9 . _ -
     v     quality    0..255
     1     metric     0 mse, 1 ms-ssim
-    8     weights    first bytes of H, the sha256 of the model's weight file; where the file has all rates,
-                     of the sha256 of H and the quality's lmbda, a little-endian float64; zeros where there
-                     is no weight file
+    8     weights    the first bytes of H, the sha256 of the model's weight file. Where one file has all
+                     rates: of the sha256 of H followed by the quality's lmbda, a little-endian float64.
+                     Zeros where there is no weight file
     1     coder      1 constriction-ans, 2 constriction-range, 3 constriction-exact
     v v   width, height   of the image in pixels, 1..2^20 each
     1     mode       1 L (grey), 3 RGB; 8 bits a channel
@@ -36,12 +36,11 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
     n     the strings, then the extras
     4     CRC-32     of every byte before
 
-W * H <= 512 * (size of the file): what a decoder spends is bounded by what it was given. All models
-of the zoo stay below 300 pixels a byte, even for a constant image; `pack` fills up where one does not.
-`unpack` checks in this order: magic, version, rest, CRC, then every field as it comes. `unpack_cut` reads
-what is there of a file whose end is missing, for models whose strings decode from any prefix (DiffC): no CRC
-can be checked then, and the size of the image is held against the size that `rest` announces, at most 2^26
-pixels in all.
+W * H <= 512 * (size of the file): this bounds a decoder's work by the size of the file. All models of the
+zoo stay below 300 pixels a byte, even for a constant image; `pack` adds filling where a model does not.
+`unpack` checks in this order: magic, version, rest, CRC, then every field as it comes. `unpack_cut` reads a
+file whose end is missing, for models whose strings decode from any prefix (DiffC). It cannot check the CRC;
+it compares the size of the image with the size that `rest` announces, and allows at most 2^26 pixels.
 """
 
 from __future__ import annotations
@@ -170,7 +169,7 @@ def _pack(c: Container, extras: Sequence[tuple[int, bytes]]) -> bytes:
 
 def _varint(value: int) -> bytes:
     if value < 0:
-        raise ValueError(f"{value} cannot be stored: only numbers of at least 0 can")
+        raise ValueError(f"{value} cannot be stored in a .csga file; numbers must be at least 0")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -206,13 +205,13 @@ def unpack(data: bytes) -> Container:
     """The container that the bytes of a file hold.
 
     Raises:
-        BitstreamError: they are no such file, damaged, or beyond a limit.
+        BitstreamError: they are not a .csga file, are damaged, or break a limit.
     """
     return _Reader(data).container()
 
 
 def unpack_cut(data: bytes) -> Container:
-    """The container of a file's first bytes: strings end where the bytes do, and a profile may be lost.
+    """The container of a file's first bytes: the strings may be cut short, and the profile may be missing.
 
     Raises:
         BitstreamError: the fields before the strings are not all there, or as `unpack`.

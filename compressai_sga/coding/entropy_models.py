@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CompressAI's entropy models with our coders: arrays go straight to `constriction`, tables are kept.
+"""CompressAI's entropy models with our coders: arrays go straight to `constriction`, and tables are cached.
 
 `compress`, `decompress` and `build_indexes` do what the methods of `EntropyModel`, `EntropyModelVbr` and
 `GaussianConditional` do, with the same quantisation and the same floats; `binding` and `hooks` put them in
-their place for models whose coder is ours. A model's tables are converted once and again when its
-buffers were replaced or written to (torch counts the writes; without counts, contents are compared).
+their place for models whose coder is ours. A model's tables are converted once, and again after its buffers
+were replaced or written to. (torch counts the writes; where it does not, the contents are compared.)
 
 Under a coder with `continuous` scales, `build_indexes` gives the bounded scales themselves, float32,
 and `compress` and `decompress` take them as `indexes`.
@@ -31,12 +31,12 @@ __all__ = ["build_indexes", "coder_name", "coder_of", "compress", "decompress", 
 
 
 def coder_name(module: nn.Module) -> str:
-    """The name of the coder of an entropy model, or of the one that an autoregressive model codes y with."""
+    """The name of an entropy model's coder; for an autoregressive model, of the coder of y."""
     return getattr(module, "gaussian_conditional", module).entropy_coder.name
 
 
 def coder_of(module: nn.Module) -> Coder | None:
-    """The coder of that name, where it is one of ours."""
+    """The coder of that name, if it is one of ours."""
     return CODERS.get(coder_name(module))
 
 
@@ -142,7 +142,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Made:
-    """A value made of buffers, with what tells whether they are still the same."""
+    """A value computed from buffers, with what is needed to see whether they have changed."""
 
     buffers: tuple[Tensor, ...]  # kept alive, so that no other tensor can take an address
     versions: tuple[int | None, ...]

@@ -3,8 +3,8 @@
 
 A value v below 0 or from `limit` upwards folds to  raw = -2 v - 1  or  2 (v - limit)  (as stock does).
 With raw + 1 = 2^k + m, 0 <= m < 2^k, the class k has the fixed probability ~ 1 / ((k + 1)(k + 2)) and m
-is uniform: about 2 log2 k + k + 1 bits. Classes end at 33, which holds every int32 symbol of every
-table, so that no length in the stream can be absurd.
+is uniform: about 2 log2 k + k + 1 bits. Class 33 is the last. It is enough for every int32 symbol of every
+table, and it bounds every length in a damaged stream.
 
 In:  values and limits, integers, shape (n,). Out: `parts`, a list of (symbols, model, parameters) in
 decoding order. Fails with ``BitstreamError`` where a decoded symbol exceeds int32.
@@ -84,7 +84,7 @@ def to_int32(symbols: np.ndarray) -> np.ndarray:
     """
     if len(symbols) and not (-(2**31) <= symbols.min() and symbols.max() < 2**31):
         raise BitstreamError(
-            f"an escaped symbol lies between {symbols.min()} and {symbols.max()}, beyond 32 bits: the "
-            "string is damaged or was made with other tables; get it again"
+            f"escaped symbols reach from {symbols.min()} to {symbols.max()}, beyond 32 bits: the string is "
+            "damaged or was made with other tables; get it again"
         )
     return symbols.astype(np.int32)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code of integers that are Gaussian around real means, as universal quantisation makes them.
+"""The entropy code of integers with a Gaussian distribution around real means, as in universal quantisation.
 
 P(k) = Phi((k + 1/2 - m) / s) - Phi((k - 1/2 - m) / s) for every symbol's own mean m and scale s.
 
 Below s = 8 each symbol gets its own table, within 5.2 s of its mean; the tables of all symbols of an octave
-of scales are computed at once. A symbol outside of its table is coded after the others, by
-`tables.GaussianTables` at their largest scale. From s = 8 on, the mean is rounded, and the same tables code
-the difference: that costs less than 1e-3 bits of more than 5.
+of scales are computed at once. A symbol outside its table is coded after the others, by
+`tables.GaussianTables` at their largest scale. From s = 8 on, the mean is rounded, and `GaussianTables` code
+the difference. A symbol then takes more than 5 bits, and the rounding costs less than 1e-3 of them.
 
 Scales are rounded as in `tables`, probabilities to 20 bits. Another machine's libm may differ in its last
-digit. That changes one probability in some 10^9, and the check at the end of the bytes finds it.
+digit. That changes one probability in some 10^9, and the decoder's check detects it.
 
 In:  symbols int32, means and scales float64, shape (n,), n >= 0. Scales are clamped to [2^-7, 2^10] and
-     numbers that are none count as 0, so that damaged parameters cannot do more than decode wrongly.
-Out: bytes, by `ConstrictionANS`; they end in its check.
+     NaN counts as 0, so that damaged parameters can at worst give wrong symbols.
+Out: bytes, by `ConstrictionANS`, whose guard detects damage.
 Fails with ``ValueError`` for arrays that do not fit together, ``BitstreamError`` as `coders` does.
 """
 
@@ -68,7 +68,9 @@ def encode_gaussians(symbols: np.ndarray, means: np.ndarray, scales: np.ndarray)
     rest, indexes, centres = _rest(far, means, scales)
     difference = symbols[rest].astype(np.int64) - centres
     if len(rest) and np.abs(difference).max() >= 2**31:
-        raise ValueError("a symbol and its mean differ by 2^31 or more; the mean must be near the symbol")
+        raise ValueError(
+            "a symbol and its mean differ by 2^31 or more; give the mean that belongs to the symbol"
+        )
     difference = difference.astype(np.int32)
     parts += parts_of(difference, indexes, gaussian_tables())
     data = _coder.write_parts(parts, guard_of([*values, difference]))

@@ -7,8 +7,8 @@ Symbols lie within the table by its construction, so that there are no escapes. 
 throughout are left out, as in stock.
 
 In:  y (1, C, H, W); scales, means, weights (1, K C, H, W). Out: as stock's.
-Fails with ``ShapeError`` on more than one image, which stock confuses; ``BitstreamError`` on a string
-that was not made for these parameters, or on an absurd `abs_max`.
+Fails with ``ShapeError`` on more than one image, where the stock code mixes the images up;
+``BitstreamError`` on a string that was not made for these parameters, or on an impossible `abs_max`.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _probabilities(
     count = len(kept) * scales.size(2) * scales.size(3)
     if not 1 <= abs_max or count * (2 * abs_max + 1) > MOST_COUNTS:
         raise BitstreamError(
-            f"a mixture table for {count} symbols from {-abs_max} to {abs_max}: more than {MOST_COUNTS} "
-            "counts, or none; such a stream is damaged or such a latent belongs into a Gaussian"
+            f"a mixture table for {count} symbols from {-abs_max} to {abs_max} has more than {MOST_COUNTS} "
+            "counts, or none: the stream is damaged, get it again; a latent that large needs a Gaussian model"
         )
     if not count:
         return np.zeros((0, 2 * abs_max + 1), np.float32)

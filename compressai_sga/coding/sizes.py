@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes that follow from the image's own: its padding, and the `shape` that a decoder is given.
+"""Sizes that follow from the image's size: its padding, and the `shape` that a decoder is given.
 
-A codec of n halvings sees the image padded to multiples of 2^n pixels. What CompressAI's models call
-`shape`, the sizes of their latents, are that padded size halved a number of times, so that a file
-keeps the numbers of halvings only, and no file can ask for latents that its image does not need.
+A codec of n halvings sees the image padded to multiples of 2^n pixels. CompressAI's models return as `shape`
+the sizes of their latents, which are that padded size halved a number of times. A file keeps only these
+numbers of halvings, so no file can ask for latents that are too large for its image.
 
 In:  width and height in pixels; a model's `shape`. Out: padding and sizes in pixels; the `shape` in
 halvings, and back. Fails with ``ValueError`` on a `shape` that is something else.
@@ -30,7 +30,7 @@ def padded_size(width: int, height: int, stride: int) -> tuple[int, int]:
 
 
 def reduce_shape(shape: Any, padded: tuple[int, int], stride: int) -> Any:
-    """A model's `shape` with its sizes as halvings of the padded image: what a container keeps.
+    """A model's `shape` with each size replaced by its number of halvings, as a container keeps it.
 
     Args:
         shape: (h, w) or (c, h, w), or lists and dicts of such.
@@ -52,13 +52,13 @@ def reduce_shape(shape: Any, padded: tuple[int, int], stride: int) -> Any:
         if (height, width) == (padded[0] >> k, padded[1] >> k) and len(channels) < 2:
             return (channels[0], k) if channels else k
     raise ValueError(
-        f"shape {tuple(shape)} is not the padded image's {padded[0]}x{padded[1]} halved 0 to {stride} "
-        "times; such a model cannot be stored in a .csga file"
+        f"shape {tuple(shape)} is not the size {padded[0]}x{padded[1]} of the padded image halved 0 to "
+        f"{stride} times; a model with such latents cannot be stored in a .csga file"
     )
 
 
 def expand_shape(shape: Any, padded: tuple[int, int]) -> Any:
-    """What the model's decompress takes, from a container's `shape` and the padded (H, W)."""
+    """The `shape` that the model's decompress takes, from a container's `shape` and the padded (H, W)."""
     if isinstance(shape, int):
         return padded[0] >> shape, padded[1] >> shape
     if isinstance(shape, tuple):

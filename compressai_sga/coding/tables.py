@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probability tables of integer symbols, in the shape that the coders read: built once, used for ever.
+"""Probability tables of integer symbols in the form that the coders read, built once and then reused.
 
 A table is a row of CompressAI's integer cumulative counts: cdf[0] = 0 < cdf[1] < ... = 2^precision
 with `length` entries for length - 1 symbols, whose last one is the escape. Value v of the row stands
 for the symbol v + offset; symbols outside 0 <= v < length - 2 are escaped (`escapes.py`).
 
-`Tables` takes the rows of a CompressAI entropy model as they are, and so codes the very distribution
-that stock codes: size and symbols agree. `GaussianTables` holds a table for every scale that has 6
-significant bits (32 to an octave), each made when it is first used. A Gaussian coded with a scale that
-is wrong by a factor 1 + e costs e^2 nats a symbol; rounding to 6 bits has |e| <= 1/64, on average
-e^2 = 4e-5 nats, where CompressAI's 64 scales, rounded up by up to 13 %, have 5e-3. That is what
-`constriction-exact` gains, with integer tables on both sides all the same.
+`Tables` takes the rows of a CompressAI entropy model as they are, so it codes the same distribution as stock,
+with the same symbols and lengths. `GaussianTables` holds a table for every scale with 6 significant bits
+(32 an octave), each made when it is first used. Coding a Gaussian with a scale that is wrong by a factor
+1 + e costs e^2 nats a symbol. Rounding to 6 bits has |e| <= 1/64 and costs 4e-5 nats on average;
+CompressAI's 64 scales, rounded up by up to 13 %, cost 5e-3. This is the gain of `constriction-exact`, which
+still has integer tables on both sides.
 
 In:  arrays of int32 as `EntropyModel.update` leaves them; or scales > 0, float32.
 Out: `row(index)`: a `constriction` model; `offsets`, `escapes`: its first symbol, its escape value.
-Fails with ``ValueError`` on tables that are no distributions and on indexes without a table.
+Fails with ``ValueError`` on tables that are not distributions, and on indexes without a table.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class GaussianTables:
     def probabilities(self, index: int) -> np.ndarray:
         """P(v) = Phi((v + 1/2) / s) - Phi((v - 1/2) / s) and the escape's, floored, in 2^-26.
 
-        Whole numbers, float64: sums of them are exact, so that every machine makes the same model of
-        them, and a libm that differs in the last bit changes one in 10^5 to 10^6 such sets of tables.
+        They are whole numbers in float64, whose sums are exact, so every machine makes the same model of
+        them. A libm that differs in the last bit changes one in 10^5 to 10^6 such sets of tables.
         """
         half = int(-self.offsets[index])
         upper = ndtr((0.5 - np.arange(half + 1.0)) / self.scales[index])  # P(X > v - 1/2)
@@ -152,7 +152,7 @@ class GaussianTables:
 
 @functools.cache
 def gaussian_tables() -> GaussianTables:
-    """The one set of them: no model has any influence on it."""
+    """The one set of Gaussian tables, the same for all models."""
     return GaussianTables()
 
 
@@ -160,10 +160,10 @@ def gaussian_tables() -> GaussianTables:
 
 
 class ScaleTable:
-    """Finds the first entry of a table of scales that is not below a scale: stock's `build_indexes`.
+    """Finds the first entry of a table of scales that is at least a given scale: stock's `build_indexes`.
 
-    Stock compares with every entry in turn. The upper 16 bits of a float32 leave at most a few
-    entries to choose from; where that is one, a look-up and one comparison do.
+    Stock compares with every entry in turn. Here the upper 16 bits of the float32 leave a few entries at
+    most; where they leave one, a look-up and one comparison are enough.
 
     Args:
         scales: (n,) float32, increasing, > 0.
@@ -178,7 +178,7 @@ class ScaleTable:
         self.unique = bool((last - first <= 1).all()) and bool((np.diff(self.bounds) > 0).all())
 
     def indexes(self, scales: np.ndarray) -> np.ndarray:
-        """For s, float32 and positive, the number of entries but the last that are below s; int32."""
+        """For every s, float32 and positive, how many entries (the last left out) are below s; int32."""
         if not self.unique:
             return np.searchsorted(self.bounds[:-1], scales).astype(np.int32)
         first = self.first.take(scales.view(np.uint32) >> 16, mode="clip")

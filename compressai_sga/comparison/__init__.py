@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codecs compared: `python -m compressai_sga compare`."""
+"""Comparison of codecs on the same images: `python -m compressai_sga compare`."""

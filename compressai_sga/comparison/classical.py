@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classical codecs for comparisons: those of CompressAI's bench, and three more that Pillow may write.
+"""Classical codecs for comparisons: those of CompressAI's bench, and three more through Pillow.
 
-jpeg and webp are the bench's own, with Pillow's default settings. avif and jxl are coded likewise, quality 0
-to 100 (jxl needs the package pillow-jxl-plugin). jpeg2000 takes the place of the bench's, which needs ffmpeg:
-OpenJPEG by Pillow, irreversible wavelet and colour transform, a bare codestream; its points are compression
-ratios of 24 bits a pixel. bpg, vtm, hm, av1 and tfci are the bench's; they need their programs, and their
-options say where those are.
+* jpeg and webp are the bench's own, with Pillow's default settings.
+* avif and jxl are coded in the same way, with quality 0 to 100. jxl needs the package pillow-jxl-plugin.
+* jpeg2000 replaces the bench's, which needs ffmpeg. It is OpenJPEG through Pillow with the irreversible
+  wavelet and colour transform, as a bare codestream. Its points are compression ratios relative to 24 bits a
+  pixel.
+* bpg, vtm, hm, av1 and tfci are the bench's. They need external programs; their options say where these are.
 
 In:  the path of an image, a point. Out: bits a pixel of the whole file, seconds, the decoded picture.
-Fails with ``SgaError`` where Pillow cannot write a format or an option is missing.
+Fails with ``SgaError`` if Pillow cannot write a format or an option is missing.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ __all__ = ["CODECS", "Classical", "available", "check", "make", "versions"]
 
 
 class Pillow(bench.PillowCodec):
-    """A codec of Pillow's as the bench has it, which also says what it took of the processor."""
+    """A codec of the bench that codes through Pillow; it also reports CPU time and memory."""
 
     def options(self, quality: str) -> dict[str, Any]:
-        """What `Image.save` is told; the bench's way."""
+        """The options of `Image.save`, as the bench passes them."""
         return {"quality": int(quality)}
 
     def _run_impl(self, in_filepath: str, quality: str) -> tuple[dict[str, float], Image.Image]:
@@ -67,7 +68,7 @@ class WebP(Pillow, bench.WebP):
 
 
 class Avif(Pillow):
-    """AVIF by Pillow (libavif), 4:2:0 as its default is."""
+    """AVIF by Pillow (libavif), with its default 4:2:0."""
 
     fmt = "avif"
     _description = f"AVIF. Pillow version {PIL.__version__}"
@@ -90,14 +91,14 @@ class Jpeg2000(Pillow):
     name = "JPEG 2000"
 
     def options(self, quality: str) -> dict[str, Any]:
-        """Pillow's default leaves the colours as they are, which costs some dB: hence mct."""
+        """With mct, the colour transform: without it, as is Pillow's default, some dB are lost."""
         how = {"irreversible": True, "mct": 1, "no_jp2": True}
         return {**how, "quality_mode": "rates", "quality_layers": [float(quality)]}
 
 
 @dataclass(frozen=True)
 class Classical:
-    """A codec class of the bench's kind and the points of its curve where none are named."""
+    """A codec class with the bench's interface, and the points of its curve if none are named."""
 
     codec: type[bench.Codec]
     points: tuple[str, ...]
@@ -139,13 +140,13 @@ def available(name: str) -> bool:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Of the packages that code; programs of others are not asked."""
+    """Versions of the packages that code; external programs are not asked for theirs."""
     packages = ["Pillow", *(["pillow-jxl-plugin"] if name == "jxl" else [])]
     return {package: metadata.version(package) for package in packages}
 
 
 def check(name: str, options: Mapping[str, str], entry: str) -> None:
-    """Refuse what cannot run.
+    """Refuse a codec that cannot run here.
 
     Raises:
         SgaError: Pillow cannot write the format, or the options are not the codec's.
@@ -160,7 +161,7 @@ def check(name: str, options: Mapping[str, str], entry: str) -> None:
 
 
 def make(name: str, options: Mapping[str, str]) -> bench.Codec:
-    """The codec with its options, which the bench reads as those of its command line."""
+    """The codec with its options, parsed as on the bench's command line."""
     codec = CODECS[name].codec
     parser = _Parser(add_help=False, allow_abbrev=False)
     codec.setup_args(parser)

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entries of a comparison: what codes an image, how, and at which points, in one line of text.
+"""The entries of a comparison: a codec, its points and its options in one line of text.
 
     NAME[@POINTS][:KEY=VALUE]...        mbt2018-mean-small@1-6:refine=ssl:refine-steps=500
 
 NAME    a model of CompressAI's dictionaries (its own, the zoo's, c3, diffc-f-small, ...), or a classical
-        codec: jpeg, webp, avif, jxl, jpeg2000 through Pillow and its plug-ins; bpg, vtm, hm, av1, tfci by
-        CompressAI's bench, with programs that the user has.
+        codec: jpeg, webp, avif, jxl, jpeg2000 through Pillow and its plug-ins; bpg, vtm, hm, av1, tfci
+        through CompressAI's bench, which needs their programs.
 POINTS  qualities, such as 1,2,5 or 1-6; for jpeg2000 compression ratios; for *-vbr models quantisation steps.
-        Default: all that the model has, or a list that spans 0.1 to 2 bits a pixel.
-KEY     models: refine (a method or a preset), and the options of `eval_model` without their dashes:
-        refine-steps, refine-lmbda, refine-lr, refine-seed, steps, seed, realism, max-seconds; lmbda and bpp,
-        which replace the points; metric (what the model was trained for); coder (the entropy coder);
-        checkpoint (files separated by commas, which are the points; NAME is then an architecture).
-        bench: its options (build-dir, encoder-path).
+        Default: all qualities of the model, or a list that spans 0.1 to 2 bits a pixel.
+KEY     for models: refine (a method or a preset); the options of `eval_model` without their dashes
+        (refine-steps, refine-lmbda, refine-lr, refine-seed, steps, seed, realism, max-seconds); lmbda or bpp,
+        which replaces the points; metric (which the model was trained for); coder (the entropy coder);
+        checkpoint (files separated by commas, one for each point; NAME is then an architecture).
+        For codecs of the bench: the bench's options (build-dir, encoder-path).
 
 In:  such a line. Out: an `Entry`.
-Fails with ``SgaError`` that names the entry, what is wrong with it, and what there is.
+Fails with ``SgaError``, which names the entry, what is wrong with it, and the possible values.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Entry:
     """A codec and its points.
 
     Args:
-        label: of its curve: the line without the points. `parse` takes it too.
+        label: of its curve: the line without the points. `parse` accepts it too.
         name: of the model or classical codec.
-        points: each one point of the curve.
+        points: of the curve, as text.
         options: values by key.
     """
 
@@ -64,12 +64,12 @@ class Entry:
 
     @property
     def is_classical(self) -> bool:
-        """Whether it is no model of CompressAI's dictionaries."""
+        """Whether the codec is a classical one, not a model of CompressAI's dictionaries."""
         return self.name in classical.CODECS
 
     @property
     def slug(self) -> str:
-        """Its label for names of files."""
+        """The label as the name of a file."""
         return slug(self.label)
 
     def option(self, key: str, default: str = "") -> str:
@@ -78,7 +78,7 @@ class Entry:
 
     @property
     def request(self) -> Request:
-        """The options that `eval_model` knows, as it reads them."""
+        """The options that `eval_model` also has, parsed as on its command line."""
         pairs = [(_key(k, v), v) for k, v in self.options if k not in OWN_KEYS]
         known = [word for key, value in pairs for word in (f"--{key}", value)]
         parser = _Parser(self.label)
@@ -88,7 +88,7 @@ class Entry:
 
 
 def slug(text: str) -> str:
-    """A text as the name of a file; a long one is cut, and told apart by a hash."""
+    """A text as the name of a file; a long one is cut and gets a hash, so that it stays unique."""
     name = re.sub(r"[^\w.+=-]+", "_", text).strip("_")
     if len(name) <= SLUG:
         return name
@@ -96,12 +96,12 @@ def slug(text: str) -> str:
 
 
 def _key(key: str, value: str) -> str:
-    """An entry says `refine` for methods and presets alike."""
+    """The option's key in an entry, where `refine` stands for methods and presets."""
     return "refine-preset" if key == "refine" and value in PRESETS and value not in METHODS else key
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence instead of the usage of another program."""
+    """Parser whose errors are one sentence about the entry instead of a usage message."""
 
     def __init__(self, entry: str) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
@@ -112,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(text: str) -> Entry:
-    """An entry from its line, checked as far as that goes without loading a model.
+    """An entry from its line, checked as far as possible without loading a model.
 
     Raises:
         SgaError: see the head of the file.

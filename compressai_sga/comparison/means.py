@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means of a comparison over its images, and tables of them: a row a point, BD-rates against one curve.
+"""Means of a comparison over its images, as tables: one row for each point, and BD-rates against one curve.
 
-Means are over the images that every entry coded at every point; a point of which half or more failed is left
-out first. BD-rates (`compressai_sga.metrics.bd_rate`, pchip) come with the interval that they are about;
-where there is none, the reason is given instead.
+Means are over the images that every entry coded at every point. A point that failed on half of the images or
+more is left out first. BD-rates (`compressai_sga.metrics.bd_rate`, pchip) are given with their interval;
+where no BD-rate can be computed, the reason is given instead.
 
 In:  the cells of a results file ({name: {"of": {...}, "values": {...}}}); published curves. Out: `Means`;
      heads and rows of text.
-Fails with ``SgaError`` for an anchor that is not there.
+Fails with ``SgaError`` if there is no curve of the anchor's name.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """Means of an entry, or published ones.
+    """The mean points of an entry or of a published codec.
 
     Args:
         label: of the entry, or the codec's name in the file of published points.
-        points: their names.
-        values: by metric, one a point.
+        points: names of the points.
+        values: by metric, one value for each point.
         description: how it was coded, or where it was published.
-        published: which of the two.
+        published: whether it is a published curve.
     """
 
     label: str
@@ -61,13 +61,13 @@ class MeanCurve:
 
     @property
     def results(self) -> dict[str, list[float]]:
-        """As `bd_rate` takes it."""
+        """The points in the form that `bd_rate` takes."""
         return {key: list(column) for key, column in self.values.items()}
 
 
 @dataclass(frozen=True)
 class Means:
-    """The curves, how many images they are means of, and what was left out and why."""
+    """The curves, the number of images of each mean, and what was left out and why."""
 
     curves: list[MeanCurve]
     images: int
@@ -77,12 +77,12 @@ class Means:
 def means(
     cells: Mapping[str, Any], published: Published | None = None, wanted: Wanted | None = None
 ) -> Means:
-    """Means over the images that all have.
+    """Means over the images that all entries have.
 
     Args:
-        cells: of a results file; what was measured of an image has "image" in its settings.
-        published: curves to go with them.
-        wanted: labels, points and images that must be there; None: all that are in the cells, combined.
+        cells: of a results file; the cells of single images have "image" in their settings.
+        published: published curves for the same tables.
+        wanted: labels, points and images that must be there; None: all combinations of those in the cells.
     """
     values, once, small = {}, {}, 0
     for cell in cells.values():
@@ -128,7 +128,7 @@ def _mean(cells: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def points_table(found: Means) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of means: a row a point."""
+    """Head and rows of the table of means, one row for each point."""
     ours = [curve for curve in found.curves if not curve.published]
     keys = [key for key in COLUMNS if any(key in curve.values for curve in ours)]
     head = ["entry", "point", *(COLUMNS[key][0] for key in keys)]

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML file that shows a comparison of codecs: curves, tables, and pictures under a wiping border.
+"""The report of a comparison as one HTML file: curves, tables, and a viewer that wipes between two pictures.
 
 The file is complete: it opens from disk without a network, and its Content-Security-Policy forbids the
-browser every request. Curves are drawn by plotly.js, which the package plotly brings (4.8 MB of the file;
-left out where there are no curves). Pictures are stored once each as lossless WebP, pixel for pixel those of
-the PNG. The page is `page.html`, its figures `page_curves.py`, its viewer `viewer.js`.
+browser every request. Curves are drawn by plotly.js from the package plotly (4.8 MB of the file; left out if
+there are no curves). Each picture is stored once as lossless WebP, with exactly the pixels of its PNG. The
+page is `page.html`, its figures are `page_curves.py`, its viewer is `viewer.js`.
 
 In:  a `Report` (`page_data`); its pictures are PNG with 8 bits a channel.
-Out: the file; it appears when it is whole.
-Fails with ``SgaError`` without plotly, for columns of unequal lengths, for two pictures of one place and for
-a picture with more than 8 bits a channel; with ``OSError`` where a picture cannot be read.
+Out: the file; it appears only when it is complete.
+Fails with ``SgaError`` without plotly, for columns of unequal length, for two pictures with the same image,
+label and point, and for a picture with more than 8 bits a channel; with ``OSError`` if a picture cannot be
+read.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _navigation(report: Report) -> str:
 
 
 def _number(cell: str) -> float | None:
-    """The number that a cell begins with, where a unit or an error is all that follows."""
+    """The number that a cell begins with, if only a unit or an error follows; else None."""
     found = NUMBER.fullmatch(cell.strip())
     if not found:
         return None
@@ -154,7 +155,7 @@ def _tables(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table) -> str:
-    """Columns of which most cells are numbers are set right; each number is there for sorting, too."""
+    """HTML of a table; columns of numbers are aligned right, and cells carry their number for sorting."""
     numbers = [[_number(cell) for cell in row] for row in table.rows]
     right = []
     for i in range(len(table.head)):
@@ -193,7 +194,7 @@ def _failures(failures: Mapping[str, str]) -> str:
 
 
 def _describe(picture: Picture, colours: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """A picture without its pixels, as the viewer takes it."""
+    """The description of a picture, without its pixels, for the viewer."""
     with Image.open(picture.path) as image:
         if image.mode not in MODES:
             raise SgaError(
@@ -227,7 +228,7 @@ def _files(pictures: Sequence[Picture]) -> Iterator[str]:
 
 
 def _lossless(image: Image.Image) -> tuple[str, bytes]:
-    """WebP, a fifth to a third smaller than PNG; PNG beyond the 16383 pixels that WebP allows."""
+    """Lossless WebP, a fifth to a third smaller than PNG; PNG for sides above WebP's 16383 pixels."""
     file = io.BytesIO()
     if max(image.size) > 16383:
         image.save(file, "PNG")

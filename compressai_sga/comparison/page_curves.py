@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rate-distortion figures of the HTML report: names of metrics, colours, traces for plotly.js, the key.
+"""The rate-distortion figures of the HTML report: names of metrics, colours, traces for plotly.js, legend.
+
+A label has one colour and one mark in all figures; published curves are grey and dotted. MS-SSIM is drawn as
+-10 log10(1 - x) in dB. plotly.js reads tags in its texts, so texts for it are escaped once more than texts of
+the page.
 
 Part of `page.py`. In: its curves. Out: one figure for each metric that any curve has, as a dictionary
-that plotly.js draws, and the HTML around them. A label has one colour and one mark in all figures; published
-curves are grey and dotted. MS-SSIM is drawn as -10 log10(1 - x) in dB.
-plotly.js reads tags in its texts, so every text for it is escaped once more than the page's.
+that plotly.js draws, and the HTML around them.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def colours(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def text(metric: str, value: float) -> str:
-    """A value as captions give it."""
+    """A value as text for a caption."""
     name, unit, _ = _metric(metric)
     if _in_db(metric):
         words = f"{name} {_decibel(value):.2f} dB ({value:.5f})"
@@ -65,7 +67,7 @@ def text(metric: str, value: float) -> str:
 
 
 def figures(curves: Sequence[Curve], palette: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """One figure for each metric, as plotly.js takes it."""
+    """One figure for each metric, in the form that plotly.js draws."""
     looks = _looks(curves, palette)
     result = []
     for metric in _metrics(curves):
@@ -79,7 +81,7 @@ def figures(curves: Sequence[Curve], palette: Mapping[str, tuple[str, str]]) -> 
 
 
 def section(curves: Sequence[Curve], palette: Mapping[str, tuple[str, str]], *, pictures: bool) -> str:
-    """The HTML around the figures: key, choice of axis, a frame for each, sources."""
+    """The HTML around the figures: legend, choice of axis, a frame for each figure, sources."""
     hint = '<span class="mouse">Drag in a figure to enlarge that part, double-click to go back.</span>'
     hint += " Click a point to see its picture." if pictures else ""
     looks = _looks(curves, palette)
@@ -149,12 +151,12 @@ def _decibel(value: float) -> float:
 
 
 def _drawn(value: float | None) -> float | None:
-    """A number as JSON has it; None leaves a gap in the curve."""
+    """A number for JSON; None leaves a gap in the curve."""
     return round(float(value), 6) if value is not None and math.isfinite(value) else None
 
 
 def _height(metric: str, value: float | None) -> float | None:
-    """A value as the figure draws it."""
+    """A value in the unit of the figure."""
     return _drawn(_decibel(value) if _in_db(metric) and value is not None else value)
 
 
@@ -184,7 +186,7 @@ def _trace(index: int, curve: Curve, metric: str, colour: str, mark: str) -> dic
 
 
 def _ranges(ours: Sequence[dict[str, Any]], traces: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """What the figure shows at first: the rates that were measured here, and all values at these."""
+    """The initial range of the figure: the rates that were measured here, and all values at these rates."""
     rates = [x for t in ours for x in t["x"] if x is not None and x > 0] or [0.1, 1.0]
     low, high = min(rates), max(rates)
     values = [
@@ -196,12 +198,12 @@ def _ranges(ours: Sequence[dict[str, Any]], traces: Sequence[dict[str, Any]]) ->
 
 
 def _plain(words: str) -> str:
-    """Text for plotly, which reads tags."""
+    """Text for plotly, with its tags escaped."""
     return html.escape(words, quote=False)
 
 
 def _key(colour: str, mark: str, *, published: bool) -> str:
-    """The line and mark of a curve, to stand before its name."""
+    """Line and mark of a curve for the legend."""
     fill = "none" if published else colour
     dash = ' stroke-dasharray="2 3"' if published else ""
     return (

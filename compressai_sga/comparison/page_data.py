@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page of a comparison shows, as plain data: curves, tables, pictures, failures.
+"""The content of a comparison's page as plain data: curves, tables, pictures, failures.
 
 In and out: rates in bits a pixel; values by the names of CompressAI's result files ("psnr-rgb" in dB,
-"ms-ssim-rgb" in 0 to 1); pictures by their paths. Texts are plain text, whatever they contain. Nothing here
-fails; `page.write` checks what it is given.
+"ms-ssim-rgb" in 0 to 1); pictures by their paths. All texts are shown as plain text. Nothing is checked here;
+`page.write` checks its input.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Curve:
         label: name; equal labels have one colour throughout.
         bpp: bits a pixel of each point.
         values: by metric, one value for each point.
-        published: read somewhere, not measured here: dotted and grey.
-        source: where it was read.
+        published: whether it was published elsewhere, not measured here; drawn dotted and grey.
+        source: of a published curve.
         points: name of each point, such as "quality 3".
     """
 
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain text; the page tells which are numbers."""
+    """Cells of plain text; the page finds out which are numbers."""
 
     caption: str
     head: Sequence[str]
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows; `failures` says by name what could not be measured, and why."""
+    """Everything that the page shows; `failures` has the reason for each measurement that failed, by name."""
 
     title: str
     paragraphs: Sequence[str]

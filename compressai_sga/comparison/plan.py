@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codecs side by side on the same images: curves, a table with BD-rates, and a report to look at.
+"""Compare codecs on the same images: curves, a table with BD-rates, and an HTML report.
 
     python -m compressai_sga compare                        # on the zoo's sample images
     python -m compressai_sga compare --images KODAK --entries avif mbt2018-mean-small:refine=fast
     python -m compressai_sga compare --images KODAK --entries mbt2018-mean:checkpoint=MINE.pth jpeg2000
 
-In:  a folder of images; entries (`entries` says how they are written); published points of other codecs
+In:  a folder of images; entries (their syntax is in `entries`); published points of other codecs
      (--published FILE NAME..., JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
 Out: in the folder --out
-     results.json     every image's values, written as it ends; the same command goes on from there
-     curves/*.json    an entry's means in CompressAI's schema, for `python -m compressai.utils.plot`
-     table.md         means, BD-rates against --anchor; rd-METRIC.png, the curves, published ones dotted
-     report.html      one file: curves, tables, and a viewer of two decoded pictures under a slider
-     pictures/        decoded pictures of the first --pictures images; of all for metrics of sets
+     results.json     values of every image, written at once; the same command goes on from there
+     curves/*.json    means of each entry in CompressAI's schema, for `python -m compressai.utils.plot`
+     table.md         means, BD-rates against --anchor
+     rd-METRIC.png    the curves; published ones are dotted
+     report.html      one file: curves, tables, and a viewer that wipes between two decoded pictures
+     pictures/        decoded pictures of the first --pictures images; of all for metrics of a whole set
 
-All entries are measured on the same images by the same functions (`trials`). An image that fails is named,
-and left out of the means of all entries. A further metric, or more pictures, needs decoded pictures: all is
-coded again. Exit code 1 where something failed, 2 for wrong use, 130 after Ctrl-C. Workers on other machines
-need the images and --out at the same paths.
+All entries are measured on the same images by the same functions (`trials`). An image that fails is named and
+left out of the means of all entries. A further metric, or more pictures, needs decoded pictures; then
+everything is coded again. Exit code 1 if something failed, 2 for wrong use, 130 after Ctrl-C. Workers on
+other machines need the images and --out at the same paths.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(folder: Path | None) -> tuple[Path, list[Path]]:
-    """The folder and its images, as CompressAI's evaluation finds them."""
+    """The folder and its images, found in the same way as by CompressAI's evaluation."""
     folder = folder or zoo.sample_images()[0].parent
     if not folder.is_dir():
         raise SgaError(f"there is no folder {folder}; name one with --images")
@@ -92,7 +93,7 @@ def find_images(folder: Path | None) -> tuple[Path, list[Path]]:
 
 
 def find_entries(texts: Sequence[str] | None) -> list[Entry]:
-    """The entries asked for, or the zoo's default model beside what this Pillow can write."""
+    """The entries asked for; by default the zoo's default model and the formats of this Pillow."""
     if texts is None:
         texts = [name for name in ("jpeg", "jpeg2000", "avif", "jxl") if classical.available(name)]
         texts += MODELS
@@ -103,7 +104,7 @@ def find_entries(texts: Sequence[str] | None) -> list[Entry]:
 
 
 class Comparison:
-    """What is compared, and the tasks that it takes.
+    """A comparison and the tasks that measure it.
 
     Args:
         args: the command line.
@@ -134,15 +135,15 @@ class Comparison:
         self._sha256 = {image: trials.sha256(image) for image in self.images}
 
     def name(self, image: Path) -> str:
-        """Of an image, in results: its path below the folder."""
+        """Name of an image in the results: its path below the folder."""
         return image.relative_to(self.folder).as_posix()
 
     def picture(self, entry: Entry, point: str, image: Path) -> Path:
-        """Where the decoded picture is kept."""
+        """Path of the decoded picture."""
         return self.out / "pictures" / entry.slug / slug(point) / self._png(image)
 
     def original(self, image: Path) -> Path:
-        """Where the picture that was coded is kept: RGB, as CompressAI reads it."""
+        """Path of the original picture: RGB, as CompressAI reads it."""
         path = self.out / "pictures" / "original" / self._png(image)
         path.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(image) as picture:
@@ -153,11 +154,11 @@ class Comparison:
         return self.name(image).removesuffix(".png") + ".png"
 
     def cell(self, entry: Entry, point: str, image: Path) -> str:
-        """Name in the record."""
+        """Name of a cell in the record."""
         return f"{entry.label} {point} {self.name(image)}"
 
     def tasks_of_images(self) -> list[Task]:
-        """Every image through every entry at every point; models in the outer loop, for they load slowly."""
+        """Tasks for every entry, point and image; the entry is the outer loop, because models load slowly."""
         found = []
         for entry in self.entries:
             for point in entry.points:
@@ -171,7 +172,7 @@ class Comparison:
         return found
 
     def tasks_of_points(self, known: Mapping[str, Any]) -> list[Task]:
-        """What is measured once a point: multiplications, and metrics of the set where no image failed."""
+        """Tasks for every point: multiplications, and metrics of the whole set if no image failed."""
         found = []
         large = [image for image in self.images if trials.is_large_enough(image)][:1]
         for entry in self.entries:
@@ -191,7 +192,7 @@ class Comparison:
         return found
 
     def pictures(self, cells: Mapping[str, Any], rates: Sequence[float], count: int) -> list[Picture]:
-        """Of the first images: the original, and of every entry the decoded picture nearest to each rate."""
+        """For the first images the original, and for every entry the picture nearest to each rate."""
         found = []
         for image in self.images[:count]:
             name, coded = self.name(image), []
@@ -209,7 +210,7 @@ class Comparison:
 
     @property
     def wanted(self) -> list[tuple[str, str, str]]:
-        """Label, point and image of every coding."""
+        """Label, point and image of everything that must be coded."""
         return [
             (entry.label, point, self.name(image))
             for entry in self.entries
@@ -218,7 +219,7 @@ class Comparison:
         ]
 
     def forget_lost_pictures(self, record: Record) -> None:
-        """Results whose picture is gone, or another one, are measured again."""
+        """Forget results whose picture is missing or has changed, so that they are measured again."""
         for entry in self.entries:
             for point in entry.points:
                 for image in self.pictured:
@@ -232,7 +233,7 @@ class Comparison:
 
 
 def known(record: Record, tasks: Sequence[Task]) -> dict[str, Any]:
-    """The cells that belong to these tasks, and not to earlier images, weights or versions."""
+    """The cells of these tasks, without those of earlier images, weights or versions."""
     return {t.name: record.cells[t.name] for t in tasks if record.known(t.name, t.of) is not None}
 
 

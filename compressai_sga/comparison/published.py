@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points that others have published, kept beside our results with their source.
+"""Published rate-distortion points of other codecs, with their source.
 
-`read` takes them from a file for one comparison. `keep` copies what is used of a larger collection to a
-folder of results, when something is measured, so that tables and figures follow from that folder alone
-(`points`).
+`read` takes them from a file for one comparison. `keep` copies the codecs that an experiment uses from a
+larger collection to the folder of results. Tables and figures then depend on that folder alone (`points`).
 
-In:  a JSON file {codec: {"source": where it was read, "results": {"bpp": [...], "psnr-rgb": [...]}}}, means
-     over a set of images, that of Kodak for `keep`.
-Out: the same for the codecs asked for; in published-kodak.json for those that are kept.
-Fails: `read` with ``SgaError`` for a file that is no such collection or lacks a codec; `keep` with
-``FileNotFoundError`` where there is no such file, ``ValueError`` where it lacks a codec.
+In:  a JSON file {codec: {"source": where it was read, "results": {"bpp": [...], "psnr-rgb": [...]}}} with
+     means over a set of images; for `keep` this set is Kodak.
+Out: the same for the codecs asked for; `keep` writes published-kodak.json.
+Fails: `read` with ``SgaError`` if the file is no such collection or lacks a codec; `keep` with
+``FileNotFoundError`` if there is no such file, and ``ValueError`` if it lacks a codec.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ Published = dict[str, dict[str, Any]]
 
 
 def read(file: Path, names: Sequence[str] = ()) -> Published:
-    """These codecs' points, or all that the file has.
+    """The points of these codecs, or of all codecs of the file.
 
     Raises:
         SgaError: see the head of the file.
     """
     if not file.is_file():
-        raise SgaError(f"there is no file {file} of published points")
+        raise SgaError(f"there is no file {file} of published points; name one that exists")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -45,12 +44,12 @@ def read(file: Path, names: Sequence[str] = ()) -> Published:
     found = {name: content[name] for name in names or content}
     for name, codec in found.items():
         if not isinstance(codec, dict) or not {"source", "results"} <= codec.keys():
-            raise SgaError(f"{file}: {name} must have a source and results")
+            raise SgaError(f'{file}: {name} must have the keys "source" and "results"; add them')
     return found
 
 
 def keep(collection: Path, codecs: Iterable[str], results: Path) -> Published:
-    """Copy these codecs' points to the folder of results; all that are there now."""
+    """Copy the points of these codecs to the folder of results; returns all points that it has now."""
     if not collection.is_file():
         raise FileNotFoundError(f"no file {collection}; name published points with --anchors")
     known = json.loads(collection.read_text(encoding="utf-8"))
@@ -68,5 +67,5 @@ def keep(collection: Path, codecs: Iterable[str], results: Path) -> Published:
 
 
 def points(results: Path) -> Published:
-    """What was kept."""
+    """The points that `keep` has written."""
     return json.loads((results / FILE).read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison writes: CompressAI's JSON, a Markdown table with BD-rates, figures, the report in HTML.
+"""The files of a comparison: CompressAI's JSON, a Markdown table with BD-rates, figures, an HTML report.
 
 The numbers are those of `means`. `tables` and `figure` are functions of a results file alone.
 
 In:  results, {"machine": ..., "cells": ...}; published curves. Out: Markdown, files.
-Fails with ``SgaError`` for an anchor that is not there.
+Fails with ``SgaError`` if there is no curve of the anchor's name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _text(found: Means, machine: Mapping[str, str], anchor: str | None) -> str:
 
 
 def _tables(found: Means, anchor: str | None) -> tuple[list[Table], list[str]]:
-    """The tables, and notes on what is missing in them."""
+    """The tables, with notes on missing values."""
     result = [Table("Means over the images", *points_table(found))]
     notes = [f"left out: {what}: {why}" for what, why in found.left_out.items()]
     if len(found.curves) > 1:
@@ -115,14 +115,14 @@ def write(
 
     Args:
         out: the folder; it holds results.json.
-        results: the content of that file, as far as it belongs to this comparison.
-        entries: what was compared.
-        wanted: as `means` takes it.
-        published: curves to go with them.
-        anchor: label of the curve that BD-rates are against; None: the first.
+        results: the part of that file that belongs to this comparison.
+        entries: the compared entries.
+        wanted: as in `means`.
+        published: published curves for the same tables and figures.
+        anchor: label of the curve that BD-rates are relative to; None: the first.
         title: of the report.
-        pictures: for its viewer.
-        failures: by name, for its end.
+        pictures: for the viewer of the report.
+        failures: by name, for the end of the report.
 
     Returns:
         The tables as Markdown.

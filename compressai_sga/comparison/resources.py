@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a piece of work took: CPU seconds, and the most memory above what was in use before it.
+"""Resources of a piece of work: CPU seconds, and the peak memory above the memory in use before.
 
     with measured() as used:
         work()
     used["cpu_sec"], used["peak_memory_mb"]
 
-On Linux the kernel keeps the highest resident size of a process, and takes "5" in /proc/self/clear_refs as
-"forget it": what freed memory glibc still holds is given back before, so that the number does not depend on
-earlier work of the process. It includes everything that the work keeps. Elsewhere there is no such number,
-and none is reported. On a GPU PyTorch's own allocator tells, under "peak_gpu_memory_mb".
+On Linux the kernel keeps the highest resident size of a process. Writing "5" to /proc/self/clear_refs resets
+it. Before that, freed memory that glibc still holds is given back, so that the number does not depend on
+earlier work of the process. The number includes memory that the work keeps. On other systems it is not
+reported. On a GPU, PyTorch's allocator gives "peak_gpu_memory_mb".
 
-MB are 10^6 bytes. Work in other processes is not seen. Fails with whatever the work fails with.
+MB are 10^6 bytes. Work in other processes is not counted. Fails as the work itself fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @contextmanager
 def measured() -> Iterator[dict[str, float]]:
-    """A dictionary that holds the numbers once the block has ended."""
+    """A dictionary that gets the numbers at the end of the block."""
     used: dict[str, float] = {}
     before = _forget_peak()
     gpu = torch.cuda.is_available()
@@ -49,7 +49,7 @@ def measured() -> Iterator[dict[str, float]]:
 
 
 def _forget_peak() -> int | None:
-    """Make the peak the present resident size, and return that in bytes; None where that cannot be done."""
+    """Reset the peak to the present resident size, returned in bytes; None where this is not possible."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image through one entry of a comparison at one point: real bytes, the decoded picture, what it took.
+"""Code one image with one entry of a comparison at one point: real bytes, decoded picture, time and memory.
 
-Models are coded by CompressAI's own `inference`, as its `eval_model` does: padded with zeros to multiples of
-64, compressed to strings, decompressed, clamped and rounded to 8 bits; with refinement inside
-`compressai_sga.refined`. Classical codecs write whole files. So all are measured by the same functions:
+Models run through CompressAI's own `inference`, as in its `eval_model`: the image is padded with zeros to
+multiples of 64, compressed to strings, decompressed, clamped and rounded to 8 bits. Entries with refinement
+do this inside `compressai_sga.refined`. Classical codecs write whole files. All are measured by the same
+functions:
 
     bpp              8 x bytes of the strings or the file / pixels
     psnr-rgb         dB, of the picture in 8 bits; ms-ssim-rgb likewise, for sides of more than 160 pixels
     encoding_time, decoding_time    seconds by the clock, as CompressAI counts them
-    cpu_sec, peak_memory_mb         of both together (`resources`); not of codecs that are other programs
+    cpu_sec, peak_memory_mb         of both together (`resources`); not for codecs that are external programs
 
-`count_macs` counts multiplications of convolutions and matrix products, as PyTorch dispatches them, a pixel
-of an image whose sides are multiples of 64; C3, whose decoder is no PyTorch, counts its own. Classical: none.
+`count_macs` counts the multiplications of convolutions and matrix products that PyTorch dispatches, per pixel
+of an image whose sides are multiples of 64. C3's decoder does not run in PyTorch and counts its own.
+Classical codecs have no count.
 
 In:  entries (`entries`), points, paths of images. Out: JSON.
-Fails with ``SgaError`` where a model cannot be loaded, and with whatever a codec fails with.
+Fails with ``SgaError`` if a model cannot be loaded, and with the errors of the codecs.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ MACS_PX = 64
 
 
 def identity(entry: Entry, point: str) -> dict[str, Any]:
-    """What a result of the entry belongs to: its label, its weights, the versions of packages, the device."""
+    """Everything that a result depends on: label, point, weights, versions of packages, device."""
     of: dict[str, Any] = {"entry": entry.label, "point": point}
     if entry.is_classical:
         return {**of, "versions": classical.versions(entry.name)}
@@ -61,7 +63,7 @@ def identity(entry: Entry, point: str) -> dict[str, Any]:
 
 
 def _weights(entry: Entry, point: str) -> list[str]:
-    """Hashes of the files that the model of a point is made of; of CompressAI's own, their address."""
+    """Hashes of the weight files of a model at a point; for CompressAI's own weights their address."""
     if entry.option("checkpoint"):
         return [sha256(Path(entry.option("checkpoint") if _is_vbr(entry) else point))]
     records = zoo.list_models()
@@ -77,13 +79,13 @@ def _weights(entry: Entry, point: str) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(label: str, point: str) -> nn.Module:
-    """The model of an entry at a point, on the device of this process; the last one is kept."""
+    """The model of an entry at a point, on the device of this process; the last model is cached."""
     files = entries.parse(label).option("checkpoint").split(",")
     stamps = tuple(Path(file).stat().st_mtime_ns for file in files if file)
     return _loaded(label, point, stamps)
@@ -129,10 +131,10 @@ def code(
         point: one of its points.
         image: path.
         further: names of `metrics.METRICS`.
-        picture: path for the decoded picture, a PNG; empty: it is not kept.
+        picture: path for the decoded picture, a PNG; if empty, the picture is not kept.
 
     Returns:
-        The values that the head of the file names, further metrics by name, the sha256 of the picture.
+        The values listed at the head of the file, further metrics by name, the sha256 of the picture.
     """
     entry = entries.parse(label)
     check_image(Path(image))
@@ -153,10 +155,10 @@ def code(
 
 
 def check_image(path: Path) -> None:
-    """Refuse what has no 8 bits a channel.
+    """Refuse images that do not have 8 bits a channel.
 
     Raises:
-        SgaError: such an image; all codecs here take 8-bit RGB, and Pillow cuts other values off.
+        SgaError: such an image; all codecs here take 8-bit RGB, and Pillow would clip other values.
     """
     with Image.open(path) as image:
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
@@ -186,7 +188,7 @@ def _model(entry: Entry, point: str, image: str) -> tuple[dict[str, Any], Tensor
     seen: dict[str, Tensor] = {}
 
     def take(org: Tensor, rec: Tensor, max_val: int = 255) -> dict[str, None]:
-        """In the place of stock's metrics, which are not part of what coding takes."""
+        """Replaces stock's metrics, which must not count as time of coding."""
         seen["x_hat"] = rec
         return {"psnr-rgb": None, "ms-ssim-rgb": None}
 
@@ -230,7 +232,7 @@ def _is_vbr(entry: Entry) -> bool:
 
 
 def count_macs(label: str, point: str, image: str) -> dict[str, Any]:
-    """Thousands of multiplications a pixel, of encoder and decoder: of a crop of the image."""
+    """Thousands of multiplications a pixel of encoder and decoder, counted on a crop of the image."""
     entry = entries.parse(label)
     if entry.is_classical:
         return {}
@@ -240,7 +242,7 @@ def count_macs(label: str, point: str, image: str) -> dict[str, Any]:
     px = MACS_PX if entry.option("metric", "mse") == "mse" else 3 * MACS_PX
     x = stock.read_image(Path(image))[:, :px, :px].to(device())
     if x.shape[1:] != (px, px):
-        raise SgaError(f"{image} is {x.shape[2]}x{x.shape[1]} px; counting needs at least {px}x{px}")
+        raise SgaError(f"{image} is {x.shape[2]}x{x.shape[1]} px; counting needs {px}x{px} px or more")
     decoders: list[int] = []
     decompress = net.decompress
 
@@ -273,7 +275,7 @@ def is_large_enough(image: Path) -> bool:
 
 
 def whole_set(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of whole sets of images, of (original, decoded picture) by their paths."""
+    """Metrics of a whole set, from the paths of its pairs (original, decoded picture)."""
     found = {name: metrics.SET_METRICS[name]() for name in names}
     for original, decoded in pairs:
         with Image.open(original) as x, Image.open(decoded) as x_hat:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diffusion: what HFD and DiffC stand on. The levels of noise are log-SNRs, alpha^2 / sigma^2 in nats.
+"""Diffusion: the parts that HFD and DiffC use. A noise level is given as the log-SNR, log(alpha^2 / sigma^2).
 
 schedules          log-SNR over time: cosine, shifted cosine, linear, rectified flow; alpha and sigma
 parametrisations   what a network predicts (x, eps, v, flow) and how one turns into the other

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same bits from a network on the CPU, whatever the number of threads and the batch.
 
-A decoder that steers an entropy coder by a network must get the encoder's numbers to the last bit. Measured
+A decoder whose network controls an entropy coder must compute the encoder's numbers to the last bit. Measured
 with torch 2.15 and AVX-512: oneDNN chooses its convolutions by batch and threads, NNPACK takes over from a
-batch of 16, MKL shares a matrix product between threads on processors of Intel, and torch's vectorised exp
-(SiLU, sigmoid, softmax) rounds differently at the end of a thread's share. One thread, and torch's own
-convolutions (a matrix product for each image), are left:
+batch of 16, MKL divides a matrix product between threads on Intel processors, and torch's vectorised exp
+(SiLU, sigmoid, softmax) rounds differently at the end of a thread's share. What remains is one thread with
+torch's own convolutions (a matrix product for each image):
 
     with exact_cpu():    # unet.UNet without attention, one log-SNR and one label for the batch: any batch
                          # any other network: keep the batch at one size, best 1
 
-It says nothing about other CPUs, or other versions of torch: put what they are into the file's header, round
-before coding, and check. Costs 10 to 20 % of the speed. The settings are the process's: threads of Python
-that want them take turns, and what others compute meanwhile runs under them too.
+This does not cover other CPUs or other versions of torch: store both in the file's header, round before
+coding, and check. It costs 10 to 20 % of the speed. The settings apply to the whole process: Python threads
+that use `exact_cpu` take turns, and all other threads run under these settings meanwhile.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def exact_cpu() -> Iterator[None]:
 def arithmetic() -> int:
     """CRC-32 of a convolution and a matrix product: equal on machines that round them alike.
 
-    What a processor calls itself does not tell: with one and the same instruction set, Intel's and AMD's get
-    other matrix products from MKL.
+    The name of the processor or its instruction set is not enough: with the same instruction set, MKL
+    computes different matrix products on Intel and on AMD.
     """
     numbers = (torch.arange(64 * 64 * 9) * 7919 % 2003).float() / 1001 - 1
     image, kernels = numbers[: 64 * 256].reshape(1, 64, 16, 16), numbers.reshape(64, 64, 3, 3)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussian sources: denoiser, flow and marginals in closed form, to test everything else against.
+"""Gaussian sources: denoiser, flow and marginals in closed form, as a reference for tests.
 
 For x ~ N(m, diag(lam)) and z = alpha x + sigma eps, with v = alpha^2 lam + sigma^2,
 
     z ~ N(alpha m, diag(v))
     E[x | z] = m + alpha lam / v (z - alpha m),   Var[x | z] = lam sigma^2 / v
-    flow:  x = m + sqrt(lam / v) (z - alpha m),   what the probability flow leads z to (Theis et al. 2022)
+    flow:  x = m + sqrt(lam / v) (z - alpha m),   the end of the probability flow from z (Theis et al. 2022)
 
-where the flow keeps each coordinate's rank, so that x has the source's law whatever the noise level. A full
-covariance is the diagonal one in the basis of its eigenvectors.
+The flow keeps each coordinate's rank, so x has the source's distribution at every noise level. A full
+covariance is treated as a diagonal one in the basis of its eigenvectors.
 
 In:  mean and variance, numbers or tensors that broadcast to x; for a full covariance, x is (B, n).
      z (B, ...), log_snr () or (B,), as `parametrisations.Denoiser` asks. Out: tensors of z's shape and type.
@@ -53,7 +53,7 @@ class DiagonalGaussian:
         return (_ratio(variance, alpha**2 * variance + sigma**2) * sigma**2).expand_as(z)
 
     def flow(self, z: Tensor, log_snr: float | Tensor, to: float | Tensor = torch.inf) -> Tensor:
-        """Where the probability flow leads z from `log_snr` to the log-SNR `to`: in the end, an image."""
+        """Moves z along the probability flow from `log_snr` to the log-SNR `to`; its end is an image."""
         mean, variance, alpha, sigma = self._at(z, log_snr)
         alpha_to, sigma_to = alpha_sigma(to, z)
         scale = _ratio(alpha_to**2 * variance + sigma_to**2, alpha**2 * variance + sigma**2).sqrt()
@@ -123,5 +123,5 @@ class FullGaussian:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where both are 0: a constant coordinate without noise."""
+    """The quotient, or 0 where both are 0, as for a constant coordinate without noise."""
     return torch.where(denominator > 0, numerator / denominator, torch.zeros_like(numerator))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussian sources: rates and distortions of DiffC and of the bounds beside it, in closed form.
+"""Gaussian sources: rates and distortions of DiffC, and the bounds to compare with, in closed form.
 
 Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022; the formulas for
-several coordinates were worked out here from its definitions. x ~ N(0, diag(lam)); sent is
-z = alpha x + sigma eps with s2 = sigma^2 = 1 - alpha^2; v = s2 + (1 - s2) lam. Sums are over coordinates:
+several coordinates were derived here from its definitions. The source is x ~ N(0, diag(lam)), and
+z = alpha x + sigma eps is sent, with s2 = sigma^2 = 1 - alpha^2 and v = s2 + (1 - s2) lam. Sums are over
+coordinates:
 
     DiffC          R = 1/2 sum log2(v / s2)
       ancestral    D_A = 2 sum lam s2 / v                       x_hat from the posterior
@@ -13,9 +14,10 @@ z = alpha x + sigma eps with s2 = sigma^2 = 1 - alpha^2; v = s2 + (1 - s2) lam. 
     RDP optimum    perfect realism at the least rate: r_i = (sqrt(1 + 16 lam_i^2 c^2) - 1) / (4 lam_i c),
                    R = -1/2 sum log2(1 - r^2),  D = 2 sum lam (1 - r)
 
-All but D(R) reconstruct with exactly the source's law. At high rate D_A / D_F -> 2: 3 dB.
+The reconstructions, except those of D(R), have exactly the source's distribution. At high rate
+D_A / D_F -> 2: 3 dB.
 
-In:  lam, (n,) variances > 0, or (..., n) where no level of water is looked for; s2 in (0, 1).
+In:  lam, (n,) variances > 0, or (..., n) where no water level is computed; s2 in (0, 1).
 Out: float64, bits or squared error of one vector. Fails with ``ValueError`` for numbers outside their ranges.
 """
 
@@ -49,7 +51,7 @@ class RateDistortion(NamedTuple):
 
 
 def rate_bits(lam: Tensor, s2: float | Tensor) -> Tensor:
-    """I(x; z) = 1/2 sum log2(v / s2), what an ideal channel needs for z."""
+    """I(x; z) = 1/2 sum log2(v / s2), the bits that an ideal channel needs for z."""
     lam, s2 = _checked(lam, s2)
     return 0.5 * torch.log2(_marginal(lam, s2) / s2).sum(-1)
 
@@ -91,13 +93,13 @@ def water_filled_flow(lam: Tensor, bits: float) -> RateDistortion:
 
 
 def rate_distortion(lam: Tensor, bits: float) -> RateDistortion:
-    """Shannon's D(R): no realism asked for."""
+    """Shannon's D(R), without a demand for realism."""
     lam, g = _filled(lam, bits)
     return RateDistortion(_bits_of(g), (lam * g).sum(-1))
 
 
 def realism_optimum(lam: Tensor, bits: float) -> RateDistortion:
-    """The least distortion at this rate among reconstructions with exactly the source's law."""
+    """The least distortion at this rate among reconstructions with exactly the source's distribution."""
     lam, _ = _checked(lam, 0.5)
     _check_bits(bits)
     low, high = -60.0, 700.0  # log c
@@ -112,12 +114,12 @@ def realism_optimum(lam: Tensor, bits: float) -> RateDistortion:
 
 
 def discretised_rate_bits(lam: Tensor, log_snrs: Tensor) -> Tensor:
-    """What DiffC pays for z at log_snrs[-1] in the steps of a grid, with the exact denoiser, bits.
+    """Bits that DiffC needs for z at log_snrs[-1] in the steps of a grid, with the exact denoiser.
 
     KL of q(z_T | x) from N(0, 1) at log_snrs[0], then for each step
     (e^s - e^t) / 2 E|x - x_hat_t|^2 nats, where E|x - x_hat_t|^2 = sum lam s2_t / v_t (Ho et al. 2020,
-    eq. 8, in log-SNRs): the expected rate, over the source, of steps with the posterior's variance. More
-    steps, less rate, down to `rate_bits` where z_T is noise.
+    eq. 8, in log-SNRs). This is the expected rate, over the source, of steps with the posterior's variance.
+    With more steps it falls, down to `rate_bits` where z_T is noise.
 
     Args:
         lam: (n,).
@@ -125,7 +127,7 @@ def discretised_rate_bits(lam: Tensor, log_snrs: Tensor) -> Tensor:
     """
     log_snrs = log_snrs.double()
     if not bool((log_snrs.diff() > 0).all() and log_snrs.isfinite().all()):
-        raise ValueError("log_snrs must be finite and rise; end the grid where the sending ends")
+        raise ValueError("log_snrs must be finite and rise; end the grid at the last level that is sent")
     lam, s2 = _checked(lam, torch.sigmoid(-log_snrs[:-1, None]))
     error = (lam * s2 / _marginal(lam, s2)).sum(-1)
     steps_nats = 0.5 * (log_snrs.exp().diff() * error).sum()

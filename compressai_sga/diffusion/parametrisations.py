@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a denoising network predicts, and how one prediction turns into another.
 
-Given z = alpha x + sigma eps, alpha^2 + sigma^2 = 1, these say the same:
+Given z = alpha x + sigma eps, alpha^2 + sigma^2 = 1, these predictions are equivalent:
 
     "x"      the clean signal
     "eps"    the noise                                        (Ho et al. 2020)
     "v"      v = alpha eps - sigma x                          (Salimans & Ho 2022)
     "flow"   u = eps - x, the velocity of a rectified flow    (Liu et al. 2022), where dz_RF/ds = u
 
-v is the hub of the conversions: from v every other follows without a division, at every noise level,
+All conversions go through v: from v every other prediction follows without a division, at every noise level,
 
     x = alpha z - sigma v,   eps = sigma z + alpha v,   u = (alpha + sigma) v - (alpha - sigma) z,
 
-while x and eps alone lose what they say about the other where sigma = 0, or alpha = 0.
+while x alone does not determine eps where sigma = 0, nor eps alone x where alpha = 0.
 
-In:  tensors (B, ...) of one shape; log_snr () or (B,). z is always the variance-preserving one; a network
-     that was trained on a flow's z_RF is called with z / (alpha + sigma).
+In:  tensors (B, ...) of one shape; log_snr () or (B,). z is always variance preserving; call a network
+     that was trained on a flow's z_RF with z / (alpha + sigma).
 Out: tensors of that shape and type. Fails with ``ValueError`` where the conversion divides by 0.
 """
 
@@ -67,7 +67,7 @@ def diffuse(x: Tensor, eps: Tensor, log_snr: float | Tensor) -> Tensor:
 
 
 def target(x: Tensor, eps: Tensor, log_snr: float | Tensor, prediction: Prediction) -> Tensor:
-    """What a network with this prediction is trained to say about z = `diffuse(x, eps, log_snr)`."""
+    """The training target of a network with this prediction, given z = `diffuse(x, eps, log_snr)`."""
     alpha, sigma = alpha_sigma(log_snr, x)
     if prediction == "x":
         return x
@@ -83,7 +83,7 @@ def target(x: Tensor, eps: Tensor, log_snr: float | Tensor, prediction: Predicti
 def convert(
     value: Tensor, z: Tensor, log_snr: float | Tensor, *, source: Prediction, to: Prediction
 ) -> Tensor:
-    """One prediction turned into another.
+    """Turns one kind of prediction into another.
 
     Args:
         value: what the network said, in terms of `source`.
@@ -120,8 +120,8 @@ def convert(
 def loss_weight(log_snr: float | Tensor, prediction: Prediction) -> Tensor:
     """w with |error of the prediction|^2 = w |error of x_hat|^2, z being given.
 
-    1 for x; alpha^2 / sigma^2 for eps; 1 / sigma^2 for v; (alpha + sigma)^2 / sigma^2 for flow. A network of
-    one kind trains with the loss of another under the ratio of their weights.
+    1 for x; alpha^2 / sigma^2 for eps; 1 / sigma^2 for v; (alpha + sigma)^2 / sigma^2 for flow. To train a
+    network of one kind with the loss of another, multiply its loss by the ratio of the two weights.
     """
     alpha, sigma = alpha_sigma(log_snr)
     if prediction == "x":
@@ -138,8 +138,8 @@ def loss_weight(log_snr: float | Tensor, prediction: Prediction) -> Tensor:
 def _not_zero(coefficient: Tensor, name: str, source: str, log_snr: float | Tensor) -> Tensor:
     if not bool((coefficient != 0).all()):
         raise ValueError(
-            f"{name} is 0 at a log-SNR of {torch.as_tensor(log_snr).tolist()}, where {source!r} says nothing "
-            "about the other predictions; use a finite log-SNR or a network that predicts 'v'"
+            f"{name} is 0 at a log-SNR of {torch.as_tensor(log_snr).tolist()}, where {source!r} does not "
+            "determine the other predictions; use a finite log-SNR or a network that predicts 'v'"
         )
     return coefficient
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrained models of `diffusers` as denoisers: pixel models and latent models.
 
-What a model was trained on is a list of noise levels, its scheduler's `alphas_cumprod` = alpha^2 at the
-timesteps 0 ... T - 1. Between two of them the timestep that the network is told is interpolated linearly in
-the log-SNR; outside them it is the first or the last one. Networks with a table of timesteps get the nearest.
+A model was trained on a list of noise levels: its scheduler's `alphas_cumprod`, alpha^2 at the timesteps
+0 ... T - 1. Between two of them, the timestep that the network gets is interpolated linearly in the log-SNR;
+outside them it is the first or the last one. Networks with a table of timesteps get the nearest timestep.
 z is variance preserving, as in the rest of this package; "epsilon", "v_prediction" and "sample" are our
 "eps", "v" and "x". x_hat is clipped where the scheduler's own configuration clips it.
 
@@ -13,8 +13,8 @@ z is variance preserving, as in the rest of this package; "epsilon", "v_predicti
     image = model.decode(x_hat)
 
 In:  images (B, C, H, W) in [0, 1], H and W multiples of `model.multiple`.
-Needs the package `diffusers`, the extra `diffusion`, which is imported by `load` and not before. Weights are
-read from safetensors only, as unpickling runs what the file says.
+Needs the package `diffusers` (the extra `diffusion`), which only `load` imports. Weights are read from
+safetensors only, because unpickling a file can run any code in it.
 Fails with ``SgaError`` where the extra or a file is missing, ``UnsupportedModelError`` for another kind of
 model, ``ShapeError`` for an image of the wrong size; each says what to do.
 """
@@ -81,7 +81,7 @@ class Pretrained(nn.Module):
         return super().train(False)
 
     def timestep(self, log_snr: float | Tensor) -> Tensor:
-        """The timestep that the network is told, float64, shape of `log_snr`; interpolated in log-SNR."""
+        """The timestep that the network gets, float64, shape of `log_snr`; interpolated in log-SNR."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64).cpu()
         rising, last = self.log_snrs.flip(0), len(self.log_snrs) - 1
         above = torch.searchsorted(rising, log_snr).clamp(1, last)
@@ -116,7 +116,7 @@ class Pretrained(nn.Module):
         return (self.vae.encode(2 * x - 1).latent_dist.mode() - mean) * scale
 
     def decode(self, x_hat: Tensor) -> Tensor:
-        """An image in [0, 1] from a clean signal; the inverse of `encode`, up to the autoencoder's loss."""
+        """An image in [0, 1] from a clean signal; the inverse of `encode`, up to the autoencoder's error."""
         if self.vae is not None:
             mean, scale = self._latent_scale(x_hat)
             x_hat = self.vae.decode(x_hat / scale + mean).sample
@@ -151,8 +151,8 @@ def load(
     Args:
         source: folder, or hub id `owner/name`; holds `unet/`, `scheduler/` and, for a latent model, `vae/`,
             as pipelines are saved, or a U-Net and its scheduler_config.json side by side.
-        context: (tokens, width) or (1, tokens, width), what a text-conditional U-Net attends to: to go
-            without a text, the embedding of the empty prompt.
+        context: (tokens, width) or (1, tokens, width), what a text-conditional U-Net attends to; without a
+            text, pass the embedding of the empty prompt.
         class_label: for a class-conditional U-Net.
         revision, cache_dir: of the hub.
         local_files_only: no connection is made; a hub id must be in the cache.
@@ -214,7 +214,7 @@ def _configurations(source: str | os.PathLike[str], hub: dict[str, Any]) -> Path
     except (OSError, ValueError) as error:  # what the hub's client raises derives from these
         cure = "download it first, or give" if hub["local_files_only"] else "check the id, or give"
         raise SgaError(
-            f"{str(source)!r} is no folder, and the hub's files of that name could not be had ({error}); "
+            f"{str(source)!r} is not a folder, and no files of that name came from the hub ({error}); "
             f"{cure} a folder"
         ) from error
 
@@ -229,7 +229,7 @@ def _configuration(
             try:
                 config = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise SgaError(f"{path} is no JSON ({error}); fetch the model again") from error
+                raise SgaError(f"{path} is not JSON ({error}); fetch the model again") from error
             if "_class_name" in config:
                 return subfolder, config
     others = sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -247,7 +247,7 @@ def _check_network(
     context: Tensor | None,
     class_label: int | None,
 ) -> Tensor | None:
-    """Raises for what cannot be called as a denoiser; the context in shape (1, tokens, width)."""
+    """Raises for models that cannot be called as a denoiser; the context in shape (1, tokens, width)."""
 
     def refuse(what: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{str(source)!r}: {what}")
@@ -279,7 +279,7 @@ def _check_network(
     )
     if not attends:
         if context is not None:
-            raise refuse("context is given, but the U-Net attends to none; leave it out")
+            raise refuse("context is given, but the U-Net takes none; leave it out")
         return None
     width = unet.get("cross_attention_dim", 1280)
     if context is None:
@@ -318,7 +318,7 @@ def _levels(scheduler: Any) -> Tensor:
     log_snrs = (share.log() - torch.log1p(-share)).clamp_min(_NO_SIGNAL)
     if len(log_snrs) < 2 or not bool((log_snrs.diff() < 0).all() and log_snrs.isfinite().all()):
         raise UnsupportedModelError(
-            "the scheduler's alphas_cumprod do not fall from timestep to timestep within (0, 1); a log-SNR "
-            "cannot be turned into a timestep"
+            "the scheduler's alphas_cumprod do not fall from timestep to timestep within (0, 1), so a "
+            "log-SNR does not determine a timestep; take a model with another scheduler"
         )
     return log_snrs

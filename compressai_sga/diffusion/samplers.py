@@ -12,8 +12,8 @@ From z at log-SNR t to the larger log-SNR s, with d = s - t and x_hat = denoiser
     heun        ddim with the mean of x_hat and of the denoiser's answer at ddim's z_s
                 second order, two calls a step; Lu et al.'s singlestep rule (2S) with its r = 1
 
-The last three are deterministic. Euler steps of a rectified flow are ddim's, in other units: for a flow, take
-the log-SNRs from `schedules.RectifiedFlow`. All formulas hold at s = infinity, where ancestral and ddim
+The last three are deterministic. An Euler step of a rectified flow is a ddim step in other units: for a flow,
+take the log-SNRs from `schedules.RectifiedFlow`. All formulas hold at s = infinity, where ancestral and ddim
 return x_hat; dpm2m and heun are first order in such a step. Coefficients are float64 numbers from the CPU.
 
 In:  denoiser (z, log_snr) -> x_hat, log_snr a float64 scalar tensor on the CPU; z (B, ...) at log_snrs[0],
@@ -50,7 +50,7 @@ Noise = Callable[[int, Tensor], Tensor]
 
 
 class SampleProgress(Protocol):
-    """Told after every step: (step, steps, x_hat), the denoiser's estimate in that step."""
+    """Called after every step with (step, steps, x_hat); x_hat is the denoiser's estimate in that step."""
 
     def __call__(self, step: int, steps: int, x_hat: Tensor) -> None: ...
 
@@ -64,7 +64,7 @@ class Step(NamedTuple):
 
 
 def ancestral_step(log_snr_t: float, log_snr_s: float) -> Step:
-    """q(z_s | z_t, x) of the diffusion, log_snr_t < log_snr_s: the step with the noise put back.
+    """The posterior q(z_s | z_t, x) of the diffusion, log_snr_t < log_snr_s; its step adds fresh noise.
 
     With d = log_snr_s - log_snr_t: keep = alpha_s / alpha_t e^-d, pull = alpha_s (1 - e^-d),
     std = sigma_s sqrt(1 - e^-d). One KL of DiffC lies between two of these with x and with x_hat.
@@ -83,7 +83,7 @@ def ddim_step(log_snr_t: float, log_snr_s: float) -> Step:
 
 
 def torch_noise(generator: torch.Generator) -> Noise:
-    """Noise from a generator: good for pictures. A decoder that must draw what the encoder drew takes it
+    """Noise from a generator, for sampling images. A decoder that must draw what the encoder drew takes it
     from `channels.prng`, as generators differ between devices and versions."""
 
     def noise(step: int, z: Tensor) -> Tensor:

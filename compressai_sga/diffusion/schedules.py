@@ -5,14 +5,14 @@ Kingma et al., "Variational diffusion models", 2021: a variance-preserving proce
 
     z_t = alpha x + sigma eps,   log_snr = log(alpha^2 / sigma^2),   alpha^2 = sigmoid(log_snr) = 1 - sigma^2
 
-and nothing but the log-SNR matters: a schedule is a function from t in [0, 1], 0 clean and 1 noise, to it.
-Rectified flow, z = (1 - s) x + s eps, is the same process in other units: dividing z_t by alpha + sigma gives
-it with s = sigma / (alpha + sigma). Hence models of either kind and steps of either kind mix freely.
+and only the log-SNR matters: a schedule is a function from t in [0, 1], 0 clean and 1 noise, to the log-SNR.
+Rectified flow, z = (1 - s) x + s eps, is the same process in other units: z_t / (alpha + sigma) is its z with
+s = sigma / (alpha + sigma). So models of either kind can be combined with steps of either kind.
 
 In:  t, a number or tensor in [0, 1]. Out: log-SNR, float64, shape of t; falls from t = 0 to t = 1.
-     Everything is worked out in float64 on the tensor's device; samplers and decoders keep log-SNRs on the
-     CPU, so that a GPU's exp and log do not decide about a coefficient.
-Fails with ``ValueError`` for a time outside [0, 1] or a parameter that gives no schedule.
+     Everything is computed in float64 on the tensor's device; samplers and decoders keep log-SNRs on the
+     CPU, so that no coefficient depends on a GPU's exp and log.
+Fails with ``ValueError`` for a time outside [0, 1] or a parameter out of range.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class NoiseSchedule(Protocol):
 class Cosine:
     """log_snr = -2 (log tan(pi t / 2) + log shift), within +-limit.
 
-    Nichol & Dhariwal 2021 with shift = 1, alpha = cos(pi t / 2) then. HFD (Hoogeboom et al. 2023) shifts it
-    to less noise, shift < 1, as its first stage already knows what is coarse: at t = 1/2,
+    shift = 1 is Nichol & Dhariwal 2021, with alpha = cos(pi t / 2). HFD (Hoogeboom et al. 2023) shifts it
+    to less noise, shift < 1, because its first stage already gives the coarse structure. At t = 1/2,
     alpha^2 = 1 / (1 + shift^2).
 
     Args:
@@ -71,7 +71,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class LinearLogSnr:
-    """log_snr = highest + (lowest - highest) t: every step of a grid removes as much noise in dB.
+    """log_snr = highest + (lowest - highest) t: every step of a grid removes the same noise in dB.
 
     Args:
         lowest: at t = 1.

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network for small images on large ones: by overlapping windows, whose results fade into each other.
+"""Applies a network for small images to large ones, by overlapping windows whose results are blended.
 
-A sampler that cuts an image into tiles and draws each on its own leaves seams, as two draws need not agree.
-With Bar-Tal et al., "MultiDiffusion", 2023, there is one noisy image instead, the network sees windows of it,
-and in every step the mean of their predictions moves it:
+A sampler that cuts an image into tiles and draws each on its own leaves seams, because two draws need not
+agree. In Bar-Tal et al., "MultiDiffusion", 2023, there is one noisy image instead. The network sees windows
+of it, and every step uses the weighted mean of their predictions:
 
     result(p) = sum_k w_k(p) f(window_k)(p) / sum_k w_k(p)
 
-with the sums over the windows that hold the pixel p. w is a product over rows and columns, which falls to the
-window's edge as the polynomial 3 t^2 - 2 t^3, over `overlap` pixels. The mean is made one window at a time,
+with the sums over the windows that hold the pixel p. w is a product over rows and columns and falls to the
+window's edge as the polynomial 3 t^2 - 2 t^3, over `overlap` pixels. The mean is updated window by window,
 
     total += w_k,   mean += (w_k / total) (f_k - mean),
 
-so that it is f exactly where the windows agree, and no more than `batch` windows are there at a time. Windows
-follow each other in rows, image after image, and never two images in one batch: with the same `batch` an
-image's result is the same, bit for bit, alone and among others, whatever the function. The order of the sums
-does not depend on `batch` either; whether the function's own bits do is its affair (see `exact`).
+so that it equals f exactly where the windows agree, and only `batch` windows are in memory at a time. Windows
+are processed row by row, image after image, and a batch never holds windows of two images. So with the same
+`batch` an image's result is the same, bit for bit, alone and among others. The order of the sums does not
+depend on `batch` either; whether the function's own results do depends on the function (see `exact`).
 
 In:  images (B, C_i, H, W) that the function sees together. Out: (B, C', H, W) of its type.
-Fails with ``ShapeError`` for images smaller than the window, or that do not fit together, ``ValueError`` for
-numbers out of range.
+Fails with ``ShapeError`` for images that are smaller than the window or of different sizes, ``ValueError``
+for numbers out of range.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def blend(
 
 
 def window_positions(size: int, window: int, overlap: int) -> list[int]:
-    """Where the windows start along a side: evenly from 0 to size - window, as few as the overlap allows."""
+    """The windows' first pixels along a side: evenly spaced, as few as the overlap allows."""
     gaps = -(-(size - window) // (window - overlap))
     return [i * (size - window) // gaps for i in range(gaps)] + [size - window]
 
@@ -120,13 +120,13 @@ def _size(images: Sequence[Tensor], h: int, w: int) -> tuple[int, int, int]:
     sizes = {(image.shape[0], *image.shape[2:]) if image.dim() == 4 else () for image in images}
     if len(sizes) != 1 or () in sizes or 0 in next(iter(sizes)):
         raise ShapeError(
-            f"images have the shapes {[tuple(image.shape) for image in images]}; there must be one at least, "
+            f"images have the shapes {[tuple(image.shape) for image in images]}; give at least one image, "
             "each (B, C, H, W) with the same B, H and W, none of them 0"
         )
     count, height, width = next(iter(sizes))
     if not (1 <= h <= height and 1 <= w <= width):
         raise ShapeError(
-            f"an image of {height}x{width} px has no window of {h}x{w} px; windows take 1 px to the image's "
-            "side: pad the image, or take smaller windows"
+            f"an image of {height}x{width} px has no window of {h}x{w} px; windows have sides from 1 px to "
+            "the image's: pad the image, or take smaller windows"
         )
     return count, height, width

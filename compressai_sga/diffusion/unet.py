@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small U-Net for denoisers whose weights are shipped: nothing but torch, from 1 to 10 M parameters.
+"""A small U-Net for denoisers whose weights ship with the package: torch only, 1 to 10 M parameters.
 
 Ho, Jain & Abbeel, "Denoising diffusion probabilistic models", 2020 (residual blocks of GroupNorm and 3x3
 convolutions), with scale and shift from the log-SNR as in Dhariwal & Nichol 2021. Pixels go in and out as
 `patch` x `patch` blocks, so that nothing runs at full resolution. The activation is x relu6(x + 3) / 6, not
-SiLU: additions and products round the same wherever a thread's share ends, torch's exp does not. With one
-log-SNR and one label for the batch, the layers that make features of them see one row, whatever the batch:
-under `exact.exact_cpu()` the result of an image then depends on neither threads nor batch.
+SiLU, because the rounding of torch's exp depends on where a thread's share ends, and that of sums and
+products does not. With one log-SNR and one label for the whole batch, the layers that compute features from
+them see a single row: under `exact.exact_cpu()` an image's result then depends on neither threads nor batch.
 
-The network is `network(z, log_snr, condition=None, label=None) -> out`; what `out` means (x, eps, v or flow)
-is the business of `parametrisations.Denoiser`. Pretrained models of `diffusers` come through `pretrained.py`
-and do not need this file; models that this package ships do not need `diffusers`.
+The network is `network(z, log_snr, condition=None, label=None) -> out`; `parametrisations.NetworkDenoiser`
+says what `out` means (x, eps, v or flow). Pretrained models of `diffusers` are loaded by `pretrained` and do
+not use this file; the models that this package ships do not need `diffusers`.
 
 In:  z (B, C, H, W) of variance about 1; log_snr () or (B,); condition (B, C', H, W), joined to z; label ()
      or (B,), integers, a quality for example.
 Out: (B, out_channels, H, W), 0 everywhere before training, as the last convolution starts at 0.
-Fails with ``ShapeError`` where H or W is no multiple of `config.multiple` or a channel count is wrong.
+Fails with ``ShapeError`` where H or W is not a multiple of `config.multiple`, or a channel count is wrong.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class UNet(nn.Module):
         wrong = [width for width in config.widths if width % config.groups]
         if wrong or not config.widths:
             raise ValueError(
-                f"widths are {config.widths}; there must be one at least, each a multiple of groups = "
-                f"{config.groups}"
+                f"widths are {config.widths}; give at least one, each a multiple of groups = {config.groups}"
             )
         self.config = config
         widths, area = config.widths, config.patch**2

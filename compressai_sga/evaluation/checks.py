@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrong use of the evaluation, told in one sentence before or instead of a traceback.
+"""Checks of an evaluation: wrong use ends in one sentence instead of a traceback.
 
-They run only when one of this package's options is given, and raise `SgaError`, whose message names
-the value, the rule and the cure; `ImageError` is about one image and leaves the others alone.
+They run only when an option of this package is given. They raise `SgaError`, whose message names the
+value, the rule and the cure. `ImageError` concerns one image; the others are still evaluated.
 
 In:  stock's parsed arguments, stock's loaders. Out: nothing, or a loaded model.
 """
@@ -51,7 +51,7 @@ class ImageError(SgaError):
 
 
 def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
-    """Refuse arguments that stock would answer with a traceback, or silently do nothing for.
+    """Refuse arguments for which stock would show a traceback or silently do nothing.
 
     Args:
         args: the stock namespace.
@@ -85,7 +85,7 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
 def check_model_options(
     args: argparse.Namespace, given: dict[str, Any], refined: bool, architectures: Mapping[str, Any]
 ) -> None:
-    """Refuse options of other models than the chosen one, and refinement of those that are fitted.
+    """Refuse options that the chosen model does not have, and refinement of models that cannot be refined.
 
     Args:
         args: the stock namespace.
@@ -143,7 +143,7 @@ def read_image(stock: Callable[[Path], Tensor], path: Path) -> Tensor:
 
 
 def load_pretrained(stock: Callable[..., nn.Module], model: str, metric: str, quality: int) -> nn.Module:
-    """Stock's `load_pretrained`; a missing quality or a failed download becomes one sentence."""
+    """Stock's `load_pretrained`; for a missing quality or a failed download the error is one sentence."""
     try:
         return stock(model, metric, quality)
     except _LOADING_ERRORS as error:
@@ -160,17 +160,17 @@ def load_checkpoint(
     path: str,
     coding: bool,
 ) -> nn.Module:
-    """Stock's `load_checkpoint`; a file of another kind becomes one sentence.
+    """Stock's `load_checkpoint`; for a file of another kind the error is one sentence.
 
     Args:
         stock: CompressAI's function.
-        architectures: CompressAI's dictionary, for saying what the file is instead.
+        architectures: CompressAI's dictionary, to tell which architecture the file does fit.
         arch, no_update, path: as stock takes them.
-        coding: whether bitstreams will be made, for which the coding tables are needed.
+        coding: whether bitstreams will be made, which need the coding tables.
     """
     if arch not in architectures:
         there = ", ".join(sorted(architectures))
-        raise SgaError(f"checkpoints of {arch} cannot be loaded by CompressAI, only of {there}")
+        raise SgaError(f"CompressAI loads no checkpoints of {arch}; choose from {there}")
     try:
         net = stock(arch, no_update, path)
     except _LOADING_ERRORS as error:
@@ -191,7 +191,7 @@ def load_checkpoint(
 
 
 def _advice(architectures: dict[str, Any], path: str) -> str:
-    """What the file is, found by trying every architecture."""
+    """Which architectures the file fits, found by trying all of them."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("network", "state_dict", "model_state_dict"):

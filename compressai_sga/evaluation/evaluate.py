@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock `eval_model` with refinement, options of this package's models, further metrics and a journal.
 
-`Evaluation` puts its methods in place of globals of the stock module while stock's own `main` runs:
-stock still reads the images, pads, times, codes, decodes, measures and writes. Each image is coded
-twice by stock `inference`, as ever and inside `compressai_sga.refined`, so that both results come
-from real bitstreams.
+`Evaluation` replaces globals of the stock module by its own methods while stock's `main` runs. Stock
+still reads the images, pads, times, codes, decodes, measures and writes. Stock `inference` codes each
+image twice, once as usual and once inside `compressai_sga.refined`, so that both results come from
+real bitstreams.
 
 In:  stock's module and a command line.
-Out: stock's JSON. `results` holds the refined numbers under stock's keys, the unrefined ones with
-     "-unrefined" and `loss` = bpp + lmbda * D (D: 255^2 * MSE after rounding to 8 bits, or
-     1 - MS-SSIM); `refine` says how; `fit` says how C3 was fitted, and `options` how another model of ours
-     was set, where its options were given; `failed` lists images that could not be evaluated.
+Out: stock's JSON with further keys. `results` holds the refined numbers under stock's keys, the unrefined
+     ones with "-unrefined", and `loss` = bpp + lmbda * D (D: 255^2 * MSE after rounding to 8 bits, or
+     1 - MS-SSIM). `refine` holds the settings of the refinement, `fit` those of C3's fit, `options` the
+     options that were given for another model of this package. `failed` lists images that could not be
+     evaluated.
 Exit codes: 2 for wrong use and failed images, 130 when interrupted.
 """
 
@@ -48,7 +49,7 @@ _UNREFINED = "-unrefined"
 
 
 class Evaluation:
-    """One call of eval_model with at least one of our options.
+    """One call of eval_model with at least one option of this package.
 
     Args:
         module: `compressai.utils.eval_model.__main__`.
@@ -152,7 +153,7 @@ class Evaluation:
 
     @property
     def json(self) -> SimpleNamespace:
-        """Stock's `json`, whose `dumps` adds our keys to the final result."""
+        """Stock's `json`, whose `dumps` adds this package's keys to the final result."""
 
         def dumps(value: Any, **keywords: Any) -> str:
             if "source" not in value:  # which marks the file of a single image
@@ -194,7 +195,7 @@ class Evaluation:
         return net
 
     def _load_with_options(self, model: str, metric: str, quality: int) -> nn.Module:
-        """Stock's `load_pretrained` with the options of the model, which it cannot take."""
+        """Load a pretrained model with its options, which stock's `load_pretrained` cannot take."""
         make = self._module.pretrained_models[model]
         net = make(quality=quality, metric=metric, pretrained=True, progress=False, **self._request.model)
         self._options.append(_options_of(net) or self._request.model)  # stock classes do not keep them
@@ -382,14 +383,14 @@ class Evaluation:
 
 
 def _options_of(net: nn.Module) -> dict[str, Any]:
-    """What its options are set to, by name; empty for models of other people."""
+    """Values of the model's options, by name; empty for models of other packages."""
     settings = getattr(net, "settings", {})  # where an attribute None means the model's own
     return {name: settings.get(name, getattr(net, name)) for name in getattr(net, "OPTIONS", ())}
 
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """What `refine` refuses with ValueError is wrong use, not a failure of ours."""
+    """Turn a ValueError of `refine`, which means wrong use, into ``SgaError``."""
     try:
         yield
     except ValueError as error:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics beyond stock's in an evaluation: of single images, and of the whole set at its end.
+"""Further metrics of an evaluation: of each image, and of the whole set at its end.
 
-Stock's `compute_metrics` sees every image pair; `take` looks at the same pairs, rounded to 8 bits
-as stock rounds them. A set metric needs all reconstructions at the end, those of an earlier,
-interrupted command too; so `pictures` gives them as PNG text for the journal and `add` takes that.
+Stock's `compute_metrics` sees every image pair; `take` measures the same pairs, rounded to 8 bits
+as stock rounds them. A metric of a whole set needs all reconstructions at the end, also those of an
+earlier command that was interrupted. So `pictures` gives them as PNG text for the journal, and `add`
+reads that text.
 
 In:  names of `metrics.METRICS` and `metrics.SET_METRICS`. Out: numbers by name.
 Fails with `SgaError` naming the package or weight file that a metric lacks.
@@ -30,7 +31,7 @@ class Measures:
 
     Args:
         names: what to measure.
-        suffixes: of the results that there are: "" and, with refinement, "-unrefined".
+        suffixes: of the keys of the results: "" and, with refinement, "-unrefined".
     """
 
     def __init__(self, names: Sequence[str], suffixes: Sequence[str] = ("",)) -> None:
@@ -47,7 +48,7 @@ class Measures:
 
     @staticmethod
     def check(names: Sequence[str]) -> None:
-        """Load every metric now, so that missing packages show up before the work, not after."""
+        """Load every metric now, so that a missing package is reported before the work begins."""
         blank = torch.zeros(1, 3, 192, 192)
         for name in names:
             if name in METRICS:
@@ -67,7 +68,7 @@ class Measures:
             self._last = x_hat
 
     def collect(self, suffix: str) -> dict[str, float]:
-        """The values of the last pair; its picture is kept as that of `suffix`."""
+        """The values of the last pair; its reconstruction is kept under `suffix`."""
         if self._sets and self._last is not None:
             data = io.BytesIO()
             image = (self._last[0] * 255).round().to(torch.uint8).cpu()

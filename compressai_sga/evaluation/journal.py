@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal of a running evaluation: a finished image is never computed twice.
 
-One file of JSON lines a model: the first says what the run is, then one line a finished image,
-flushed when it is done. A killed evaluation leaves the file; the same command finds it again by
-its name, a fingerprint of everything that the results depend on (weights included), and goes on.
+There is one file of JSON lines for each model. The first line describes the run. Every finished image
+adds one line, which is flushed at once. An evaluation that was killed leaves the file. Its name is a
+fingerprint of everything that the results depend on (weights included), so that the same command finds
+the file again and goes on.
 
 In:  the folder (the output directory, else the user's cache), the facts that make the fingerprint,
-     for each image its path (keyed with size and time of change) and a record that is JSON.
-Out: the records of finished images. Lines that are damaged or about a changed image are ignored.
+     for each image its path (keyed with size and time of change) and a record in JSON.
+Out: the records of finished images. Damaged lines, and lines about an image that has changed, are ignored.
 Fails with OSError where the folder cannot be written.
 """
 
@@ -26,7 +27,7 @@ __all__ = ["Journal", "cache_folder", "weights_sha256"]
 
 
 def cache_folder() -> Path:
-    """Where journals lie when the command names no output directory."""
+    """The folder of the journals when the command names no output directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "compressai-sga"
 
@@ -45,8 +46,8 @@ class Journal:
     """Records of finished images, on disk.
 
     Args:
-        folder: made where it is missing.
-        facts: whatever the results depend on, JSON; another value anywhere is another journal.
+        folder: created if it is missing.
+        facts: everything that the results depend on, JSON; any other value gives another journal.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -91,20 +92,20 @@ class Journal:
         return str(image.resolve()), stat.st_size, stat.st_mtime_ns
 
     def find(self, image: Path) -> dict[str, Any] | None:
-        """The record of a finished image; None where it is not done or has changed since."""
+        """The record of a finished image; None if it is not done or has changed since."""
         try:
             return self._records.get(self._key(image))
         except OSError:
             return None
 
     def add(self, image: Path, record: dict[str, Any]) -> None:
-        """Keep the record of an image, on disk when this returns."""
+        """Append the record of an image; it is on disk when this returns."""
         key = self._key(image)
         self._write(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
         self._records[key] = record
 
     def close(self) -> None:
-        """Let go of the file; it stays if it holds a finished image."""
+        """Close the file; it stays on disk if it holds a finished image."""
         self._file.close()
         if not self._records and self._new:
             self.path.unlink(missing_ok=True)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options that this package adds to `python -m compressai.utils.eval_model`.
 
-They are added to the stock parser and to its subparsers, without a default, so that they may stand
-before or after `pretrained` / `checkpoint` and leave no trace in the namespace when not given.
-Abbreviations of stock options (`--met`) keep their meaning. `MODEL_OPTIONS` are for models of this package
-whose class lists them in `OPTIONS`, `--lmbda` also for jointly trained ones of the zoo; which model it is, is
-checked later (`checks`).
+They are added to the stock parser and to its subparsers, without a default. So they may stand before or
+after `pretrained` / `checkpoint`, and an option that is not given does not appear in the namespace.
+Abbreviations of stock options (`--met`) keep their meaning. `MODEL_OPTIONS` are for the models of this
+package whose class lists them in `OPTIONS`; `--lmbda` is also for the zoo's jointly trained models. Whether
+the chosen model has an option is checked later (`checks`).
 
-In:  the stock parser; a command line. Out: the same parser; a `Request`, or None where none of the
-options is given. Fails: a wrong value ends in argparse's usage message and exit code 2.
+In:  the stock parser; a command line. Out: the same parser; a `Request`, or None if none of the options is
+given. Fails: a wrong value ends in argparse's usage message and exit code 2.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ MODEL_OPTIONS = ("--lmbda", "--steps", "--seed", "--max-seconds", "--realism", "
 
 
 def dest_of(option: str) -> str:
-    """Its name in the namespace, which for MODEL_OPTIONS is the name in the model's `OPTIONS`."""
+    """Name of an option in the namespace; for MODEL_OPTIONS also the name in the model's `OPTIONS`."""
     return option[2:].replace("-", "_")
 
 
@@ -153,10 +153,10 @@ class Request:
     """What a command line asks of this package.
 
     Args:
-        argv: the command line, with the source filled in where it had none.
-        args: the stock namespace, our options included.
-        refine: keywords of `RefineConfig.make`; None where no refinement is asked for.
-        model: options of the model by name; empty where none is given.
+        argv: the command line, completed with a source if it had none.
+        args: the stock namespace, with this package's options.
+        refine: keywords of `RefineConfig.make`; None without refinement.
+        model: options of the model by name; empty if none is given.
         trace: path of the trace file.
         metrics: names of further metrics.
     """
@@ -170,7 +170,7 @@ class Request:
 
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add our options to the parser of eval_model and to its subparsers."""
+    """Add this package's options to the parser of eval_model and to its subparsers."""
     parsers = [parser]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -199,12 +199,12 @@ def _prefer_stock_abbreviations(parser: argparse.ArgumentParser, ours: list[Any]
 
 
 def _may_be_stocks(name: str) -> bool:
-    """Whether an abbreviation of ours is one of stock's, of which only --metric starts like one of ours."""
+    """Whether an abbreviation may mean stock's --metric, the only one that starts like an option of ours."""
     return "--metric".startswith(name)
 
 
 def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether one of our options is on the command line, and the rest of it without them."""
+    """Whether the command line has an option of this package, and the command line without them."""
     found, rest = False, []
     arguments = iter(argv)
     for argument in arguments:
@@ -221,7 +221,7 @@ def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
 
 
 def request_of(argv: Sequence[str], args: argparse.Namespace) -> Request | None:
-    """Our part of a parsed command line; None where none of our options is given."""
+    """This package's part of a parsed command line; None if none of its options is given."""
     ours = {dest: getattr(args, dest) for dest in _DESTS if hasattr(args, dest)}
     if not ours:
         return None

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3 in `.csga` files: a codec that is fitted to the image, so that no weights are needed to decode it, or
-the zoo's default nets only, from which its own are coded as differences.
+"""C3 in `.csga` files. The codec is fitted to the image and its nets are in the file.
 
-The container's fields, of which `nets_of` requires all:
+A decoder needs no weights, or only the zoo's default nets: then the file holds the differences from those.
+
+The container's fields; `nets_of` checks each of them:
     model      c3, c3-fast or c3-paper: the encoder's preset; nothing in decoding depends on it
     quality    1 to 8, or 0 where lmbda was given instead;  metric mse;  weights 8 zero bytes
     coder      constriction-ans;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
     strings    two, those of `models.c3`: nets (with the same height and width inside) and latents
-    symbols, checksum   of the arrays of the nets in their order, the shift of each and then its integers,
-               then of the grids, the finest first, row by row
+    symbols, checksum   number and CRC-32 of all integers: first the nets, array by array (of each array its
+               shift, then its integers); then the grids, the finest first, row by row
     work       multiplications of a decoder (`models.c3.macs`) <= 2^21 * max(bytes of the strings, pixels
                / 512), so that a pixel of a large image takes at most 4096; presets take less than 3000
-The rest of the file takes 37 bytes and the model's name for an image of 1x1, and 45 bytes and the name for
-512x768. It is longer where there is a colour profile, and for blank images: the container fills files up to
-one byte for every 512 pixels.
+Beside the strings, the file takes 37 bytes and the model's name for an image of 1x1 pixels, and 45 bytes
+and the name for 512x768. A colour profile comes on top. Files of blank images are longer, because the
+container pads every file to one byte for every 512 pixels.
 
 In:  a `Picture`, options of the fit; a `Container`. Out: a `Container`; x_hat (3, H, W) in [0, 1].
-Fails with ``ValueError`` on wrong options, ``BitstreamError`` on what no encoder wrote; a fit that is
-killed leaves its checkpoint, see `models.c3.fit.checkpoint`.
+Fails with ``ValueError`` on wrong options and ``BitstreamError`` on files that no encoder wrote. A fit that
+is killed leaves its checkpoint, see `models.c3.fit.checkpoint`.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ _MACS_PER_BYTE = 2**21
 
 @dataclass(frozen=True)
 class FitResult:
-    """What the fit of an image came to.
+    """Result of the fit to an image.
 
     Args:
         lmbda: of mse + lmbda * bpp.
-        steps: that it was to make.
+        steps: of the whole schedule.
         psnr_db: of the decoded image, in 8 bits.
     """
 
@@ -80,7 +81,7 @@ class FitResult:
 
 
 def checkpoint_of(target: str | os.PathLike[str]) -> Path:
-    """Where the fit for an output is kept until that is written."""
+    """File that keeps an unfinished fit until the output is written."""
     return Path(f"{os.fspath(target)}.fit")
 
 
@@ -95,11 +96,11 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
     Args:
         picture: any.
         request: quality 1 to 8, DEFAULT_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
-            those of `models.c3.C3`; a file from which a killed fit goes on, and which stays.
+            those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
-        SgaError: what was coded does not decode on this very machine.
+        SgaError: the coded image does not decode on this machine.
     """
     model, lmbda = request.model, request.lmbda
     quality = DEFAULT_QUALITY if request.quality is None else request.quality
@@ -134,7 +135,7 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
         _decoded(container)
     except BitstreamError as error:
         raise SgaError(
-            f"what {model} coded here cannot be decoded here ({error}); please report the image"
+            f"the image that {model} coded here cannot be decoded here ({error}); please report the image"
         ) from error
     error = pixels_of(fitted.x_hat, picture.mode).astype(np.float64) - picture.pixels
     psnr_db = -10 * math.log10(max(np.square(error / 255).mean(), 1e-99))
@@ -146,7 +147,7 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
 
     Raises:
         BitstreamError: no encoder wrote this.
-        ValueError: an option, of which there are none.
+        ValueError: any option was given; C3 decodes without options.
     """
     if options:
         raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
@@ -154,12 +155,12 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
 
 
 def is_known(container: Container) -> bool:
-    """Whether the weights are there: none are needed."""
+    """True: a C3 file needs no weights of the zoo's models."""
     return True
 
 
 def nets_of(container: Container) -> Nets:
-    """The nets, and with them the architecture; the latents are not looked at.
+    """The nets, which also tell the architecture; the latents are not read.
 
     Raises:
         BitstreamError: the container is not one of a C3 image, or the nets are damaged.
@@ -169,7 +170,7 @@ def nets_of(container: Container) -> Nets:
     if made != ("mse", _NO_WEIGHTS, _CODER, 0, 0, 2) or c.quality > _MAX_QUALITY:
         raise BitstreamError(
             f"{c.model} with quality {c.quality}, {c.metric}, weights {c.weights.hex()}, {c.coder}, stride "
-            f"{c.stride}, shape {c.shape!r} and {len(c.strings)} strings: it has quality 0 to "
+            f"{c.stride}, shape {c.shape!r} and {len(c.strings)} strings: its files have quality 0 to "
             f"{_MAX_QUALITY}, mse, weights {_NO_WEIGHTS.hex()}, {_CODER}, stride 0, shape 0 and 2 strings"
         )
     nets = decode_nets(c.strings[0])
@@ -196,7 +197,7 @@ def _decoded(container: Container) -> Decoded:
     if found != (container.symbols, container.checksum):
         raise BitstreamError(
             f"the {found[0]} decoded symbols have the CRC-32 {found[1]:08x}, the file says "
-            f"{container.symbols} with {container.checksum:08x}: it holds nonsense"
+            f"{container.symbols} with {container.checksum:08x}: the file is damaged"
         )
     return decoded
 

@@ -9,11 +9,12 @@
 In:  pictures of any size from 1x1 (DiffC: 64x64); a model of the zoo. Grey ones become three equal channels.
 Out: bytes as `coding.container` specifies; 8-bit pixels, the model's x_hat clamped and rounded.
 
-Images are filed in three ways (`kinds`, chosen by `models.families`): as `transform` (CompressAI's models,
-and HFD on them), `c3` or `diffc`. All check what they decode, so that there is never a wrong image, and
-nonsense costs little; the encoder decodes what it is about to write.
-Fails with ``BitstreamError`` (what is read), ``SgaError`` (what cannot be written or compressed),
-``ValueError`` (options: unknown model, quality, coder, refinement).
+There are three kinds of files (`kinds`): `transform` for CompressAI's models and for HFD on top of them,
+`c3`, and `diffc`. `models.families` says which kind a model has. Every decoder checks the symbols before it
+computes an image: damaged input is refused early and never gives a wrong image. The encoder decodes every
+file before it is written.
+Fails with ``BitstreamError`` on damaged input, ``SgaError`` on images or files that cannot be read,
+compressed or written, ``ValueError`` on options (unknown model, quality, coder, refinement).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ..coding.container import (
 )
 from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
-from ..models.families import Filing, family_of
+from ..models.families import FAMILIES, Filing, family_of
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
@@ -68,8 +69,8 @@ class Description:
     Args:
         container: its fields.
         part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
-        weights_known: whether the zoo has the very weights that it was made with, or it needs none.
-        nets: of a C3 image, None of others.
+        weights_known: whether the zoo has the weights of the file, or the file needs none.
+        nets: of a C3 image; None for other models.
     """
 
     container: Container
@@ -84,7 +85,7 @@ class Description:
 
     @property
     def bpp(self) -> float:
-        """Bits of the whole file by pixel of the image."""
+        """Bits of the whole file per pixel of the image."""
         return 8 * self.file_bytes / (self.container.width * self.container.height)
 
 
@@ -95,8 +96,8 @@ def compress_file(
 ) -> tuple[Description, RefineResult | FitResult | None]:
     """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
 
-    The fit of a C3 model is kept in a file beside the target, its name with ".fit" added, until that is
-    written: after an interrupt the same call goes on from there.
+    An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added.
+    After an interrupt the same call goes on from there. The file is removed when the target is written.
 
     Returns:
         What the file holds, and the refinement's or the fit's result where there was one.
@@ -186,13 +187,12 @@ def describe(data: bytes) -> Description:
 
 
 def kind_of(model: str) -> Kind:
-    """How images of a model are filed, of the zoo or fitted; names that are neither go to `transform`."""
-    architectures = {record.name: record.architecture for record in zoo.list_models()}
-    try:
-        family = family_of(architectures.get(model, model))
-    except ValueError:
-        return transform
-    return KINDS[family.file]
+    """How images of a model of the zoo are filed, or of an architecture; any other name is `transform`'s."""
+    own = next((family.file for family in FAMILIES if model in family.classes), None)
+    if own is None:  # only now, for files of C3 need no zoo
+        architectures = {record.name: record.architecture for record in zoo.list_models()}
+        own = family_of(architectures[model]).file if model in architectures else "transform"
+    return KINDS[own]
 
 
 def compress_picture(
@@ -214,22 +214,22 @@ def compress_picture(
     """The bytes of a `.csga` file for a picture.
 
     Args:
-        model, quality, metric: what `zoo.load` takes; quality None: 3, or what the model has. Or a C3
-            model, quality 1 to 8, 4 by default.
+        model, quality, metric: what `zoo.load` takes; quality None stands for 3, or for the model's own where
+            it has no 3. Or a C3 model with quality 1 to 8, 4 by default.
         coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 and DiffC have their own.
         refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3, DiffC.
         steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. seed
-            also of DiffC's noise.
+            is also that of DiffC's noise.
         on_step: of the refinement.
         max_seconds: of C3's fit; no limit by default.
-        checkpoint: of C3's fit: a file from which a killed one goes on, and which stays.
+        checkpoint: of C3's fit: a file from which a killed fit goes on; it is not removed.
         bpp: of DiffC: bits a pixel, instead of a quality.
 
     Returns:
         The bytes, and the refinement's or the fit's result where there was one.
 
     Raises:
-        SgaError: the profile is too large, or what was coded does not decode on this very machine.
+        SgaError: the profile is too large, or the coded image does not decode on this machine.
         ValueError: an unknown model, quality, coder or refinement, an option that the model does not take,
             a checkpoint of another fit.
     """
@@ -248,9 +248,9 @@ def compress_picture(
 
 
 def _refuse_others(request: Request, kind: Kind) -> None:
-    """Options that mean nothing to this kind; a metric where there are no weights of another."""
+    """Refuse options that this kind does not have, and a metric that fitted models do not have."""
     for field in fields(Request):
-        value, own = getattr(request, field.name), ("model", "quality", "metric", *kind.TAKES)
+        value, own = getattr(request, field.name), ("model", "quality", "metric", "on_step", *kind.TAKES)
         if field.name not in own and value != field.default:
             raise ValueError(
                 f"{field.name} {value}: {request.model} has no such option for coding; leave it out, or "
@@ -265,7 +265,7 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
 
     Args:
         data: the file's bytes.
-        max_bytes: use no more than the first so many of them, which need not be all: for DiffC.
+        max_bytes: for DiffC: decode the first bytes only, at most this many.
         options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism).
 
     Raises:
@@ -277,7 +277,7 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
 
 
 def _unpack(data: bytes, max_bytes: int | None) -> Container:
-    """The container; of a file's first bytes where `max_bytes` says so, which DiffC's alone allow."""
+    """The container; with `max_bytes`, that of the file's first bytes, which only DiffC allows."""
     if max_bytes is None:
         try:
             return unpack(data)

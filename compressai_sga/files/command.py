@@ -2,9 +2,9 @@
 """The commands `compress`, `decompress` and `info` of `python -m compressai_sga`.
 
 In:  the arguments after the command's name. Out: one file, and lines on stdout that say what it holds;
-a progress bar on stderr while latents are refined or, on a terminal, a C3 model is fitted. An existing
-output is replaced, as `cp` does, once the new one is complete; until then OUT.csga.fit keeps C3's fit.
-Exit codes: 0; 2 for wrong use; 130 when interrupted. Fails with ``SgaError`` of one sentence.
+a progress bar on stderr while latents are refined or, on a terminal, while a C3 model is fitted. An existing
+output is replaced when the new one is complete. Until then OUT.csga.fit keeps C3's fit.
+Exit codes: 0; 2 for wrong use; 130 when interrupted. Fails with ``SgaError``, whose message is one sentence.
 """
 
 from __future__ import annotations
@@ -157,10 +157,10 @@ class _Bar:
 
 @contextmanager
 def _one_sentence(checkpoint: Path | None = None) -> Iterator[None]:
-    """Wrong options and too little memory as ``SgaError``; an interrupt ends the block.
+    """Turn wrong options and lack of memory into ``SgaError``; an interrupt ends the block.
 
     Args:
-        checkpoint: what the same command goes on from, if it is there.
+        checkpoint: file from which the same command goes on, if it exists.
     """
     try:
         yield

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC in `.csga` files: one string that decodes from any prefix, on the kind of machine that wrote it.
+"""DiffC in `.csga` files: one string, of which any prefix decodes, on the kind of machine that wrote it.
 
 The container's fields:
     model      diffc-a-small or diffc-f-small: how a decoder makes the image; the string is the same
     quality    1 to 8, or 0 where a rate was given;  metric mse;  weights those of the zoo's file
     coder      constriction-range;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
-    symbols, checksum   0: the string checks itself, step by step
+    symbols, checksum   0: the string has a check for each step
     strings    one, that of `models.diffc`
 
-In:  a `Picture` of 64 pixels and more on each side; a `Container`. Out: a `Container`; a `Picture`.
-Fails with ``ValueError`` on wrong options, ``ShapeError`` on small images, ``BitstreamError`` on damaged
-strings and where the network gives other numbers than the encoder's.
+In:  a `Picture` of 64 pixels or more on each side; a `Container`. Out: a `Container`; a `Picture`.
+Fails with ``ValueError`` on wrong options, ``ShapeError`` on small images, and ``BitstreamError`` on damaged
+strings and on machines where the network computes other numbers than it did for the encoder.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
     """Code an image.
 
     Args:
-        picture: any, 64 pixels and more on each side.
-        request: quality, or bpp, bits a pixel, instead; seed, of the shared noise.
+        picture: any, 64 pixels or more on each side.
+        request: quality, or bpp (bits a pixel) instead; seed of the shared noise.
 
     Raises:
-        SgaError: what was coded does not decode on this very machine.
+        SgaError: the coded image does not decode on this machine.
         ValueError: the zoo has no such model.
     """
     record = choose(request.model, request.quality, request.metric)
@@ -53,7 +53,8 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
             net.check(out["strings"], out["shape"])
         except BitstreamError as error:
             raise SgaError(
-                f"what {record.name} coded here cannot be decoded here ({error}); please report the image"
+                f"the image that {record.name} coded here cannot be decoded here ({error}); please report "
+                "the image"
             ) from error
     container = Container(
         model=record.name,
@@ -83,7 +84,7 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
         cut: whether the string may end before its last step.
 
     Raises:
-        BitstreamError: no encoder wrote this, or none on a machine like this one.
+        BitstreamError: no encoder wrote this, or one did on another kind of machine.
         ValueError: an option that decoding does not have.
     """
     c, record = container, required(container)
@@ -93,8 +94,8 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     made = (c.metric, c.coder, c.stride, c.shape, c.symbols, c.checksum, len(c.strings))
     if made != ("mse", _CODER, 0, 0, 0, 0, 1):
         raise BitstreamError(
-            "{} with {}, {}, stride {}, shape {!r}, {} symbols, CRC-32 {:08x} and {} strings: it has mse, "
-            "{}, stride 0, shape 0, no symbols and one string".format(c.model, *made, _CODER)
+            "{} with {}, {}, stride {}, shape {!r}, {} symbols, CRC-32 {:08x} and {} strings: its files "
+            "have mse, {}, stride 0, shape 0, no symbols and one string".format(c.model, *made, _CODER)
         )
     with borrowed(record, None, options) as net, torch.no_grad():
         limit = max(1, len(c.strings[0])) if cut else None
@@ -103,5 +104,5 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
 
 
 def is_known(container: Container) -> bool:
-    """Whether the zoo has the weights that the file was made with."""
+    """Whether the zoo has the weights of the file."""
     return record_of(container) is not None

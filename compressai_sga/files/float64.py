@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks that predict the coder's tables, computed alike on every machine.
+"""The networks that predict the coder's tables, computed identically on every machine.
 
-Encoder and decoder must pick the same table for every symbol, from scales that networks compute: h_s, and
-in models of latent codecs the contexts of channels and of squares and what joins them. In float32 they do
-not: another instruction set sums in another order, and on most Kodak images one to three of 150,000 table
-indexes come out differently (mbt2018-mean-small, AVX-512 against AVX2 or SSE), which ruins everything
-decoded after. Computed in float64 and then rounded to float32 the results are the same bits, but for one
-value in about 10^8 that lies next to a rounding boundary. Where that is a scale next to another table, or a
-mean whose last bit moves such a scale by way of a context, the symbols' checksum finds it. (The context of
-raster scans: `coding.autoregressive`.)
+Encoder and decoder must pick the same coding table for every symbol. The tables follow from scales that
+networks compute: h_s, and in models of latent codecs also the channel context, the checkerboard context and
+the network that joins them. In float32 the two sides can disagree, because another instruction set sums in
+another order: on most Kodak images one to three of 150,000 table indexes differ (mbt2018-mean-small, AVX-512
+against AVX2 or SSE), and everything that is decoded after such an index is lost.
 
-float64 convolutions unfold their input, which takes 40 bytes and more for a pixel of the image. So a large
-input is computed in blocks with as much around them as the layers see.
+Here these networks run in float64 and their results are rounded to float32. The bits are then equal, with
+the exception of about one value in 10^8 that lies next to a rounding boundary. Such a value matters only if
+it is a scale at the border of two tables, or a mean that moves such a scale through a context; the checksum
+of the symbols detects this. (The context of raster scans: `coding.autoregressive`.)
 
-In:  a model of CompressAI's classes. Out: the same model, whose networks of that kind do so, wherever they
-are. Its parameters stay float32, and so does a pass for gradients (refinement), which decides no table.
+float64 convolutions unfold their input, which takes 40 bytes or more for each pixel of the image. So a large
+input is computed in blocks, each with as much margin as the layers see.
+
+In:  a model of CompressAI's classes. Out: the same model with these networks in float64. Its parameters stay
+float32. A pass for gradients (refinement) stays float32 too, because it selects no table.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ BLOCK_OF_Y = 4 * BLOCK
 
 
 def make_portable(model: nn.Module) -> nn.Module:
-    """Have what predicts tables compute in float64 where no gradient is wanted; returns the same model."""
+    """Run the networks that predict tables in float64 where no gradient is wanted; returns the same model."""
     for network, block in list(_predictors(model)):
         network.forward = _in_double(copy.deepcopy(network).double(), network.forward, block)
     return model

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files in and out: 8-bit RGB or grey pixels with their colour profile.
 
-In:  PNG, JPEG, WebP or TIFF. Read as they look: EXIF orientation is applied, palettes become RGB,
-     black-and-white becomes grey; an alpha channel that is opaque everywhere is dropped.
-Out: PNG or TIFF, by the name's ending, without loss; the ICC profile goes along. Other metadata (EXIF,
+In:  PNG, JPEG, WebP or TIFF, read as a viewer shows them: EXIF orientation is applied, palettes become RGB,
+     black-and-white becomes grey. An alpha channel that is opaque everywhere is dropped.
+Out: PNG or TIFF, by the ending of the name, without loss and with the ICC profile. Other metadata (EXIF,
      gamma, comments) are not kept.
 
-Fails with ``SgaError`` on what would not come back as it was: transparency, more than 8 bits a channel,
-CMYK and other colour spaces, several frames, lossy output formats; and on damaged or missing files.
+Fails with ``SgaError`` on images that the codecs cannot keep (transparency, more than 8 bits a channel, CMYK
+and other colour spaces, several frames), on lossy output formats, and on damaged or missing files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "YCbCr")
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels as they are seen.
+    """Pixels of an image and its colour profile.
 
     Args:
         pixels: uint8, (H, W) for grey, (H, W, 3) for RGB.
@@ -133,7 +133,7 @@ def _picture(image: Image.Image, path: str | os.PathLike[str]) -> Picture:
 
 
 def tensor_of(picture: Picture) -> Tensor:
-    """What models see: (1, 3, H, W) in [0, 1]; grey as three equal channels."""
+    """The input of a model: (1, 3, H, W) in [0, 1]; grey becomes three equal channels."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels))
     if picture.mode == "L":
         pixels = pixels[..., None].expand(-1, -1, 3)
@@ -141,7 +141,7 @@ def tensor_of(picture: Picture) -> Tensor:
 
 
 def pixels_of(x_hat: Tensor, mode: str) -> np.ndarray:
-    """uint8 (H, W, 3), or (H, W) for the mean of the channels, from (3, H, W)."""
+    """(3, H, W) as uint8: (H, W, 3) for RGB, or (H, W), the mean of the channels, for grey."""
     x_hat = x_hat.clamp(0, 1)
     if mode == "L":
         x_hat = x_hat.mean(0, keepdim=True)
@@ -177,10 +177,10 @@ def output_format(path: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write into that takes the place of `path` at the end, complete and on the disk.
+    """A temporary file to write into, which replaces `path` at the end of the block.
 
-    Until then it has a hidden temporary name in the same folder; when the block fails it is removed and
-    what `path` was stays. A killed process may leave the temporary file, never half a `path`.
+    It has a hidden name in the same folder. When the block fails, it is removed and `path` stays as it was.
+    A killed process may leave the temporary file, but never half of `path`.
 
     Raises:
         SgaError: the folder cannot be written to, the disk is full, or `path` is no ordinary file.
@@ -204,10 +204,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Try now whether `replacing` could put a file there later; nothing is left of it.
+    """Check now that `replacing` can write a file there later; leaves nothing behind.
 
     Raises:
-        SgaError: it could not.
+        SgaError: it cannot.
     """
     _, part = _target_and_part(path)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kinds of `.csga` files have in common: `transform`, `c3` and `diffc` are modules of this form.
+"""The interface of the kinds of `.csga` files; the modules `transform`, `c3` and `diffc` implement it.
 
 In:  a `Request`. Out: see `Kind`.
 """
@@ -20,7 +20,7 @@ __all__ = ["Kind", "Request"]
 
 @dataclass(frozen=True)
 class Request:
-    """How an image is to be coded; the arguments of `codec.compress_picture`, None where nothing was said."""
+    """How an image is to be coded: the arguments of `codec.compress_picture`, None where none was given."""
 
     model: str
     quality: int | None = None
@@ -37,18 +37,18 @@ class Request:
 
 
 class Kind(Protocol):
-    """How images of one kind of model are filed."""
+    """How the images of one kind of model become files and come back."""
 
     TAKES: frozenset[str]
-    """Fields of a request, beside model, quality and metric, that mean something to it."""
+    """Fields of a request, beside model, quality, metric and on_step, that mean something to it."""
     PARTS: tuple[str, str]
     """Names of the strings, where there are no more than two."""
 
     def compress(self, picture: Picture, request: Request) -> tuple[Container, Any]:
-        """What is to be written, and how it came about; ``ValueError``, ``SgaError``."""
+        """The container to write and the result of refinement or fit; raises ``ValueError``, ``SgaError``."""
 
     def decompress(self, container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
-        """The image; of the first bytes of a file where it was `cut`. ``BitstreamError``, ``ValueError``."""
+        """The image; `cut` says that the file may end early. Raises ``BitstreamError``, ``ValueError``."""
 
     def is_known(self, container: Container) -> bool:
-        """Whether everything is there that decodes it."""
+        """Whether everything that decoding needs is installed."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of the zoo that codes a file, and whether it is the one that the file was made with.
+"""The model of the zoo that codes a file, and the check that the file was made with it.
 
-In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model with a coder of
-ours bound to it (`coding.set_coder`) and portable predictors (`float64`), kept for the next file; what its
-files look like. Threads get different models, which share their weights.
 A file names its model and the first bytes of the weights' sha256; both must be the zoo's. Where one file of
-weights has all qualities, lmbda is hashed too: what was coded at one rate is refused at another. Fails with
-``ValueError`` on a request that the zoo cannot meet.
+weights serves all qualities, lmbda is hashed too, so that a file of one rate is refused at another.
+
+In:  a request (name, quality, metric), or a container. Out: the zoo's record; the model, with a coder of this
+package bound to it (`coding.set_coder`) and with tables that are the same on every machine (`float64`); the
+layout of its files. Models are kept for the next file. Threads get different models that share their weights.
+Fails with ``ValueError`` on a request that the zoo cannot meet.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
 
 
 def fingerprint(record: zoo.ModelRecord) -> bytes:
-    """What a file keeps of the weights' sha256; `coding.container` specifies it."""
+    """The part of the weights' sha256 that a file keeps; `coding.container` specifies it."""
     weights = bytes.fromhex(record.sha256)
     if record.lmbda_range is not None:
         weights = hashlib.sha256(weights + struct.pack("<d", record.lmbda)).digest()
@@ -62,8 +63,7 @@ def fingerprint(record: zoo.ModelRecord) -> bytes:
 
 
 def record_of(container: Container) -> zoo.ModelRecord | None:
-    """The zoo's record of the weights that a file was made with; of any quality
-    where it says 0, for a rate was given."""
+    """The zoo's record of the weights of a file; quality 0, for a given rate, matches any quality."""
     c = container
     for record in zoo.list_models():
         same = (record.name, record.metric, fingerprint(record)) == (c.model, c.metric, c.weights)
@@ -74,7 +74,7 @@ def record_of(container: Container) -> zoo.ModelRecord | None:
 
 
 def required(container: Container) -> zoo.ModelRecord:
-    """The same; without such weights in the zoo, ``BitstreamError`` says what the file and the zoo have."""
+    """As `record_of`, but raises ``BitstreamError`` when the zoo does not have the weights of the file."""
     record = record_of(container)
     if record is None:
         raise BitstreamError(_refusal_of(container))
@@ -107,22 +107,22 @@ def _refusal_of(container: Container) -> str:
 def borrowed(
     record: zoo.ModelRecord, coder: str | None, options: Mapping[str, Any] | None = None
 ) -> Iterator[nn.Module]:
-    """A model that codes files, and nobody else's until it is given back: coder and options are this file's.
+    """A model for one file, with its coder and options; no other file uses it inside the block.
 
     Args:
         record: of the model.
-        coder: one of `coding.container.CODERS`; None for a model that has its own.
-        options: values of attributes that the model's class lists in `OPTIONS`.
+        coder: one of `coding.container.CODERS`; None for a model that has its own coder.
+        options: values of the attributes that the model's class lists in `OPTIONS`.
 
     Raises:
-        ValueError: the model has no such option, or not with this value.
+        ValueError: the model has no such option, or refuses the value.
     """
     with _loading:
         loaded = _load(record.name, record.quality, record.metric, fingerprint(record))
     if not loaded.portable and coder not in (None, "constriction-exact"):
         warnings.warn(
-            f"the Gaussian coding tables of {record.name} come out differently on this machine: "
-            f"{coder} cannot exchange files with others; constriction-exact does not use them",
+            f"the Gaussian coding tables of {record.name} differ on this machine, so that files of {coder} "
+            "cannot be exchanged with other machines; use constriction-exact, which does not need them",
             stacklevel=4,
         )
     net = loaded.take()
@@ -137,7 +137,7 @@ def borrowed(
 
 @contextmanager
 def _options(net: nn.Module, name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """The model with these options, and as it was before afterwards."""
+    """The model with these options; the old ones are put back at the end of the block."""
     own = getattr(net, "OPTIONS", ())
     for option in options:
         if option not in own:
@@ -156,10 +156,10 @@ def _options(net: nn.Module, name: str, options: Mapping[str, Any]) -> Iterator[
 
 @dataclass
 class _Loaded:
-    """A model of the zoo, and copies of it that share its weights: as many as files were open at once.
+    """A model of the zoo and copies of it that share its weights, one for each file that is open at once.
 
     Args:
-        net: never lent, so that a copy has nobody's coder and options.
+        net: the original, never lent, so that a new copy has no coder and options of another file.
         portable: whether its Gaussian tables are those of the machine that published it.
         idle: the copies that no file uses now.
     """
@@ -179,9 +179,9 @@ class _Loaded:
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, quality: int, metric: str, weights: bytes) -> _Loaded:
-    """What the zoo has under this name.
+    """The model that the zoo has under this name.
 
-    `weights`, the fingerprint, tells apart what a manifest called by one name at different times.
+    `weights`, the fingerprint, keeps models apart that had the same name in different manifests.
     """
     record = choose(name, quality, metric)
     net = make_portable(zoo.load_record(record)).requires_grad_(False)
@@ -189,7 +189,7 @@ def _load(name: str, quality: int, metric: str, weights: bytes) -> _Loaded:
 
 
 def layout_of(net: nn.Module) -> tuple[int, Any]:
-    """(number of strings, reduced shape) that the model makes; noted on it."""
+    """(number of strings, reduced shape) of the files of a model; computed once and kept on the model."""
     if not hasattr(net, "_csga_layout"):
         side = 1 << STRIDE
         with torch.no_grad():  # in a context of its own: no symbols of the caller's (`coding.checksum`)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands of files print: about a file (`table`, `line`), about how it was made.
+"""The text that the file commands print: about a file (`table`, `line`), its fit or its refinement.
 
 In:  a `Description`, or the result of a refinement or fit. Out: text.
 """
@@ -54,7 +54,7 @@ def line(description: Description) -> str:
 
 
 def fitted(result: FitResult) -> str:
-    """What a fit came to."""
+    """One line about a fit."""
     return f"fitted with lmbda {result.lmbda:g}, {result.steps} steps: {result.psnr_db:.2f} dB"
 
 

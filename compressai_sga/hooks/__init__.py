@@ -5,32 +5,32 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 
 | where | what | why | when |
 |---|---|---|---|
-| zoo.image_models, zoo.models, zoo.image.model_architectures, registry.MODELS | more keys | the zoo's models, this package's own (*-uq, c3*) and three that stock has but does not list work by name | enabled |
+| zoo.image_models, zoo.models, zoo.image.model_architectures, registry.MODELS | more keys | the zoo's models, this package's architectures, and three that stock has but does not list, can be named | enabled |
 | zoo.image, zoo.image_vbr: load_state_dict_from_url | wrapped | a failed download names the models that need none | enabled |
 | compressai: _available_entropy_coders | more names | constriction-ans, -range, -exact by name | enabled, once it exists |
-| entropy_models.entropy_models: _EntropyCoder.__init__ | wrapped | makes our coders; pickles keep the name | enabled |
-| entropy_models.entropy_models: EntropyModel.compress EntropyModel.decompress GaussianConditional.build_indexes GaussianMixtureConditional.compress GaussianMixtureConditional.decompress | wrapped | arrays instead of lists, where the coder is ours | enabled |
+| entropy_models.entropy_models: _EntropyCoder.__init__ | wrapped | makes this package's coders; pickles keep the name | enabled |
+| entropy_models.entropy_models: EntropyModel.compress EntropyModel.decompress GaussianConditional.build_indexes GaussianMixtureConditional.compress GaussianMixtureConditional.decompress | wrapped | arrays instead of lists, for this package's coders | enabled |
 | entropy_models.entropy_models_vbr: EntropyModelVbr.compress EntropyModelVbr.decompress | wrapped | the same | enabled |
-| models.google: JointAutoregressiveHierarchicalPriors._compress_ar JointAutoregressiveHierarchicalPriors._decompress_ar | wrapped | front by front, where the coder is ours; stock ignores the coder | enabled |
+| models.google: JointAutoregressiveHierarchicalPriors._compress_ar JointAutoregressiveHierarchicalPriors._decompress_ar | wrapped | front by front, for this package's coders; stock ignores the coder | enabled |
 | models.vbr: JointAutoregressiveHierarchicalPriorsVbr._compress_ar JointAutoregressiveHierarchicalPriorsVbr._decompress_ar | wrapped | the same | enabled |
 | latent_codecs.rasterscan: RasterScanLatentCodec.compress RasterScanLatentCodec.decompress | wrapped | the same | enabled |
-| E.setup_args | wrapped | --refine..., --metrics, --lmbda and others of C3 in every parser and its --help | E loaded |
-| E.main | wrapped | refinement when one of our options is given; else stock's main runs as it is | E loaded |
+| E.setup_args | wrapped | --refine..., --metrics and the options of this package's models in every parser and its --help | E loaded |
+| E.main | wrapped | refinement when an option of this package is given; else stock's main runs as it is | E loaded |
 | E.eval_model | replaced | calls stock's image by image: journal, progress, broken images | in main |
 | E.inference | wrapped; replaced | no padding for a model whose downsampling_factor is 1; calls stock's twice: plain and refined | E loaded; in main |
 | E.inference_entropy_estimation | replaced | calls stock's twice: plain and refined | in main |
 | E.compute_metrics | replaced | calls stock's and takes the further metrics of the same images | in main |
-| E.read_image, E.load_pretrained, E.load_checkpoint | replaced | call stock's; errors become one sentence; the published lmbda is noted | in main |
+| E.read_image, E.load_pretrained, E.load_checkpoint | replaced | call stock's; errors become one sentence; the published lmbda is stored on the model | in main |
 | E.json | replaced | adds the keys `refine` and `failed` to the result | in main |
 
-"Enabled" means: as soon as this package is imported, which the start-up stub does when
-`compressai.zoo` is. "In main" means: while `main` runs with one of our options; then stock's values
-are put back. The rows from `_available_entropy_coders` to `RasterScanLatentCodec` are the process-wide way to
-our coders; a model to which `coding.set_coder` bound one does without.
+"Enabled" means: from the import of this package on; the start-up hook imports it together with
+`compressai.zoo`. "In main" means: while `main` runs with an option of this package; afterwards stock's values
+are put back. The rows from `_available_entropy_coders` to `RasterScanLatentCodec` select a coder of this
+package for the whole process. A model with a coder of its own (`coding.set_coder`) does not need these rows.
 
-In:  an installed CompressAI. Out: `enable` and `disable` do and undo all of the table, `patch` does
-the rows of one module. An unknown version of CompressAI, or functions with other parameters than in
-the checked version, get one warning and stay stock.
+In:  an installed CompressAI. Out: `enable` applies the whole table, `disable` takes it back, `patch` applies
+the rows of one module. An unknown version of CompressAI, or a function whose parameters differ from the
+checked version, gets one warning and stays stock.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -161,10 +161,10 @@ def is_enabled() -> bool:
 
 
 def enable() -> bool:
-    """Register the names and patch what is loaded, now, and the rest when it is imported.
+    """Register the names, patch the modules that are loaded now, and the others when they are imported.
 
     Returns:
-        Whether it is in force; False, with a warning, for a CompressAI that was not checked.
+        Whether the patches are in force; False, with a warning, for a CompressAI that was not checked.
     """
     global _enabled
     from . import coders
@@ -200,7 +200,7 @@ def enable() -> bool:
 
 
 def disable() -> None:
-    """Take everything back: CompressAI is stock again, in this process."""
+    """Take all patches and names back: CompressAI is stock again in this process."""
     global _enabled
     from . import coders, registration
 
@@ -215,10 +215,10 @@ def disable() -> None:
 
 
 def patch(module: ModuleType) -> bool:
-    """Apply the rows of the table that are about this module; again is harmless.
+    """Apply the rows of the table for this module; a second call changes nothing.
 
     Returns:
-        Whether the rows are in force; False, with a warning, where the module is not as checked.
+        Whether the rows are in force; False, with a warning, when the module is not as checked.
     """
     if not _enabled:
         return False
@@ -249,7 +249,7 @@ def patch(module: ModuleType) -> bool:
 
 
 def _look_up(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
-    """(module or class, name there, value or None) of NAME or CLASS.METHOD."""
+    """(module or class, name in it, value or None) for NAME or CLASS.METHOD."""
     *classes, name = attribute.split(".")
     owner: Any = module
     for part in classes:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the coders of `compressai_sga.coding` into CompressAI's place; see the table in `hooks/__init__.py`.
+"""Makes CompressAI use the coders of `compressai_sga.coding`; see the table in `hooks/__init__.py`.
 
-`wrap_method` makes each method of `coding.binding.METHODS` look at the coder's name of its own entropy model
-(`entropy_coder.name`, which CompressAI fixes at construction and pickles): one of ours goes to `coding`, any
-other to stock with the same arguments. `register` adds the names to the list behind
-`compressai.available_entropy_coders()`, in place. A model to which `coding.set_coder` bound a coder needs
-none of this.
+`wrap_method` wraps each method of `coding.binding.METHODS`. The wrapper reads the name of the coder from the
+entropy model (`entropy_coder.name`, which CompressAI sets at construction and pickles). For a coder of this
+package it calls `coding`; for any other coder it calls stock with the same arguments. `register` adds the
+names to the list behind `compressai.available_entropy_coders()`, in place. A model with a coder of its own
+(`coding.set_coder`) needs none of this.
 
-A stock coder reads strings of another length than a multiple of four bytes beyond their end; all of its
-own are multiples. Such strings are refused, so that a string of another coder does no harm.
+Strings of the stock coder have a length that is a multiple of four bytes; on any other length it reads beyond
+the end of the string. Such strings are refused, so that a string of another coder does no harm.
 
 In:  the stock module and its function. Out: the wrapper.
-Fails with ``BitstreamError`` on a string that is not the coder's.
+Fails with ``BitstreamError`` on a string that another coder made.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ Function = Callable[..., Any]
 
 
 class _Probe:
-    """Waits for CompressAI's list; its import ends by looking for `range_coder`, when the list exists.
+    """Finder that waits until CompressAI's list of coders exists.
 
-    Where that module was imported before, the next import of any other does.
+    CompressAI imports `range_coder` when the list exists. If that module was imported before, the next import
+    of any other module triggers the finder.
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -54,7 +55,7 @@ _added: list[str] = []
 
 
 def register() -> None:
-    """Add the names to CompressAI's list, or do so as soon as it exists; again is harmless."""
+    """Add the names to CompressAI's list, now or as soon as it exists; a second call changes nothing."""
     import compressai
 
     names = getattr(compressai, "_available_entropy_coders", None)
@@ -69,7 +70,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Take the names out again; a default that was one of them becomes stock's first."""
+    """Remove the names; if the default coder was one of them, stock's first coder becomes the default."""
     import compressai
 
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Probe)]
@@ -83,7 +84,7 @@ def unregister() -> None:
 
 
 def wrap_coder(module: ModuleType, stock: Function) -> Function:
-    """`_EntropyCoder.__init__`, which knows our names."""
+    """`_EntropyCoder.__init__` that also accepts the names of this package's coders."""
 
     @functools.wraps(stock)
     def __init__(self: Any, method: str) -> None:
@@ -103,7 +104,7 @@ _OURS = {
 
 
 def wrap_method(module: ModuleType, stock: Function) -> Function:
-    """A method of `METHODS`; where it decodes, stock's is kept from strings of other coders."""
+    """Wrapper of a method of `METHODS`; before stock decodes, strings of other coders are refused."""
     check = _refuse_foreign if "decompress" in stock.__name__ else None
     return by_coder(stock, _OURS[stock.__qualname__], check)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wrappers around stock's command line; see the table in `hooks/__init__.py`.
 
-Each `wrap_...(module, stock)` returns a function that calls `stock` with the same arguments, and
-does more only where one of our options is given or a download fails.
+Each `wrap_...(module, stock)` returns a function that calls `stock` with the same arguments. It
+does more only if an option of this package is given or a download fails.
 
 In:  the stock module and its function. Out: the wrapper.
 Exit codes of `main`: 2 with one line on stderr for wrong use, 130 when interrupted, else stock's.
@@ -28,7 +28,7 @@ __all__ = ["wrap_download", "wrap_inference", "wrap_main", "wrap_setup_args"]
 
 
 def wrap_setup_args(module: ModuleType, stock: Callable[[], Any]) -> Callable[[], Any]:
-    """Stock's `setup_args`, whose parsers know our options too."""
+    """Stock's `setup_args`, whose parsers also have this package's options."""
 
     @functools.wraps(stock)
     def setup_args() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def wrap_setup_args(module: ModuleType, stock: Callable[[], Any]) -> Callable[[]
 
 
 def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Stock's `main`, which goes through `Evaluation` when one of our options is given."""
+    """Stock's `main`, which runs inside `Evaluation` when an option of this package is given."""
 
     @functools.wraps(stock)
     def main(argv: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., An
 
 
 def wrap_inference(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Stock's `inference`, which pads to multiples of 64, without padding for models that need none."""
+    """Stock's `inference`, without its padding to multiples of 64 for models that need none."""
 
     @functools.wraps(stock)
     def inference(model: nn.Module, *args: Any, **keywords: Any) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def wrap_inference(module: ModuleType, stock: Callable[..., Any]) -> Callable[..
 
 
 def wrap_download(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Stock's download of weights, whose failure names the models that need none."""
+    """Stock's download of weights; when it fails, the message names the models that need no download."""
     return zoo.with_download_advice(stock)
 
 
 def _with_source(argv: Sequence[str]) -> list[str]:
-    """The command line with the zoo's default model and the sample images as its source."""
+    """The command line, completed with the zoo's default model and the sample images."""
     images = zoo.sample_images()
     if not images:
         raise SgaError("no sample images are installed; install compressai-sga again")

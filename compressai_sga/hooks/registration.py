@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names for CompressAI: the zoo's models, this package's architectures, and three that it leaves out.
+"""Registers names with CompressAI: the zoo's models, this package's architectures, three of CompressAI's own.
 
 CompressAI 1.2.8 registers three architectures in `compressai.registry.MODELS` only, so that
 `eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them, the families of
 `models.families` and the zoo's models, in place, to the dictionaries that the command line and
-`compressai.zoo` read; `unregister` takes them out.
+`compressai.zoo` read; `unregister` removes them.
 
 In:  nothing. Out: entries of `image_models`, `models`, `model_architectures` and `registry.MODELS`.
-Fails: an architecture asked for pretrained weights raises `SgaError`, for there are none.
+Fails with ``SgaError`` when pretrained weights are asked of an architecture that has none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _entries: list[tuple[dict[str, Any], str, Any]] = []
 
 
 def register() -> None:
-    """Add the names where they are missing; again is harmless."""
+    """Add the names where they are missing; a second call changes nothing."""
     # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
     from compressai.zoo import image_models, models
     from compressai.zoo.image import model_architectures
@@ -52,7 +52,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Take out what `register` added, unless somebody else has replaced it."""
+    """Remove the names that `register` added and nobody has replaced since."""
     while _entries:
         dictionary, name, value = _entries.pop()
         if dictionary.get(name) is value:
@@ -60,7 +60,7 @@ def unregister() -> None:
 
 
 def _of_architecture(name: str) -> Callable[..., nn.Module]:
-    """What CompressAI's dictionaries of models hold, of an architecture without weights."""
+    """Entry of CompressAI's dictionaries for an architecture without weights."""
     cls, family = architecture(name), family_of(name)
     # The stock classes have no default for the quality; those of ours with a constructor by quality do.
     by_quality = getattr(cls, "untrained", None)
@@ -92,7 +92,7 @@ def _of_architecture(name: str) -> Callable[..., nn.Module]:
 
 
 def _of_zoo(name: str) -> Callable[..., nn.Module]:
-    """The same of a name of the zoo."""
+    """Entry of CompressAI's dictionaries for a model of the zoo."""
     records = [record for record in zoo.list_models() if record.name == name]
 
     def model(
@@ -106,7 +106,7 @@ def _of_zoo(name: str) -> Callable[..., nn.Module]:
             return zoo.load(name, quality, metric, **kwargs)
         record = zoo.find(name, quality, metric)
         if "lmbda" in kwargs:
-            raise ValueError(f"lmbda {kwargs['lmbda']} is of trained weights; add pretrained=True")
+            raise ValueError(f"lmbda {kwargs['lmbda']} needs trained weights; add pretrained=True")
         widths = None if record.N is None else (record.N, record.M)
         return family_of(record.architecture).untrained(record.architecture, quality, widths, **kwargs)
 

@@ -3,8 +3,8 @@
 
 `METRICS` maps a name to a function (x, x_hat) -> float of one image pair; `SET_METRICS` maps a name
 to a class whose instances take pairs with `update(x, x_hat)` and give one number for all of them
-with `compute()`. Both take x, x_hat of shape (1, 3, H, W), values of 8 bits scaled to [0, 1]. "critic"
-looks at x_hat alone and is in bits a pixel; the critic for other models and codes is in `critic.py`.
+with `compute()`. Both take x, x_hat of shape (1, 3, H, W), 8-bit values scaled to [0, 1]. "critic" uses
+x_hat alone and is in bits a pixel; `critic` has it for other models and codes too.
 
 `bd_rate` and `bd_psnr` compare whole rate-distortion curves.
 

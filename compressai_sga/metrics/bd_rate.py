@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bjontegaard deltas between two rate-distortion curves, and how much of the curves they are about.
+"""Bjontegaard deltas between two rate-distortion curves, and the share of the curves that they cover.
 
 Bjontegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001. Between the ends of
 the interval that both curves cover,
@@ -10,10 +10,11 @@ the interval that both curves cover,
 R(q) and q(R) run through the points. `method` says how: "pchip" (the default: monotone where the points
 are, as in the reference software of HEVC and VVC), "akima" (Herglotz et al. 2022, arXiv:2202.12565, who find
 it closest to densely sampled curves), "cubic" (one polynomial, Bjontegaard's own: exact for 4 points only).
-The numbers are those of the package `bjontegaard`; here are the checks that it leaves to its user.
+The package `bjontegaard` computes the numbers; this file adds the checks that it leaves to its user.
 
 A delta says nothing about the parts that only one curve covers, so it comes with its interval and `overlap`.
-In:  curves in CompressAI's form {"bpp": [...], "psnr-rgb": [...]}, or with that under "results", any order.
+In:  curves in CompressAI's form {"bpp": [...], "psnr-rgb": [...]}, or a dict with that under "results";
+     points in any order.
 Out: `Delta`.
 Fails with ``SgaError`` without the package, for too few points, for curves that do not rise (or fall, as
 lpips does) strictly with the rate, and where the curves have no interval in common.
@@ -39,7 +40,7 @@ _LEAST = {"pchip": 3, "akima": 3, "cubic": 4}  # two points would be a straight 
 
 @dataclass(frozen=True)
 class Delta:
-    """A Bjontegaard delta and what it was taken over.
+    """A Bjontegaard delta and the interval that it was averaged over.
 
     Args:
         value: BD-rate in percent, or BD-PSNR in the metric's unit.
@@ -128,7 +129,7 @@ Points = tuple[np.ndarray, np.ndarray]
 def _curves(
     anchor: Mapping[str, Any], test: Mapping[str, Any], metric: str, method: str
 ) -> tuple[Points, Points, int]:
-    """Both curves by rising rate, with the sign that makes their quality rise."""
+    """Both curves sorted by rate, with the sign that makes their quality rise."""
     curves, signs = [], []
     for name, curve in (("anchor", anchor), ("test", test)):
         rate, quality = _points(curve, metric, name)
@@ -177,7 +178,7 @@ def _points(curve: Mapping[str, Any], metric: str, name: str) -> Points:
     if not (np.isfinite(rate).all() and np.isfinite(quality).all() and (rate > 0).all()):
         raise SgaError(
             f"the {name} curve has bpp {list(rate)} and {metric} {list(quality)}; all must be finite and "
-            "rates above 0: leave the others out"
+            "rates above 0: leave the other points out"
         )
     order = np.lexsort((quality, rate))
     return rate[order], quality[order]
@@ -186,7 +187,7 @@ def _points(curve: Mapping[str, Any], metric: str, name: str) -> Points:
 def _common(
     a: np.ndarray, b: np.ndarray, shown: Callable[[float], float], axis: str
 ) -> tuple[float, float, float]:
-    """Ends of the interval that both cover, as shown, and its share of the one that either covers."""
+    """The ends of the interval that both curves cover, and its share of the interval that either covers."""
     low, high = max(a.min(), b.min()), min(a.max(), b.max())
     if low >= high:
         spans = (sorted((shown(c.min()), shown(c.max()))) for c in (a, b))

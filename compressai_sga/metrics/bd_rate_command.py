@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `bd-rate` of `python -m compressai_sga`: rate-distortion curves in files against each other.
+"""The command `bd-rate` of `python -m compressai_sga`: compares rate-distortion curves in files.
 
     python -m compressai_sga bd-rate ANCHOR.json TEST.json ...     each TEST against ANCHOR
     python -m compressai_sga bd-rate REFINED.json                  the refined curve against the unrefined one
 
 In:  CompressAI's JSON with several qualities, as its `eval_model` and `bench` print it: {"results": {"bpp":
-[...], "psnr-rgb": [...]}}. Out: BD-rate and BD-PSNR with interval, overlap and method, on stdout.
-Exit codes: 0; 2 for wrong use and where a pair has neither delta. Fails with ``SgaError`` of one sentence.
+[...], "psnr-rgb": [...]}}. Out: BD-rate and BD-PSNR with interval, overlap and method, on stdout. Exit codes:
+0; 2 for wrong use, and where a pair has neither delta. Fails with ``SgaError`` where a file cannot be used.
 """
 
 from __future__ import annotations
@@ -61,11 +61,13 @@ def _columns(path: str) -> Columns:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
     except (OSError, ValueError) as error:
-        raise SgaError(f"{path} is no JSON to read ({error}); name what eval_model has printed") from error
+        raise SgaError(
+            f"{path} cannot be read as JSON ({error}); name a file of eval_model's output"
+        ) from error
     results = content.get("results") if isinstance(content, dict) else None
     found = {name: v for name, v in results.items() if _numbers(v)} if isinstance(results, dict) else {}
     if not found:
-        raise SgaError(f"{path} has no lists of numbers under 'results'; name what eval_model has printed")
+        raise SgaError(f"{path} has no lists of numbers under 'results'; name a file of eval_model's output")
     return found
 
 

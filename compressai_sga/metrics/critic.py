@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The universal critic, as far as it can be computed: is there a shorter code than the model's?
+"""The universal critic, approximated by real codes: is there a shorter code than the model's?
 
 Theis, "What makes an image realistic?", 2024 (arXiv:2403.04493). With a model P of real images,
 
     U(x) = -log2 P(x) - K(x)              bits; large means unrealistic
     U(x_1, ..., x_n) = -sum_i log2 P(x_i) - K(x_1, ..., x_n)
 
-where K is the Kolmogorov complexity, -log2 of a mixture S of all computable laws. -log2 P alone finds a
-likely image realistic, so a blurred one more than its original, and never sees that all images of a batch
-are the same. K cannot be computed. Here it is the length of any code: of a compressor, an explicit model, or
-a finite mixture S = sum_i w_i Q_i of them, Q_i = 2^-bits. What makes this a critic remains true:
+where K is the Kolmogorov complexity, -log2 of a mixture S of all computable distributions. -log2 P alone
+calls a likely image realistic, so it prefers a blurred image to its original, and it cannot see that all
+images of a batch are equal. K cannot be computed. Here it is replaced by the length of a code: of a
+compressor, an explicit model, or a finite mixture S = sum_i w_i Q_i of them, Q_i = 2^-bits. The two
+properties of a critic remain true:
 
     sum_x P(x) 2^U(x) = sum_x S(x) <= 1, so P(U >= t) <= 2^-t               real images seldom have large U
     U(x) >= log2 w_i + log2 Q_i(x) / P(x)                         it sees whatever one part of S sees
 
-What no part of S can exploit it does not see, and a P that is no good model of real images blames them too.
+The critic misses every structure that no part of S can compress. If P is a poor model of real images, U is
+large for them too.
 
 In:  images, or what the codes take. Out: bits, float64, (B,) or () for the batch; `critic_bpp` bits a pixel.
 Fails with ``SgaError`` for a format that Pillow cannot write, ``ShapeError`` for other images.
@@ -49,13 +51,13 @@ _MOST_PX = {"png": 2**31 - 1, "webp": 16383, "jxl": 2**30}
 
 
 class Code(Protocol):
-    """Code lengths or -log2 of probabilities: sum_x 2^-bits(x) <= 1, over single items and over batches."""
+    """Code lengths, or -log2 of probabilities: sum_x 2^-bits(x) <= 1, over single items and over batches."""
 
     def bits(self, x: Tensor) -> Tensor:
-        """Bits of each item of the batch for itself, (B,)."""
+        """Bits of each item of the batch, coded alone, (B,)."""
 
     def joint_bits(self, x: Tensor) -> Tensor:
-        """Bits of the whole batch as one, ()."""
+        """Bits of the whole batch, coded together, ()."""
 
 
 class Compressor:
@@ -96,8 +98,8 @@ class Compressor:
         rows = x.permute(0, 2, 3, 1).flatten(0, 1)
         if max(rows.shape[:2]) > _MOST_PX[self.format]:
             raise ShapeError(
-                f"one {self.format} file of all images would have {rows.size(1)}x{rows.size(0)} px, at most "
-                f"{_MOST_PX[self.format]} a side are possible; take smaller batches"
+                f"one {self.format} file of all images would have {rows.size(1)}x{rows.size(0)} px, but its "
+                f"sides have at most {_MOST_PX[self.format]} px; take smaller batches"
             )
         data = io.BytesIO()
         image = Image.fromarray(rows.contiguous().cpu().numpy())
@@ -153,7 +155,7 @@ def critic(x: Tensor, model: Code, reference: Code) -> Tensor:
 
 
 def batch_critic(x: Tensor, model: Code, reference: Code) -> Tensor:
-    """U(x_1, ..., x_n), where the model holds the items for independent and the reference may not.
+    """U(x_1, ..., x_n): the model treats the items as independent, the reference may use what they share.
 
     Args:
         x: the batch.
@@ -168,7 +170,7 @@ def batch_critic(x: Tensor, model: Code, reference: Code) -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def default_reference() -> Mixture:
-    """What stands for K in `critic_bpp`: the two-part code of the pixel model, and lossless WebP."""
+    """The codes that replace K in `critic_bpp`: the two-part code of the pixel model, and lossless WebP."""
     return Mixture((FittedPixelModel(), Compressor("webp")))
 
 

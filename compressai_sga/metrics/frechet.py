@@ -94,7 +94,7 @@ class _PatchMetric:
 
 
 class PatchFid(_PatchMetric):
-    """FID between the patches of all originals and of all reconstructions.
+    """FID between the patches of all originals and the patches of all reconstructions.
 
     Args:
         features: torchmetrics' name of the Inception layer, or another network from uint8 images
@@ -126,10 +126,10 @@ class PatchFid(_PatchMetric):
 
 
 class PatchKid(_PatchMetric):
-    """KID between the patches of all originals and of all reconstructions.
+    """KID between the patches of all originals and the patches of all reconstructions.
 
-    Up to `subset_size` patches make one subset, in which every pair of patches counts, and nothing is random.
-    Of more, it is the mean over 100 random subsets of that size, as in the paper.
+    Up to `subset_size` patches form a single subset, in which every pair of patches counts, and nothing is
+    random. With more patches, it is the mean over 100 random subsets of that size, as in the paper.
 
     Args:
         features: as for `PatchFid`.

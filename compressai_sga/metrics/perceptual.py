@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perceptual distance of one image pair: LPIPS (Zhang et al. 2018, arXiv:1801.03924).
 
-The numbers are those of the authors' package `lpips`, version 0.1 of the linear weights on AlexNet,
-the variant that papers on learned compression report. Lower is better, 0 for equal images.
+The authors' package `lpips` computes it, with version 0.1 of the linear weights on AlexNet, the variant
+that papers on learned compression report. Lower is better, 0 for equal images.
 
 In:  x, x_hat: (1, 3, H, W) in [0, 1]. Out: a float.
 Fails with `SgaError` without the package (optional: the extra `metrics`) or AlexNet's weights,

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small explicit probability model of 8-bit images, whose bits are exact, and a code that fits it.
+"""A small explicit probability model of 8-bit images with exact code lengths, and a code that fits it.
 
-A codec gives no probability of an image; a lossless predictor does. Planes follow each other, G, R, B, their
-pixels from top left. A value x is predicted from its neighbours so far, in a window of 5 x 5, and from those
-within 3 x 3 in the earlier planes; W is the one on the left:
+A lossy codec gives no probability of an image; a lossless predictor does. The planes are coded in the order
+G, R, B, each from the top left. A value x is predicted from its earlier neighbours in a window of 5 x 5, and
+from all neighbours within 3 x 3 in the earlier planes; W is the left neighbour:
 
     mu = W + sum_i a_i (neighbour_i - W of its plane)             the prediction
     m  = sum_j b_j |differences and errors around x|_j            the error that is expected
     P(x) = (1 - e) [F((x + 1/2 - mu) / s) - F((x - 1/2 - mu) / s)] + e / 256     F: 0 below 0, 1 above 255
 
-F is a mixture of two logistic laws; its scale s and form belong to the half octave of m, the context. The
-product of all values' P sums to 1 over all images. Of this kind is CALIC (Wu and Memon 1997).
+F is a mixture of two logistic distributions; its scale s and form depend on the context, the half octave of
+m. The product of P over all values sums to 1 over all images. CALIC (Wu and Memon 1997) is of this kind.
 
-`PixelModel.fit` is closed form, least squares and then a choice of s and F, and rounds to what can be said
-briefly: half-precision weights, 8 bits a context. The parameters of an image and then the image under them
-are the two-part code of minimum description length (Rissanen 1978): `FittedPixelModel`.
+`PixelModel.fit` has a closed form: least squares, then a choice of s and F. It rounds the parameters so that
+they take few bits: half-precision weights, 8 bits a context. `FittedPixelModel` is the two-part code of
+minimum description length (Rissanen 1978): an image's parameters, then the image under them.
 
 In:  images (B, 3, H, W), uint8. Out: bits, (B,), float64.
 Memory: some 0.15 kB a pixel of the largest image.
@@ -43,7 +43,7 @@ _OWN = (_W, *((0, -j) for j in range(2, _REACH + 1)), *_ABOVE)
 _EARLIER = (_W, *(place for place in product((-1, 0, 1), repeat=2) if place != _W))
 _AROUND = ((0, 0), (0, -1), (-1, 0), (0, 1), (1, 0))  # errors of an earlier plane
 _CONTEXTS = 16  # half octaves of the expected error, from 2^-2.5 up
-# What a context chooses from: scale of the narrow law; ratio of the wide one to it, and its weight.
+# What a context chooses from: scale of the narrow logistic; ratio of the wide one to it, and its weight.
 _CHOICES = tuple(
     (2 ** (k / 3), ratio, weight)
     for k, (ratio, weight) in product(range(-15, 19), ((1.0, 0.0), (2.0, 0.3), (3.0, 0.2), (5.0, 0.1)))
@@ -87,7 +87,7 @@ class PixelModel:
 
     @property
     def description_bits(self) -> int:
-        """Bits that say the parameters."""
+        """Bits that code the parameters."""
         weights = sum(len(plane.predictor) + len(plane.magnitude) for plane in self.planes)
         return _WEIGHT_BITS * weights + _CHOICE_BITS * _CONTEXTS * len(self.planes)
 
@@ -123,7 +123,7 @@ class PixelModel:
     @classmethod
     @torch.no_grad()
     def fit(cls, images: Sequence[Tensor], levels: int = 256) -> PixelModel:
-        """The model of this family that says `images` in few bits.
+        """The model of this family that codes `images` in few bits.
 
         Args:
             images: tensors (B, 3, H, W), uint8, of any sizes.
@@ -140,16 +140,17 @@ class PixelModel:
 class FittedPixelModel:
     """The two-part code: the parameters that fit the image, then the image under them.
 
-    A batch coded as one shares one set of parameters. Of images above 2^18 px the parameters are fitted to
-    evenly spaced bands of rows only, to save time and memory: any parameters make a code.
+    A batch that is coded together shares one set of parameters. For images above 2^18 px the parameters are
+    fitted to evenly spaced bands of rows only, to save time and memory; the code is valid with any
+    parameters.
     """
 
     def bits(self, x: Tensor) -> Tensor:
-        """Code lengths, (B,), of the images (B, 3, H, W), uint8, each for itself."""
+        """Code lengths, (B,), of the images (B, 3, H, W), uint8, each coded alone."""
         return torch.stack([self.joint_bits(image[None]) for image in x])
 
     def joint_bits(self, x: Tensor) -> Tensor:
-        """Code length, (), of all images as one."""
+        """Code length, (), of all images coded together."""
         check_images(x)
         every = -(-x.numel() // (3 * _FIT_PX))
         bands = [band for image in x.split(1) for band in image.split(_BAND_ROWS, 2)]
@@ -174,8 +175,8 @@ def _planes(x: Tensor) -> list[Tensor]:
 def _causal(plane: Tensor, offsets: Sequence[tuple[int, int]], unknown: float) -> list[Tensor]:
     """The plane's values at the offsets, (B, H, W) each.
 
-    Outside the image stands a value that is known by then: left and right of a row the nearest one above,
-    above the first row the one so far to the left that the neighbour on the far right may see it.
+    Outside the image, a value that is already known is used: left and right of a row the nearest one above,
+    above the first row one so far to the left that even the rightmost neighbour may use it.
     """
     _, height, width = plane.shape
     r = _REACH
@@ -187,7 +188,7 @@ def _causal(plane: Tensor, offsets: Sequence[tuple[int, int]], unknown: float) -
 
 
 def _anywhere(plane: Tensor, offsets: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The same of a plane that is known everywhere; edges are repeated."""
+    """The same for a plane that is known everywhere; edges are repeated."""
     _, height, width = plane.shape
     padded = F.pad(plane[None], (1, 1, 1, 1), mode="replicate")[0]
     return [padded[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in offsets]

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sliced Wasserstein distance between the patches of originals and of reconstructions, scale by scale.
+"""Sliced Wasserstein distance between patches of the originals and of the reconstructions, scale by scale.
 
-Karras, Aila, Laine and Lehtinen, "Progressive growing of GANs", 2018 (arXiv:1710.10196), section 5: of every
-level of an image's Laplacian pyramid, patches of 7 x 7 px and 3 colours are taken, and the distance between
-two sets of patches is the mean over random directions of the one-dimensional Wasserstein distance of their
-projections, times 1000. No network is involved. Level 0 is the finest; the coarsest, the low-pass rest, has
-at least 16 px a side. What follows the authors' code and what does not, as codecs are compared here:
+Karras, Aila, Laine and Lehtinen, "Progressive growing of GANs", 2018 (arXiv:1710.10196), section 5. Patches
+of 7 x 7 px and 3 colours are taken from every level of an image's Laplacian pyramid. Two sets of patches are
+projected on random directions; the distance is the mean of the one-dimensional Wasserstein distances of the
+projections, times 1000. No network is involved. Level 0 is the finest; the coarsest level, the low-pass rest,
+has at least 16 px a side. Three things differ from the authors' code, because codecs are compared here:
 
-- Normalisation, a mean and a standard deviation for each colour and level: the code gives each set its own,
-  which hides what a codec loses of a level's energy: blur. Here both sets get the originals' by default, and
-  1000 is about one standard deviation of the originals. `normalise="each"` is the authors'.
-- Positions: the code draws them for each set alone, and has a distance above 0 between equal sets. Here both
-  sets have the same positions by default; projections are sorted all the same, so no patch is held against
-  its own original. `positions="independent"` is the authors'.
-- 1024 patches a level and image, not 128: a set has few images. Images may differ in size and be odd.
+- Normalisation, a mean and a standard deviation for each colour and level: the authors' code gives each set
+  its own, which hides a loss of energy in a level, that is, blur. Here both sets get the originals' by
+  default, and 1000 is about one standard deviation of the originals. `normalise="each"` is the authors'.
+- Positions: the authors' code draws them for each set alone, so equal sets have a distance above 0. Here both
+  sets have the same positions by default. The projections are sorted in either case, so no patch is compared
+  with its own original. `positions="independent"` is the authors'.
+- 1024 patches a level and image, not 128, as a set has few images. Images may differ in size, and sides may
+  be odd.
 
 In:  pairs x, x_hat: (1, 3, H, W) in [0, 1], H, W >= 32. Out: a float a level and their mean.
 Memory: 145 MB for 24 images of 512 x 768 (6 MB an image), at most 400 MB for any number of them.
@@ -116,8 +117,8 @@ def _sorted(rows: Tensor) -> Tensor:
 class SlicedWasserstein:
     """The distance between all originals and all reconstructions; see the head of the file.
 
-    The levels are those of the smallest image. Numbers of different depths, patches or settings do not
-    compare. The order of the images does not matter, up to rounding.
+    The levels are those of the smallest image. Results with different numbers of levels, patches or settings
+    cannot be compared. The order of the images does not matter, up to rounding.
 
     Args:
         patches: of each image and level. Beyond 2^16 patches a level, all images keep only half as many.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that CompressAI does not have, under the interface that its own models have."""
+"""Models that CompressAI does not have, with the interface of CompressAI's models."""
 
 from . import c3, universal
 

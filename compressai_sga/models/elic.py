@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A context model that decodes in eight parallel steps, over transforms that train in hours on a CPU.
+"""A context model that decodes in eight parallel steps, with transforms that train in hours on a CPU.
 
 He et al. 2022, "ELIC: Efficient learned image compression with unevenly grouped space-channel contextual
 adaptive coding". The latent is cut into groups of channels, few first; each group is coded in two steps, the
 white squares of a checkerboard and then the black ones, given the hyperprior, the groups before it and its
-own white squares. Here this stands on the convolutions and GDN of Minnen et al. 2018 instead of attention
+own white squares. Here the transforms are the convolutions and GDN of Minnen et al. 2018, without attention
 and residual blocks, and the entropy nets are narrower.
 
 Multiplications a pixel at N = 64, M = 192 and the default groups, as PyTorch dispatches them: 20.1k to
@@ -12,11 +12,11 @@ compress, 19.5k to decompress, of which 7.0k in the nets that see contexts (chan
 and what joins them with the hyperprior). Those of `elic2022-official` with the same N, M and groups take
 25.4k there: ours are 28 % of them.
 
-In:  images (B, 3, H, W) in [0, 1], H and W multiples of 64, for the hyperprior halves the latent twice.
+In:  images (B, 3, H, W) in [0, 1], H and W multiples of 64, because the hyperprior halves the latent twice.
 Out: a CompressAI model of its latent codecs (`HyperpriorLatentCodec`, `ChannelGroupsLatentCodec`,
      `CheckerboardLatentCodec`), with `forward`, `compress`, `decompress`, `update`, `from_state_dict`;
      2 strings a group, then one of z.
-Fails with ``ValueError`` on groups that are not M channels together, ``ShapeError`` on other sides.
+Fails with ``ValueError`` on groups that do not sum to M channels, ``ShapeError`` on other sides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ AGGREGATION = 224  # channels between these and means and scales
 
 
 class _Checkerboard(CheckerboardLatentCodec):
-    """As stock, but that white squares see no context without running the network to find its shape."""
+    """As stock, except that the context network is not run for the white squares, whose context is zero."""
 
     def _y_ctx_zero(self, y: Tensor) -> Tensor:
         return y.new_zeros(y.shape[0], self.context_prediction.out_channels, *y.shape[2:])
@@ -75,7 +75,7 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         if sum(self.groups) != M or min(self.groups, default=0) < 1:
             raise ValueError(
                 f"groups {self.groups} have {sum(self.groups)} channels and M is {M}; they must be positive "
-                "and M together (M above 64 where none are given)"
+                "and sum to M (M above 64 where none are given)"
             )
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
         self.g_s = nn.Sequential(

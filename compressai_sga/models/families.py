@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families of models: one row each, and what a model offers beside CompressAI's interface.
+"""The families of models, one row each, and what a model may offer beyond CompressAI's interface.
 
     FAMILIES                        # the rows
     family_of("c3-fast").file       # of an architecture; `STOCK` where none of ours has it
 
-Registration, the zoo, files, the evaluation, the comparison and the recipes read these rows; none of them
-knows a family by its name. To add a model: a class (`Model` says what it may offer), a row here, a card.
+Registration, the zoo, files, the evaluation, the comparison and the recipes read these rows; none of them has
+code for a family's name. To add a model: a class (`Model` says what it may offer), a row here, a card.
 
-In:  names of architectures, as CompressAI's dictionaries and the zoo's manifest have them. Out: rows, models.
-Fails with ``ValueError`` for an architecture that there is not.
+In:  names of architectures, as in CompressAI's dictionaries and the zoo's manifest. Out: rows, models.
+Fails with ``ValueError`` for an unknown architecture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Filing = Literal["transform", "c3", "diffc"]
 
 
 class Model(Protocol):
-    """What a class may offer; only the first four, which are CompressAI's, have to be there.
+    """What a class may offer; only the first four, CompressAI's own, are required.
 
     `forward` gives {"x_hat", "likelihoods"}; `compress` gives {"strings", "shape"}; `decompress` takes both
     and gives {"x_hat"}. All side information is inside the strings, which are all that is counted.
@@ -53,7 +53,7 @@ class Model(Protocol):
 
     @classmethod
     def untrained(cls, quality: int, **options: Any) -> nn.Module:
-        """The model as large as that quality wants; classes without it are made from N and M."""
+        """A model of the size for that quality; classes without this method are made from N and M."""
 
     @classmethod
     def from_zoo(
@@ -62,28 +62,28 @@ class Model(Protocol):
         """The model of one quality from a file of the zoo that serves all; without it, `from_state_dict`."""
 
     def check_options(self) -> None:
-        """Raises ValueError where an attribute of OPTIONS was set to what it cannot be."""
+        """Raises ValueError where an attribute of OPTIONS has an invalid value."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result beside weights and image: JSON."""
+        """The settings that affect the result, beside weights and image; JSON."""
 
     @property
     def first_stage(self) -> nn.Module:
-        """The model that codes, where this one only decodes: refinement moves its latents."""
+        """The model that codes, where this one only restores its images; refinement moves its latents."""
 
     @property
     def downsampling_factor(self) -> int:
-        """What the sides of an image are multiples of, px; with 1, evaluation does not pad."""
+        """The sides of an image must be multiples of this, px; with 1, evaluation does not pad."""
 
     @property
     def macs(self) -> Any:
-        """`total`: multiplications a pixel of the decoder, where they cannot be counted by running it."""
+        """`total`: the decoder's multiplications a pixel, where they cannot be counted while it runs."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is common to architectures of one kind.
+    """The properties that all architectures of one kind share.
 
     Args:
         title: for people.
@@ -91,10 +91,10 @@ class Family:
         classes: by the names under which CompressAI knows them.
         file: how a `.csga` file holds an image: symbols and transforms ("transform"), or as C3, or as DiffC.
         fitted: whether the model is made for each image, so that it has no weights and no checkpoints.
-        like: the stock architecture whose N and M at a quality it takes, from its own name; None: the class
+        like: from its own name, the stock architecture whose N and M it takes at a quality; None: the class
             has `untrained`, or widths of its own.
         data: files that coding needs beside weights.
-        card: what a card says that a model of the zoo is; {name} and {stock} (`like`) stand for the names.
+        card: the description on the card of a zoo model; {name} and {stock} (`like`) stand for the names.
     """
 
     title: str
@@ -129,7 +129,7 @@ class Family:
         return cls(*(widths or ()), **options)
 
     def stock_name(self, name: str) -> str:
-        """The stock architecture that one of ours is like; its own name where it is like none."""
+        """The stock architecture that one of ours is like (`Family.like`); else its own name."""
         own = next((each for each, cls in self.classes.items() if cls is architecture(name)), name)
         return own if self.like is None else self.like(own)
 
@@ -171,7 +171,7 @@ STOCK = Family("CompressAI", "published architectures", {})
 
 
 def family_of(name: str) -> Family:
-    """The family of an architecture, under whatever name it is registered.
+    """The family of an architecture, by any name under which it is registered.
 
     Raises:
         ValueError: there is no such architecture.
@@ -181,7 +181,7 @@ def family_of(name: str) -> Family:
 
 
 def architecture(name: str) -> type[nn.Module]:
-    """The class of an architecture of this package, whether registered or not, or of CompressAI.
+    """The class of an architecture: of this package, whether registered or not, or of CompressAI.
 
     Raises:
         ValueError: there is no such architecture.

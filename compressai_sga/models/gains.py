@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training for all rates: a gain on the latent that folds exactly into the stock model of any rate.
 
-Quantising y with step 1 after multiplying it by a gain g is quantising it with step 1/g, and high-rate theory
-wants a step in proportion to 1/sqrt(lmbda). So one set of weights serves every trade-off
+Multiplying y by a gain g and quantising with step 1 is the same as quantising y with step 1/g. In high-rate
+theory the best step is proportional to 1/sqrt(lmbda). So one set of weights serves every trade-off:
 
     g = sqrt(lmbda / lmbda_0),     code round(g y) given g means, g scales;     x_hat = g_s(y_hat / g)
 
 (one scalar of Cui et al. 2021, "Asymmetric gained deep image compression with continuous rate adaptation",
-known in advance instead of learned). All that meets y is linear where it does so: g is a factor of the layers
-that give y, means and scales, and a divisor of those that take y_hat or y. `places` finds these layers;
-`Gained` multiplies their activations, a gain an image, to train; `fold` multiplies their weights, to use.
-A residual block that takes y_hat passes it on: there its branch is multiplied too, and what follows divides.
+known in advance instead of learned). All layers next to y are linear there: g is a factor in the layers that
+give y, means and scales, and a divisor in those that take y_hat or y. `places` finds these layers. For
+training, `Gained` multiplies their activations, with one gain an image; for use, `fold` multiplies their
+weights. A residual block that takes y_hat passes it on: its branch is multiplied too, and the layers after it
+divide.
 
-What is left between such a model and those of one rate is that low rates want other filters than high ones.
-So each convolution but those at the picture can have `rates` (`condition`), a scale and an offset of each of
-its channels c that follow t = 2 log10 g, from -1 to 1 over CompressAI's qualities:
+One difference from models of a single rate remains: low rates need other filters than high ones. So each
+convolution, except the first and the last of the codec, can have `rates` (`condition`): a scale and an offset
+of each channel c that depend on t = 2 log10 g, which goes from -1 to 1 over CompressAI's qualities:
 
     convolution(x)_c * (1 + a_c t + b_c t^2) + c_c t + d_c t^2                    (a, b, c, d: its `rates`)
 
-They fold as exactly, into weight and bias, and at gain 1 they do nothing.
+They fold into weight and bias just as exactly, and at gain 1 they do nothing.
 
 In:  models of CompressAI whose latent structure `places` knows, or of this package.
-Out: the same class with other numbers: stock compresses and decompresses with it.
+Out: the same class with other weights; the stock code compresses and decompresses with it.
 Fails with ``UnsupportedModelError`` on another structure, ``ValueError`` on a gain that is not positive.
 """
 
@@ -89,12 +90,12 @@ def gain_of(lmbda: float) -> float:
 
 @dataclass(frozen=True)
 class Places:
-    """Where y meets a model.
+    """The layers of a model that give or take y.
 
     Args:
         outputs: layers that give y, its means and scales.
         inputs: layers that take y or y_hat.
-        prior: the factorised prior of y itself, if that is what codes it.
+        prior: the factorised prior of y itself, if y is coded with one.
     """
 
     outputs: tuple[nn.Module, ...]
@@ -111,7 +112,7 @@ def places(model: nn.Module) -> Places:
     """The layers of a model at which y is scaled.
 
     Raises:
-        UnsupportedModelError: what codes its y is not known here, or a layer that meets y is not linear.
+        UnsupportedModelError: its latent structure is not known here, or a layer next to y is not linear.
     """
     name = type(model).__name__
     for part in ("g_a", "g_s"):
@@ -145,7 +146,7 @@ def places(model: nn.Module) -> Places:
 
 
 class _Places:
-    """Collects the layers of a model, and refuses where there is none to scale at."""
+    """Collects the layers of a model at which y is scaled, and raises where there is none."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -153,7 +154,7 @@ class _Places:
         self.inputs: list[nn.Module] = []
 
     def end(self, part: str, module: nn.Module) -> None:
-        """Have the module give g times its result: by its last convolution, and what commutes with g."""
+        """Makes the module give g times its result, by its last convolution; later layers commute with g."""
         while isinstance(module, nn.Sequential):
             module = next((layer for layer in reversed(module) if not isinstance(layer, _HOMOGENEOUS)), None)
         if not isinstance(module, _CONVOLUTIONS):
@@ -161,7 +162,7 @@ class _Places:
         self.outputs.append(module)
 
     def start(self, part: str, module: nn.Module) -> None:
-        """Have the module take g times its input: by the convolutions that it begins with."""
+        """Makes the module take g times its input: by the convolutions that it begins with."""
         layers = list(module) if isinstance(module, nn.Sequential) else [module]
         for layer in layers:
             if isinstance(layer, _CONVOLUTIONS):
@@ -207,10 +208,10 @@ class _Places:
 
 
 def condition(model: nn.Module) -> nn.Module:
-    """Give convolutions their `rates`, zeros: a parameter, which stock classes do not load.
+    """Adds `rates`, zeros, to the convolutions: a parameter that stock classes do not load.
 
-    The first of g_a and the last of g_s go without: there channels are largest, and what a rate would change
-    is the next layer's input, or the picture's colours.
+    The first convolution of g_a and the last of g_s get none: their channels are largest, and a rate would
+    only change the next layer's input, or the image's colours.
 
     Args:
         model: see `places`.
@@ -238,7 +239,7 @@ def condition(model: nn.Module) -> nn.Module:
 
 
 def load_joint(architecture: type[nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
-    """A jointly trained model from its state dict: what `from_state_dict` is for models of one rate.
+    """A jointly trained model from its state dict, as `from_state_dict` gives models of one rate.
 
     Args:
         architecture: the class.
@@ -252,7 +253,10 @@ def load_joint(architecture: type[nn.Module], state: Mapping[str, Tensor]) -> nn
     if rates:
         missing, unexpected = condition(model).load_state_dict(rates, strict=False)
         if unexpected or any(name.endswith(f".{RATES}") for name in missing):
-            raise RuntimeError(f"the rates are those of other layers than {architecture.__name__} has")
+            raise RuntimeError(
+                f"the rates in the state dict do not match the layers of {architecture.__name__}; load it "
+                "into the class that it was trained with"
+            )
     return model
 
 
@@ -261,13 +265,13 @@ def _convolutions(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _scale_and_offset(rates: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of every channel at every t: `rates` (4, C) and t (B, 1) give two of shape (B, C)."""
+    """Scale and offset of every channel at every t, two of (B, C), from `rates` (4, C) and t (B, 1)."""
     a, b, c, d = RATE_UNIT * rates
     return 1 + t * (a + t * b), t * (c + t * d)
 
 
 class Gained:
-    """A model whose every image has a gain of its own, for training; the model itself stays what it is.
+    """Gives every image of a batch its own gain, for training; the model itself is not changed.
 
     with Gained(model).at(gains):
         out = model(x)
@@ -323,9 +327,9 @@ class Gained:
             self._gains, self._affine = None, {}
 
     def medians(self) -> Tensor:
-        """Medians of the prior of y under the present gains, (B, M, 1, 1), or (1, M, 1, 1) where all are 1.
+        """Medians of the prior of y under the current gains, (B, M, 1, 1), or (1, M, 1, 1) where all are 1.
 
-        Only for a model whose y such a prior codes: its `prior` is not None.
+        Only for a model that codes y with a factorised prior: `prior` is not None.
         """
         medians = self.prior.quantiles[:, 0, 1].reshape(1, -1, 1, 1)
         return medians if self._gains is None else medians * self._gains
@@ -359,7 +363,7 @@ class Gained:
 
 @torch.no_grad()
 def fold(model: nn.Module, gain: float) -> nn.Module:
-    """The model of one rate: rates and gain go into the weights, in place, and it is one of the stock class.
+    """The model of one rate: folds rates and gain into the weights, in place; the result has the stock class.
 
     Args:
         model: jointly trained; see `places`. Coding tables that depend on the gain are cleared: `update` it.
@@ -387,7 +391,7 @@ def fold(model: nn.Module, gain: float) -> nn.Module:
 
 @torch.no_grad()
 def scale_latent(model: nn.Module, gain: float) -> nn.Module:
-    """Multiply the latent, and what is said about it, by a gain, whatever the rate: `fold` without rates.
+    """Multiplies the latent, its means and its scales by a gain: `fold` without the rates.
 
     Args:
         model: see `places`; coding tables that depend on the gain are cleared: `update` it.

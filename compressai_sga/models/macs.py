@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decoding costs: multiplications a pixel, as `python -m compressai_sga models` tells.
+"""The cost of decoding in multiplications a pixel, as `python -m compressai_sga models` shows it.
 
 In:  a model that codes; an image. Out: multiplications of convolutions and matrix products, as PyTorch
-dispatches them while the model decompresses the image; of a decoder that is no PyTorch (C3), what the model
-itself says (`macs`).
+dispatches them while the model decompresses the image. A decoder outside PyTorch (C3) gives its own number
+(`macs`).
 """
 
 from __future__ import annotations

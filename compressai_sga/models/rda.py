@@ -8,15 +8,15 @@ Laparra and Simoncelli 2017, "End-to-end optimized image compression".
     the file:    y_hat = floor(y - m + 1/2) + m        H = -log2 P(y_hat)          discrete
     training:    y_hat = y + u, u ~ U[-1/2, 1/2)       h = -log2 p~(y + u)         differential
 
-P(v) is the integral of p from v - 1/2 to v + 1/2. The density p~ of y + u is p * U[-1/2, 1/2], the same
-function: one formula, taken at two places, never negative. With u everything has gradients; that H is near
-h, and the image of rounded y as good as that of noisy y, makes training useful
-(`eval/experiments/realism/rda.py` draws both). E h is the mean cost of dithered rounding over all dithers,
-H the cost without: mostly the smaller one.
+P(v) is the integral of p from v - 1/2 to v + 1/2. The density p~ of y + u is p * U[-1/2, 1/2], which is the
+same function: one formula, taken at two places, never negative. With u everything has gradients. Training
+with u works because H is near h, and the image of rounded y as good as that of noisy y
+(`eval/experiments/realism/rda.py` plots both). E h is the mean cost of dithered rounding over all dithers, H
+the cost of plain rounding, which is mostly smaller.
 
 In:  images x (B, 3, H, W), RGB in [0, 1], sides multiples of 16; a model with g_a, g_s and an
      `entropy_bottleneck` over y: those here, or CompressAI's FactorizedPrior.
-Out: classes for any place where CompressAI's own go, one a distortion; bits and distortions (B,).
+Out: classes that can be used like CompressAI's own, one for each distortion; bits and distortions (B,).
 Fails with ``UnsupportedModelError`` where y has no bottleneck of its own, ``ValueError`` on an unknown
 distortion.
 """
@@ -72,7 +72,7 @@ _MS_SSIM_SCALE = 1300
 
 
 def mse_lmbda(lmbda: float, kind: Kind) -> float:
-    """The trade-off for MSE, as CompressAI counts it, at which a model of this kind spends its bits, roughly.
+    """CompressAI's trade-off for MSE at which a model spends about the same bits as with `lmbda` for `kind`.
 
     Args:
         lmbda: of the kind's own loss, see `LOSSES`.
@@ -108,7 +108,7 @@ LMBDA: dict[Kind, tuple[float, ...]] = {
 
 
 def round_half_up(v: Tensor) -> Tensor:
-    """floor(v + 1/2): the nearest integer, the upper one of two; torch.round takes the even one."""
+    """floor(v + 1/2): the nearest integer, at a tie the upper one; torch.round takes the even one."""
     lower = torch.floor(v)
     return lower + (v - lower >= 0.5)  # v + 1/2 itself would be rounded: up to 1 from just below 1/2
 
@@ -234,7 +234,7 @@ def distortion(x: Tensor, x_hat: Tensor, kind: Kind) -> Tensor:
 def noise_distortion(
     model: nn.Module, x: Tensor, generator: torch.Generator, kind: Kind | None = None
 ) -> Tensor:
-    """Distortion of what the noisy latent decodes to, clamped to [0, 1], shape (B,).
+    """Distortion of the image that the noisy latent decodes to, clamped to [0, 1], shape (B,).
 
     Args:
         model, x, generator: as for `differential_bits`.
@@ -245,7 +245,7 @@ def noise_distortion(
 
 
 def rounding_distortion(model: nn.Module, x: Tensor, kind: Kind | None = None) -> Tensor:
-    """Distortion of what the file decodes to, shape (B,); arguments as for `noise_distortion`."""
+    """Distortion of the image that the file decodes to, shape (B,); arguments as for `noise_distortion`."""
     x_hat = model.g_s(with_rounding(model, _latent(model, x))).clamp(0, 1)
     return distortion(x, x_hat, kind or getattr(model, "distortion", "l2"))
 

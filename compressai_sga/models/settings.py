@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings inside a state dict: a module's architecture travels with its weights, whatever the file.
+"""Settings inside a state dict, so that a module's architecture is stored with its weights in any file.
 
-CompressAI hands `from_state_dict` nothing but tensors, and finds N and M in their shapes. Networks with more
-choices than that keep a buffer of JSON, one byte an element.
+CompressAI passes only tensors to `from_state_dict`, which finds N and M in their shapes. Networks with more
+settings keep them as JSON in a buffer, one byte an element.
 
 In:  a dictionary that JSON can hold. Out: a uint8 tensor (n,), and the dictionary back from it.
-Fails with ``ValueError`` where the tensor holds no such text.
+Fails with ``ValueError`` where the tensor does not hold the JSON of a dictionary.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any CompressAI model with universal quantisation instead of rounding.
 
-Agustsson & Theis, "Universally quantized neural compression", 2020: where the codec quantises with
-the shared dither of channels/universal.py, its reconstruction has just the law that training with
-uniform noise saw, and the loss at test time is the loss of training. Soft rounding, annealed in
-training (`anneal`), takes away what universal quantisation loses against rounding.
+Agustsson & Theis, "Universally quantized neural compression", 2020: where the codec quantises with the
+shared dither of `channels.universal_quantisation`, its reconstruction has exactly the distribution of
+training with uniform noise, and the loss at test time is the training loss. Soft rounding, annealed in
+training (`anneal`), removes the loss of universal quantisation against rounding.
 
     UniversalMeanScale = universal(compressai.models.MeanScaleHyperprior)
     net = UniversalMeanScale(N=64, M=96)          # trains, updates, compresses like any other
@@ -15,9 +15,9 @@ Out: a subclass whose modules of these two kinds are `UniversalBottleneck`, `Uni
      temperature is a buffer, saved with the weights.
 
 The factorised prior is coded with integer tables, one for each channel and each of 64 levels of its
-dither, by the model's entropy coder (`update` makes the tables); the Gaussian with its exact mean and
-scale, always by constriction. No seed is sent: the dither is a constant of the class, the same for every
-image, other for each entropy model.
+dither, by the model's entropy coder (`update` makes the tables). The Gaussian is coded with its exact mean
+and scale, always by constriction. No seed is sent: the dither is a constant of the class, the same for every
+image and different for each entropy model.
 
 Fails with ``UnsupportedModelError`` for autoregressive, checkerboard and variable-rate models, which
 round outside of these modules.
@@ -53,13 +53,13 @@ LEVELS = 64
 
 
 class _Universal(EntropyModel):
-    """What both kinds of module share: temperature, dither, and which law training sees."""
+    """The common part of both kinds of module: temperature, dither, and the noise in training."""
 
     dither_block = 0  # which of the model's dithers; `universal` numbers its entropy models
     temperature: Tensor
 
     UNREFINABLE: ClassVar[str] = (
-        "quantises with dither, and refinement takes the place of rounding; refine the stock model of this "
+        "quantises with dither, and refinement works on rounded latents; refine the stock model of this "
         "architecture"
     )
 
@@ -72,14 +72,14 @@ class _Universal(EntropyModel):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """Stock's, for the integers that this module gives to the coder; it rounds nothing else.
+        """The stock method, for the integers that this module gives to the coder; it rounds nothing else.
 
         Raises:
             UnsupportedModelError: a model's own code wants its latents rounded.
         """
         if mode != "symbols":
             raise UnsupportedModelError(
-                f"quantize(mode={mode!r}) would round, which universal quantisation takes the place of; "
+                f"quantize(mode={mode!r}) would round, and universal quantisation replaces rounding; "
                 "use what the module's forward or decompress returns"
             )
         return super().quantize(inputs, mode, means)
@@ -88,10 +88,12 @@ class _Universal(EntropyModel):
         """What is sent for centred latents v with the dither u.
 
         Raises:
-            ValueError: a latent is infinite or no number.
+            ValueError: a latent is infinite or NaN.
         """
         if not bool(torch.isfinite(v).all()):
-            raise ValueError("a latent is infinite or no number and cannot be coded; look at the image")
+            raise ValueError(
+                "a latent is infinite or NaN and cannot be coded; check the image and the weights"
+            )
         return quantise(v, u.to(v.dtype), temperature=float(self.temperature))
 
     def _dither(self, shape: torch.Size, device: torch.device) -> Tensor:
@@ -107,7 +109,7 @@ class _Universal(EntropyModel):
         return quantise(v, u.to(v.dtype), temperature=temperature) + self._rest(u).to(v.dtype)
 
     def _rest(self, u: Tensor) -> Tensor:
-        """What the decoder adds to the integers, r_T(u), on a grid: libm's last bit is lost there."""
+        """r_T(u), which the decoder adds to the integers, rounded to a grid to remove libm's last bit."""
         grid = 2.0**24
         return torch.round(conditional_mean(u, float(self.temperature)) * grid) / grid
 
@@ -144,7 +146,7 @@ class UniversalBottleneck(_Universal, EntropyBottleneck):
         return x_hat.to(x.dtype), likelihood.reshape(swapped).transpose(0, 1)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
-        """Make the integer tables at the present temperature; see `EntropyBottleneck.update`."""
+        """Makes the integer tables at the current temperature; see `EntropyBottleneck.update`."""
         if self._offset.numel() > 0 and not force:
             return False
         if update_quantiles:
@@ -248,7 +250,7 @@ class UniversalGaussian(_Universal, GaussianConditional):
         return False
 
     def build_indexes(self, scales: Tensor) -> Tensor:
-        """The scales that are coded with, bounded from below."""
+        """The scales used for coding, bounded from below."""
         return self.lower_bound_scale(scales)
 
     def compress(self, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
@@ -300,7 +302,7 @@ def _flat(tensor: Tensor, dtype: type) -> np.ndarray:
 
 
 def anneal(model: nn.Module, temperature: float) -> None:
-    """Set the temperature of soft rounding; coding tables of another one are cleared: `update` the model.
+    """Sets the temperature of soft rounding; if it changes, coding tables are cleared: `update` the model.
 
     Args:
         model: of a `universal` class.
@@ -365,14 +367,14 @@ def _check(model: nn.Module, name: str) -> None:
     for module in model.modules():
         if isinstance(module, EntropyModel) and type(module) not in _REPLACEMENTS:
             raise UnsupportedModelError(
-                f"{name} quantises with {type(module).__name__}, of which there is no universal kind; "
+                f"{name} quantises with {type(module).__name__}, which has no universal counterpart; "
                 "take a model that has only EntropyBottleneck and GaussianConditional"
             )
     for part in ("context_prediction", "latent_codec", "Gain"):
         if hasattr(model, part):
             raise UnsupportedModelError(
-                f"{name} has `{part}`: it rounds latents outside of its entropy models; universal "
-                "quantisation takes models without, such as FactorizedPrior, ScaleHyperprior and "
+                f"{name} has `{part}`, so it rounds latents outside its entropy models; universal "
+                "quantisation takes models without it, such as FactorizedPrior, ScaleHyperprior and "
                 "MeanScaleHyperprior"
             )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent refinement of frozen CompressAI models; `refine` and `refined` are the way in."""
+"""Latent refinement of frozen CompressAI models; start with `refine` or `refined`."""
 
 from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
 from .loop import RefineResult, refine, refined

@@ -2,8 +2,8 @@
 """Latents behind a tree of ``compressai.latent_codecs`` (cheng2020-anchor-checkerboard, ELIC).
 
 One function a node type: (codec, y, params, rounding) -> (y_hat, likelihoods, grid), all of y's shape.
-A node is coded as its `compress` codes it, not as its `forward` estimates it: a checkerboard gives its
-second half the context of the first half's y_hat, channel groups see the y_hat of earlier groups. A
+A node is coded as its `compress` codes it, not as its `forward` estimates it: the second half of a
+checkerboard has the first half's y_hat as context, and channel groups see the y_hat of earlier groups. A
 subclass is coded as the class whose `compress` and `decompress` it inherits.
 
 Fails with ``UnsupportedModelError`` on a node type that is not listed in CODERS.
@@ -133,7 +133,7 @@ SUPPORTED = {*CODERS, EntropyBottleneckLatentCodec, HyperLatentCodec, Hyperprior
 
 
 def _known(kind: type) -> type | None:
-    """The supported class that a node's class is, or codes as."""
+    """The supported class of a node, or the one whose `compress` and `decompress` it inherits."""
     kind = stock_class(kind)
     for base in kind.__mro__:
         if base in SUPPORTED:

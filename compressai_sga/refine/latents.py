@@ -9,8 +9,8 @@ An adapter answers four questions about a frozen CompressAI model:
     synthesise(y_hat)        which image comes out?
     compress(grid)           which strings does the *stock* encoder write for these symbols?
 
-Rounding is a function (v, name) -> v_hat on v = (latent - centre) / step, so that relaxations know
-neither medians, means nor gains. Structures:
+Rounding is a function (v, name) -> v_hat on v = (latent - centre) / step, so relaxations need not know the
+medians, means and gains. Structures:
 
     FactorizedLatents    y under an entropy bottleneck               bmshj2018-factorized(-relu)
     HyperpriorLatents    z under a bottleneck; y Gaussian given z    bmshj2018-hyperprior, mbt2018-mean,
@@ -54,7 +54,7 @@ Latents = dict[str, Tensor]
 
 
 def hard_rounding(v: Tensor, name: str) -> Tensor:
-    """What the coder does: the nearest integer."""
+    """The coder's rounding: the nearest integer."""
     return torch.round(v)
 
 
@@ -136,14 +136,14 @@ def code_gaussian(
 
 
 class CausalContext:
-    """Codes y whose means depend on y_hat at positions before it, as the sequential decoder will.
+    """Codes y whose means depend on y_hat at earlier positions, as in the sequential decoder.
 
     Hard rounding: the decoder's y_hat is the fixed point of y_hat -> code_given(y_hat). A position is
-    right one sweep after all that it depends on, so Jacobi sweeps over whole latents end at the very
-    result of the sequential scan, after at most the number of wavefronts; a few are the rule.
+    right one sweep after all positions that it depends on. So Jacobi sweeps over whole latents end at
+    exactly the result of the sequential scan, after at most as many sweeps as wavefronts; usually a few.
 
-    Relaxed rounding: the context is the previous step's sample, with the gradient of the present one,
-    and so approaches the decoder's as the temperature falls.
+    Relaxed rounding: the context is the previous step's sample, with the gradient of the current one. It
+    approaches the decoder's context as the temperature falls.
     """
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class CausalContext:
         rounding: Rounding,
         code_given: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(y_hat, likelihoods, grid), given a function from the context's y_hat to these three."""
+        """(y_hat, likelihoods, grid) with the decoder's context; `code_given` maps a y_hat to all three."""
         start = y.detach() if self.sample is None else self.sample
         if rounding is not hard_rounding:
             coded = code_given(start + (y - y.detach()))
@@ -174,7 +174,7 @@ class CausalContext:
 
 
 class LatentAdapter:
-    """Base class: capturing latents from, and injecting them into, the stock encoder.
+    """Base class: captures latents from the stock encoder and injects them into it.
 
     Args:
         model: an evaluation-mode copy with frozen weights; the adapter may change it.
@@ -249,7 +249,7 @@ class LatentAdapter:
         return self.model.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
 
     def reset(self) -> None:
-        """Forget what was carried from step to step."""
+        """Clears what is kept from step to step."""
 
 
 class FactorizedLatents(LatentAdapter):
@@ -274,7 +274,7 @@ class FactorizedLatents(LatentAdapter):
 
 
 class HyperpriorLatents(LatentAdapter):
-    """y Gaussian given z_hat, with what the model adds to it.
+    """y Gaussian given z_hat, with the model's optional parts.
 
     Means: when h_s (or the entropy parameters) gives two values a symbol (Minnen et al. 2018).
     Context: `context_prediction` over y_hat, see CausalContext.
@@ -318,7 +318,7 @@ class HyperpriorLatents(LatentAdapter):
         return gain, self.model.lower_bound_zqstep(step)[0].detach()
 
     def _offset(self, gain: Tensor | float) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """Reconstruction offset, a learned function of (scale, gain); none at zero symbols."""
+        """Reconstruction offset, a learned function of (scale, gain); zero for zero symbols."""
         if not isinstance(gain, Tensor) or self.model.no_quantoffset:
             return None
         conditional = self.model.gaussian_conditional

@@ -5,11 +5,11 @@ In:  a CompressAI model in evaluation mode with its tables, images x (B, 3, H, W
 Out: the strings that the stock encoder writes for the refined symbols, which the stock decoder turns
      into an image, and the rate and distortion of both, measured on these very strings.
 
-Latents y and z start at the encoder's values and follow Adam on bpp + lmbda D with rounding relaxed
-(Yang, Bamler & Mandt 2020). What is relaxed is what is coded: quantisation around the medians and the
-predicted means, likelihoods of the coder's table of scales, the decoder's clamp, no distortion in the
-padding. Some steps are rounded for real; each image keeps its best such result, the unrefined one
-included, so that no image ends up worse.
+Latents y and z start at the encoder's values, and Adam minimises bpp + lmbda D with relaxed rounding
+(Yang, Bamler & Mandt 2020). The relaxed loss follows the real codec: quantisation around the medians and the
+predicted means, likelihoods from the coder's table of scales, the decoder's clamp, no distortion in the
+padding. At some steps the latents are really rounded. Each image keeps its best rounded result, the unrefined
+one included, so no image ends up worse.
 
 Fails with ``UnsupportedModelError`` (which part is missing), ``ShapeError``, ``ValueError``.
 """
@@ -102,8 +102,8 @@ def refine(
 
     Args:
         model: any CompressAI image model, or one built from the same parts; float32, tables updated. Where
-            it has a `first_stage`, as `models.hfd.HFD` does, that one codes: its latents are refined, and
-            what is measured is its image.
+            it has a `first_stage`, as `models.hfd.HFD` does, the first stage codes: its latents are refined,
+            and its image is measured.
         x: images in [0, 1], shape (B, 3, H, W), on the model's device.
         method, preset, steps, lmbda, lr, seed, metric: see `RefineConfig.make`; "ssl" by default.
             `lmbda` None takes the value that the model was trained with, as noted by
@@ -150,7 +150,7 @@ def refined(
     compress_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[list[RefineResult]]:
-    """Within the context, model.compress(x, ...) refines before it codes.
+    """A context in which model.compress(x, ...) refines the latents before it codes them.
 
     Args:
         model: as in `refine`; gets its own `compress` back at the end.
@@ -286,8 +286,8 @@ class _Run:
         error = (self.x - self.before_x_hat).square().mean().sqrt().item()
         if not difference <= 0.1 * error + 1e-3:
             raise UnsupportedModelError(
-                f"{type(self.adapter.model).__name__} is not decoded as its parts suggest: images differ "
-                f"by {difference:.3g} (RMS); its compress or decompress does more than the stock one"
+                f"{type(self.adapter.model).__name__} does not decode as its parts would: the images differ "
+                f"by {difference:.3g} (RMS); its compress or decompress must do what the stock one does"
             )
 
     @torch.no_grad()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rate-distortion loss that is really paid, and the trade-off that a model seems to be trained for.
+"""The rate-distortion loss of the real bitstream, and an estimate of a model's training trade-off.
 
     loss = bpp + lmbda * 255^2 * MSE            (metric "mse")
     loss = bpp + lmbda * (1 - MS-SSIM)          (metric "ms-ssim")
 
-per image, as in CompressAI's ``RateDistortionLoss``; bpp counts the pixels of the image without its
-padding, the distortion is taken without the padding too, and x_hat is clamped to [0, 1] as the
-decoder clamps it. The PSNR is that of the float image (stock `eval_model` rounds to 8 bits first).
+per image, as in CompressAI's ``RateDistortionLoss``. The rate in bpp and the distortion are those of the
+image without its padding, and x_hat is clamped to [0, 1] as the decoder clamps it. The PSNR is that of the
+float image (stock `eval_model` rounds to 8 bits first).
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def estimate_lmbda(
     generator: torch.Generator,
     samples: int = 4,
 ) -> float:
-    """The trade-off whose optimal quantisation step is the one that the model quantises y with.
+    """The trade-off lmbda for which the model's quantisation step of y is optimal.
 
-    A model whose encoder, decoder and entropy model were trained together could have scaled y, its
-    prior and the decoder's input by a common s, which only makes the quantiser's step 1/s. At the end
-    of training d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1. R' is taken with uniform noise for
-    the rounding, as in training, D' with the actual rounding error. Both are properties of the
-    quantisation more than of how well the encoder does on this image. Models that are not trained to
-    the end give less than their value; see `lmbda.nearest_published`.
+    Joint training of encoder, decoder and entropy model could have scaled y, its prior and the decoder's
+    input by a common s, which only changes the quantiser's step to 1/s. At the end of training
+    d/ds (R + lmbda D) = 0, so lmbda = -R'/D' at s = 1. R' is computed with uniform noise for the rounding, as
+    in training, D' with the actual rounding error. Both depend more on the quantisation than on how well the
+    encoder does on this image. For models that are not trained to the end the estimate is too small; see
+    `lmbda.nearest_published`.
 
     Raises:
         ValueError: rate and distortion do not oppose each other, as in an untrained model.
@@ -117,7 +117,7 @@ def estimate_lmbda(
 
 @contextmanager
 def _quantised_with_step(adapter: LatentAdapter, step: Tensor) -> Iterator[None]:
-    """Within the context, symbols of y have the probability of an interval of width `step`."""
+    """A context in which symbols of y have the probability of an interval of width `step`."""
     patched = []
     for module in adapter.model.modules():
         if isinstance(module, GaussianConditional):

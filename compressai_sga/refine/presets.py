@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a refinement does, as data: methods, presets and the configuration that they make.
+"""The settings of a refinement: methods, presets, and the configuration made from them.
 
 A method is a relaxation of rounding; a preset is a method with its schedules, learning rate and
-parameters. Every method has a preset of its own name: our settings for it. The presets called
-`*-paper` have the papers' relaxation, schedule, learning rate, steps and shape parameters; the
-objective is ours (medians, table of scales, clamp: what is really coded), and the best hard result is
-kept. To add a method: a function in relaxations.py, a row in METHODS, a row in _ROWS; the tests take
-every row.
+parameters. Every method has a preset of the same name, with our settings. The presets called `*-paper` have
+the papers' relaxation, schedule, learning rate, steps and shape parameters. Their objective is still ours
+(medians, table of scales and clamp as in the real codec), and the best hard result is kept. To add a method:
+a function in relaxations.py, a row in METHODS, a row in _ROWS; the tests take every row.
 
-Fails with ``ValueError`` that lists the choices.
+Fails with a ``ValueError`` that lists the choices.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class RefineConfig:
         seed: of all noise.
         betas: Adam's.
         hard_evaluations: hard roundings tried on the way, the last step's included; the best is kept.
-        polish: sweeps of single-symbol changes after the gradient steps, kept where the true loss falls.
+        polish: sweeps of single-symbol changes after the gradient steps (`rdoq`), kept where the loss falls.
         precision: of the synthesis transform in the loop; results are always measured in float32.
     """
 
@@ -81,7 +80,7 @@ class RefineConfig:
         seed: int = 0,
         metric: Distortion = "mse",
     ) -> RefineConfig:
-        """A preset with what the caller wants otherwise.
+        """A preset, with some of its settings replaced.
 
         Args:
             method: with no preset, the preset of the same name; with one, its relaxation is replaced by

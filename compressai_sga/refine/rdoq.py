@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy polish of rounded latents: change single symbols of y by one where the true loss falls.
+"""Rate-distortion optimised quantisation: changes single symbols of y by one where the loss falls.
 
-After annealing, every latent sits on an integer; no gradient sees that a neighbour would be better.
-For symbol i and a change of d = +-1 the loss changes by
+After annealing, every latent is an integer, and no gradient shows that a neighbouring integer would be
+better. For symbol i and a change of d = +-1 the loss changes by
 
     bits_i(s_i + d) - bits_i(s_i)  +  d g_i  +  h_i / 2        (per pixel)
 
 The first difference is exact, from the coder's own likelihoods; g is the gradient of the weighted
 distortion at the rounded latents and h its Gauss-Newton curvature, the diagonal of
 2 * 255^2 * lmbda * J'J / (3 pixels), estimated with random signs r over the image: E (J'r)_i^2 = (J'J)_ii.
-A sweep changes, at each position of the latent, the one channel whose loss falls most, then takes the
-gradient anew; no symbol is changed twice. h is never taken below its channel's mean in the image, because a
-curvature that is estimated too small invites changes that do harm.
+A sweep changes, at each position of the latent, the channel whose loss falls most, and then computes the
+gradient again; no symbol is changed twice. h is never taken below its channel's mean in the image, because
+too small a curvature leads to changes that increase the loss.
 
 In:  latents whose symbols do not depend on each other (adapter.independent_symbols), distortion MSE.
-Out: the latents of each image's best sweep; the loss is measured with the loop's fast synthesis, so
-     the caller checks the result with an exact one.
+Out: the latents of each image's best sweep. The loss is measured with the loop's fast synthesis, so the
+     caller must check the result with the exact one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def polish(
     pixels: int,
     generator: torch.Generator,
 ) -> Latents:
-    """Polish y; returns new latents, on the grid.
+    """Returns latents whose y is improved symbol by symbol, on the quantiser's grid.
 
     Args:
         adapter: with independent symbols.

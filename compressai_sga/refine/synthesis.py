@@ -3,10 +3,10 @@
 
 In:  y_hat (B, C, h, w) with gradient. Out: the image (B, 3, H, W), unclamped, float32.
 
-The loop runs g_s forward and backward hundreds of times with weights that never change, so the copy is
-channels-last, its GDN layers have their constrained parameters computed once, and, where the hardware
-multiplies bfloat16 fast, it runs under bfloat16 autocast. Entropy models, hard evaluations and the
-bitstream never see this copy: they use the model's own modules in the model's own precision.
+The loop runs g_s forward and backward hundreds of times with weights that never change. So the copy is
+channels-last, its GDN layers compute their constrained parameters once, and it runs under bfloat16 autocast
+where the hardware multiplies bfloat16 fast. Entropy models, hard evaluations and the bitstream do not use
+this copy: they use the model's own modules in the model's own precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Has the device native bfloat16 matrix products?"""
+    """Whether the device has native bfloat16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -67,7 +67,7 @@ class FastSynthesis:
 
     Args:
         g_s: the model's synthesis transform; not changed.
-        precision: "auto" takes bfloat16 where `bfloat16_is_fast` and the images are not too good for it.
+        precision: "auto" takes bfloat16 where `bfloat16_is_fast` and the images' PSNR is not too high for it.
         mse: of the unrefined images in [0, 1].
     """
 

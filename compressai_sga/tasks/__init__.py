@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long measurements in small tasks: on processes or a cluster, each result on disk as soon as it is there."""
+"""Long measurements as small tasks, on processes or a cluster; every result is on disk when its task ends."""

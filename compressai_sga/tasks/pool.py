@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks in processes of this machine, by `concurrent.futures`.
 
-Every worker is a ProcessPoolExecutor of one process: a process that dies, killed for its memory or by a
-crash of native code, breaks its own executor and concerns its own task alone. That task is tried again after
-all others, in a new process, and named as a failure when its processes keep dying.
+Every worker is a ProcessPoolExecutor of one process. A process may die, by a crash of native code or for its
+memory. This breaks only its own executor and concerns only its own task. The task is tried again in a new
+process, after all others. If its processes keep dying, it is reported as failed.
 
-A worker gets its next task when it has done the last one, so that nothing piles up however many tasks there
-are. Workers are spawned, each with its number of threads and, where there are GPUs, with one of them in turn
-(CUDA_VISIBLE_DEVICES), both set before it imports anything.
+A worker gets its next task when it has finished the last one, so that no queue grows. Workers are spawned.
+Before a worker imports anything, its number of threads is set, and on machines with GPUs also its GPU, in
+turn (CUDA_VISIBLE_DEVICES).
 
 In:  tasks, numbers of workers and of threads. Out: (task, outcome) in the order in which they end.
 Fails with ``SgaError`` where no worker starts. Closing the generator kills the workers.
@@ -37,10 +37,10 @@ __all__ = ["outcomes"]
 def outcomes(
     tasks: Sequence[Task], *, workers: int, threads: int, retries: int
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Do the tasks.
+    """Run the tasks.
 
     Args:
-        tasks: what to do.
+        tasks: the tasks to run.
         workers: processes.
         threads: torch threads of each.
         retries: further tries of a task whose process dies.
@@ -77,7 +77,7 @@ def outcomes(
                 if not started:
                     raise _no_start()
                 if deaths < retries:
-                    tqdm.write(f"its process died, it will be tried again: {task.name}", file=sys.stderr)
+                    tqdm.write(f"its process died; it will be tried again: {task.name}", file=sys.stderr)
                     queue.append((task, deaths + 1))
                 else:
                     yield task, Outcome(error=died(deaths + 1))
@@ -96,13 +96,13 @@ def died(times: int) -> str:
 
 def _no_start() -> SgaError:
     return SgaError(
-        "a worker died while it started; the lines above may say why, else there is too little memory. "
-        'A script that uses workers does its work below `if __name__ == "__main__"`'
+        "a worker died while it started. The lines above may say why; else there is too little memory. "
+        'A script that uses workers must do its work below `if __name__ == "__main__"`'
     )
 
 
 class _Worker:
-    """An executor of one process, made when there is something to do, and again after a death."""
+    """An executor of one process, made for its first task and made again when its process has died."""
 
     def __init__(self, threads: int, gpu: int | None):
         self._threads, self._gpu = threads, gpu
@@ -118,7 +118,7 @@ class _Worker:
 
     @property
     def has_started(self) -> bool:
-        """Whether its process came as far as to take something to do."""
+        """Whether its process has started far enough to take a task."""
         return self._ready.done() and self._ready.exception() is None
 
     def stop(self) -> None:
@@ -138,7 +138,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _spawning(threads: int, gpu: int | None) -> Iterator[None]:
-    """What a process inherits that starts now; Ctrl-C waits meanwhile, and never reaches the process."""
+    """Set what a new process inherits; Ctrl-C is held back during the block and ignored by the process."""
     changes = {"OMP_NUM_THREADS": str(threads)}
     if gpu is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One task as a process does it: what is sent there, and what comes back.
+"""One task in another process: what is sent to the process, and what comes back.
 
-`pack` makes bytes of a task's function and its arguments. Functions and classes go by the names of their
-modules; those of the script that runs, whose module is called `__main__`, by the name of its file, so that
-every process imports the same module. `perform` calls it and returns an `Outcome` that can always be sent
-back: JSON values or one line about the error, never an exception, which might not survive pickling.
+`pack` turns a task's function and arguments into bytes. Functions and classes are named by their module. The
+module of the running script is called `__main__`; it is named by its file instead, so that every process
+imports the same module. `perform` calls the function and returns an `Outcome`: JSON values, or one line about
+the error. An exception itself is never sent back, because it may not survive pickling.
 
-`begin` starts a process on this machine: its threads, no Ctrl-C (which the parent answers), and its end when
-the parent is gone, however that died.
+`begin` prepares a new process on this machine: it sets the threads, ignores Ctrl-C (the parent handles it),
+and ends the process when the parent is gone, even if the parent was killed.
 
 In:  tasks. Out: outcomes.
 Fails with PicklingError where a function or an argument cannot be sent.
@@ -63,8 +63,8 @@ class Task:
     Args:
         name: of its cell in the record.
         of: the settings that its values belong to; JSON.
-        call: a function of a module, which other processes can import, or of the script that runs.
-        arguments: for it; picklable and small: paths and names rather than images and models.
+        call: a function of the running script, or of a module that other processes can import.
+        arguments: of the function; picklable and small: paths and names rather than images and models.
     """
 
     name: str
@@ -75,13 +75,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: values, or one line about the error.
+    """Result of a task: values, or one line about the error.
 
     Args:
-        values: JSON as the results file gives it back.
+        values: JSON, as it is read back from the results file.
         error: one line.
         seconds: of the call.
-        machine: what it ran on.
+        machine: the machine that it ran on.
     """
 
     values: dict[str, Any] | None = None
@@ -91,18 +91,18 @@ class Outcome:
 
 
 def device() -> torch.device:
-    """Where the task that runs in this process should compute; a worker sees no GPU but its own."""
+    """The device for the task in this process; a worker sees only its own GPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def attempt(call: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> Outcome:
-    """Call it and take what comes; only KeyboardInterrupt, which is the user's, passes."""
+    """Call the function and return its outcome; only KeyboardInterrupt is raised."""
     start = time.perf_counter()
     try:
         values = call(*arguments)
         seconds = time.perf_counter() - start
         if not isinstance(values, dict):
-            raise TypeError(f"it returned {type(values).__name__}; a task returns a dictionary")
+            raise TypeError(f"it returned {type(values).__name__}; a task must return a dictionary")
         outcome = Outcome(plain(values), "", seconds, machine())
     except (Exception, SystemExit) as error:
         outcome = failed(error)
@@ -113,7 +113,7 @@ def attempt(call: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> 
 
 
 def failed(error: BaseException) -> Outcome:
-    """The outcome that names an exception, and the line of our own code that raised it."""
+    """The outcome of an exception: its type, its text, and the line of non-library code that raised it."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # an exception may fail to describe itself
@@ -126,13 +126,13 @@ def failed(error: BaseException) -> Outcome:
 
 
 def is_library(file: str) -> bool:
-    """Whether a source file is Python's own, or of a package that pip installed."""
+    """Whether a source file belongs to Python or to a package that pip installed."""
     installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
     return bool(installed) or file.startswith((sysconfig.get_path("stdlib"), "<"))
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a line there says more than that a library raised: in this package, too, except here."""
+    """Whether an error can be traced to this file: it is neither of a library nor of this folder."""
     path = Path(file)
     if path.is_relative_to(PACKAGE):
         return not path.is_relative_to(MACHINERY)
@@ -152,7 +152,7 @@ class _Pickler(pickle.Pickler):
 
 
 def module_of(function: Callable[..., Any]) -> str:
-    """Name by which another process imports the function's module."""
+    """The name under which another process imports the function's module."""
     if function.__module__ != "__main__":
         return function.__module__
     main = sys.modules["__main__"]
@@ -173,7 +173,7 @@ def _find(module: str, qualname: str) -> Any:
 
 
 def pack(task: Task) -> bytes:
-    """The task's call, to be sent.
+    """The function and arguments of a task as bytes.
 
     Raises:
         PicklingError: see the head of the file.
@@ -187,7 +187,7 @@ def pack(task: Task) -> bytes:
 
 
 def perform(packed: bytes) -> Outcome:
-    """Do what was sent; nothing passes, for here nobody presses Ctrl-C."""
+    """Call the function that was sent; every exception becomes an outcome."""
     try:
         call, arguments = pickle.loads(packed)
         return attempt(call, arguments)
@@ -199,7 +199,7 @@ def perform(packed: bytes) -> Outcome:
 
 
 def begin(threads: int) -> None:
-    """Prepare this process, the child of a run."""
+    """Prepare this process, which is a worker of a run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -207,6 +207,6 @@ def begin(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed says nothing, and its children would wait for work for ever."""
+    """End this process with its parent; else it would wait for tasks for ever after the parent was killed."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

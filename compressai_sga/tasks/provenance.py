@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a figure or a table comes from: the results files by their sha256, the machine in words.
+"""Which results files a figure was drawn from (by sha256), and on which machine they were measured.
 
     save_figure(fig, path, sources)     # PNG with a text chunk that names the sources
-    drawn_from(path) == digest(sources) # whether the figure is of these very files
+    drawn_from(path) == digest(sources) # whether the figure was drawn from exactly these files
 
-The bytes of a PNG depend on the version of matplotlib, so that a figure is compared by what it was drawn
-from. A figure's resolution is the one that it was made with.
+The bytes of a PNG depend on the version of matplotlib. So figures are not compared by their bytes, but by the
+files that they were drawn from. A figure is saved at its own resolution.
 
 In:  figures of matplotlib (the extra `[eval]`); paths. Out: PNG files; strings.
 Fails with ``FileNotFoundError`` where a source is missing.
@@ -36,7 +36,7 @@ def digest(sources: Sequence[Path]) -> str:
 
 
 def save_figure(fig: Figure, path: Path, sources: Sequence[Path]) -> None:
-    """Write a figure that says what it was drawn from, whole or not at all, and close it."""
+    """Write a figure together with the names of its sources, whole or not at all, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     fig.savefig(temporary, format="png", metadata={CHUNK: digest(sources)})
@@ -45,7 +45,7 @@ def save_figure(fig: Figure, path: Path, sources: Sequence[Path]) -> None:
 
 
 def drawn_from(path: Path) -> str:
-    """What the figure says of its sources; empty where it says nothing."""
+    """The sources that a figure names; empty if it names none."""
     with Image.open(path) as image:
         return str(image.info.get(CHUNK, ""))
 

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks on a Ray cluster; Ray schedules them, and tries again what a lost worker or machine was doing.
+"""Tasks on a Ray cluster. Ray schedules them, and repeats the tasks of a worker or machine that was lost.
 
-The address is one that `ray.init` takes: "auto" for the cluster that this machine belongs to, HOST:PORT of
-another, "local" for one of this machine's processors that lives as long as the run.
+The address is one that `ray.init` takes: "auto" for the cluster of this machine, HOST:PORT for another
+cluster, "local" for a temporary cluster on this machine's processors, which ends with the run.
 
-What a machine of the cluster needs: the same versions of Python and Ray, the package compressai_sga with what
-the tasks use, and the tasks' files (images, weights) at the same paths; relative ones are looked up from
-the same working folder where it exists. Modules with tasks' functions that are not installed are sent: the
-*.py of the whole package that they belong to, and of the folder where they are in no package.
+Every machine of the cluster needs the same versions of Python and Ray, the package compressai_sga with the
+packages that the tasks use, and the tasks' files (images, weights) at the same paths. Relative paths are
+looked up from the same working folder if it exists there. Functions of tasks may be in modules that are not
+installed. Then the *.py files of the module's package are sent, or those of its folder if it is in no
+package.
 
 A task takes as many of the cluster's CPUs as it has threads, and one GPU where the cluster has any.
 
 In:  tasks. Out: (task, outcome) in the order in which they end.
-Fails with ``SgaError`` where Ray is not installed, where no cluster answers, where none of its machines is
-large enough, and where they cannot take the scripts. Closing the generator leaves the cluster, which ends
-what still runs there.
+Fails with ``SgaError`` if Ray is not installed, if no cluster answers, if no machine has enough CPUs, or if a
+machine cannot take the scripts. Closing the generator disconnects from the cluster, which then ends the tasks
+that still run.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ AHEAD = 2  # tasks that are handed to Ray for each that can run: workers need no
 def outcomes(
     tasks: Sequence[Task], *, address: str, threads: int, retries: int
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Do the tasks.
+    """Run the tasks.
 
     Args:
-        tasks: what to do.
+        tasks: the tasks to run.
         address: of the cluster.
         threads: torch threads, and CPUs, of each task.
         retries: further tries of a task whose process dies.
@@ -81,12 +82,12 @@ def outcomes(
 
 
 def _ray() -> ModuleType:
-    """Ray, which sends nothing about its use anywhere."""
+    """Ray, with its usage statistics turned off."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
-        raise SgaError(f'ray needs the package ray ({error}); pip install "compressai-sga[ray]"') from error
+        raise SgaError(f'--ray needs the package ray ({error}); pip install "compressai-sga[ray]"') from error
     return ray
 
 
@@ -120,7 +121,7 @@ def _connect(ray: ModuleType, tasks: Sequence[Task], address: str, threads: int)
 
 
 def _reach(address: str) -> None:
-    """Whether there is anything at HOST:PORT: Ray itself tries for two minutes."""
+    """Raise ``SgaError`` at once if nothing answers at HOST:PORT; Ray itself would try for two minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
         try:
@@ -135,7 +136,7 @@ def _nobody(address: str, error: Exception) -> SgaError:
 
 
 def _copy_modules(tasks: Sequence[Task], target: Path) -> bool:
-    """Copy what other machines lack into a folder that their Python will look into; whether there was any."""
+    """Copy the modules that other machines lack into a folder on their path; whether there were any."""
     for call in {task.call for task in tasks}:
         for root, file in _files(call):
             copy = target / file.relative_to(root)
@@ -146,7 +147,7 @@ def _copy_modules(tasks: Sequence[Task], target: Path) -> bool:
 
 
 def _files(call: Callable[..., Any]) -> Iterator[tuple[Path, Path]]:
-    """Source files that the import of a function may need, each after the folder that it is imported from."""
+    """(folder of the import, file) for each source file that the import of a function may need."""
     try:
         name = module_of(call)
     except pickle.PicklingError:  # which is said of its task
@@ -167,7 +168,7 @@ def _files(call: Callable[..., Any]) -> Iterator[tuple[Path, Path]]:
 
 
 def _slots(ray: ModuleType, threads: int, gpus: int) -> int:
-    """Tasks that the cluster as it is now can do at a time."""
+    """The number of tasks that the cluster can run at the same time."""
     resources = ray.cluster_resources()
     slots = int(resources.get("CPU", 0) // threads)
     return max(1, min(slots, int(resources.get("GPU", 0))) if gpus else slots)
@@ -187,7 +188,7 @@ def _outcome(ray: ModuleType, reference: Any, retries: int) -> Outcome:
 
 
 def _perform_there(packed: bytes, threads: int, folder: str) -> Outcome:
-    """What a machine of the cluster calls."""
+    """The function that a machine of the cluster calls."""
     torch.set_num_threads(threads)
     if os.path.isdir(folder):
         os.chdir(folder)

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results file of an experiment that is measured piece by piece and goes on where it stopped.
+"""The results file of an experiment that is measured piece by piece and can be resumed.
 
 A file is
 
     {"machine": {...}, "cells": {"NAME": {"of": {settings}, "seconds": s, "values": {...}}, ...}}
 
-A cell is measured once: when a cell of that name and of the same settings is in the file, its values
-are returned, else it is measured and the whole file is written again (under a temporary name first). Runs of
-many cells (`tasks`) append each to a journal beside the file, NAME.jsonl, which is read with it and becomes
-part of it when the run ends; a line that a kill has cut off is a cell that was not measured. A cell that was
-measured on another machine than the file's says so: "machine".
+A cell is measured once. If the file has a cell of that name with the same settings, its values are returned.
+Otherwise the cell is measured and the whole file is written again (under a temporary name first).
 
-One process at a time adds to a file. It holds a lock meanwhile (NAME.lock, which the system opens when a
-process dies), and another is refused with ``SgaError``.
+Runs of many cells (`tasks`) append each cell to a journal beside the file, NAME.jsonl. The journal is read
+together with the file and becomes part of it when the run ends. A line that a kill has cut off counts as not
+measured. A cell that was measured on another machine than the rest of the file has its own "machine".
+
+Only one process at a time may add to a file. It holds the lock NAME.lock, which the system releases when the
+process dies. Another process is refused with ``SgaError``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = ["Record", "machine", "mean_error", "plain"]
 
 
 class Record:
-    """Cells of one results file and of its journal, read when made."""
+    """Cells of one results file and of its journal, read at construction."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -51,7 +52,7 @@ class Record:
         self._read()
 
     def cell(self, name: str, settings: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict:
-        """Values of the cell `name`, from the file when it has them for these settings."""
+        """Values of the cell `name`: from the file if it has them for these settings, else measured now."""
         values = self.known(name, settings)
         if values is None:
             with self.alone():
@@ -63,7 +64,7 @@ class Record:
         return values
 
     def known(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Values of the cell `name` where they were measured with these settings."""
+        """Values of the cell `name` if they were measured with these settings."""
         cell = self.cells.get(name, {})
         return cell["values"] if cell.get("of") == plain(dict(settings), digits=None) else None
 
@@ -79,10 +80,10 @@ class Record:
 
         Args:
             name: of the cell.
-            settings: that it belongs to.
+            settings: of the measurement.
             seconds: that it took.
             values: JSON.
-            measured_on: what `machine` says where it was measured; None: here.
+            measured_on: result of `machine` where it was measured; None: on this machine.
         """
         with self.alone():
             self._set(name, settings, seconds, values)
@@ -92,7 +93,7 @@ class Record:
             self._append(json.dumps(entry).encode() + b"\n")
 
     def sort(self, names: Sequence[str]) -> None:
-        """Put the cells of these names into their order; the others stay where they are."""
+        """Put the cells with these names into this order; the others stay where they are."""
         here = [name for name in names if name in self.cells]
         moving, ordered = set(here), iter(here)
         self.cells = {
@@ -119,7 +120,7 @@ class Record:
         """Keep other processes off the file, and read what they have added since.
 
         Raises:
-            SgaError: where another process is there.
+            SgaError: another process is writing the file.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -177,13 +178,13 @@ class Record:
                         self.cells[entry["name"]], self.machine = entry["cell"], entry["machine"]
 
     def _stamps(self) -> list[tuple[int, int] | None]:
-        """Of the file and of its journal: they change when another process writes."""
+        """Stamps of the file and of its journal, which change when another process writes."""
         files = [path.stat() if path.is_file() else None for path in (self.path, self._journal)]
         return [(file.st_mtime_ns, file.st_size) if file else None for file in files]
 
 
 def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
+    """The machine that numbers are measured on."""
     return {
         "cpu": _cpu(),
         "threads": str(torch.get_num_threads()),
@@ -210,7 +211,7 @@ def mean_error(values: np.ndarray) -> dict[str, float]:
 
 
 def plain(value: Any, digits: int | None = 6) -> Any:
-    """The value as the file gives it back: lists for tuples, Python's numbers, few digits to be readable.
+    """The value as it is read back from the file: lists for tuples, Python's numbers, few digits.
 
     NaN and infinity stay what they are, in the file as Python writes them.
 

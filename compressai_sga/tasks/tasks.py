@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements of an evaluation as tasks, of which each is done once, wherever it runs.
+"""The measurements of an evaluation as tasks; each is done once, on any process or machine.
 
     failures = run(record, tasks, title="compare", workers=2)
     print(tables(record.cells))
-    finish(failures)                # where something failed: names it and ends the script with code 1
+    finish(failures)                # if tasks failed: names them and ends the script with code 1
 
-A task is a name in the results file (`records`), the settings that its values belong to, and a function with
-its arguments. What the record has is not measured again; each result is on disk when its task ends; a task
-that fails is named, and the others go on. A function returns JSON: numbers, strings, lists, dictionaries.
+A task has a name in the results file (`records`), the settings that its values belong to, and a function with
+its arguments. The function returns JSON: numbers, strings, lists, dictionaries. Results that the record has
+are not measured again. Each result is on disk when its task ends. A task that fails is named, and the others
+go on.
 
 `run` works in this process, in --workers processes of this machine (`pool`), or on the cluster at
---ray ADDRESS (`ray_cluster`). A task whose process dies is tried twice more. This process alone writes. A run
-that was killed, or stopped by Ctrl-C (exit code 130), goes on where it was when the command is given again;
-what failed is then tried again.
+--ray ADDRESS (`ray_cluster`). Only this process writes the record. A task whose process dies is tried twice
+more. A run that was killed, or stopped by Ctrl-C (exit code 130), goes on when the same command is given
+again, and tasks that failed are then tried again.
 
 In:  tasks; a record. Out: the record's cells, in the order of the tasks; the failures by name.
-Fails with ValueError for options or tasks that cannot be followed, with ``SgaError`` where another run writes
-the record, where no worker starts, and where Ray or its cluster is not there.
+Fails with ``ValueError`` for contradicting options or two tasks of one name, and with ``SgaError`` if another
+run writes the record, if no worker starts, or if Ray or its cluster is missing.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ def run(
     ray: str | None = None,
     retries: int = 2,
 ) -> dict[str, str]:
-    """Measure what the record lacks.
+    """Measure the tasks that the record does not have yet.
 
     Args:
-        record: where results are, and where they go.
-        tasks: what to measure; each has a name of its own.
+        record: holds the known results and gets the new ones.
+        tasks: the measurements; each has a name of its own.
         title: of the progress bar.
         workers: processes; 1 stands for this one.
         threads: torch threads of each.
-        ray: address of a Ray cluster, in the place of workers.
+        ray: address of a Ray cluster, instead of workers.
         retries: further tries of a task whose process dies; one that fails is not tried again.
 
     Returns:
@@ -86,7 +87,7 @@ def run(
 
     Raises:
         ValueError, SgaError: see the head of the file.
-        SystemExit: of code 130, after Ctrl-C; what was done is kept.
+        SystemExit: with code 130, after Ctrl-C; the results so far are kept.
     """
     _check(workers, threads, ray, retries)
     tasks = list(tasks)
@@ -122,10 +123,10 @@ def run(
 
 
 def finish(failures: Mapping[str, str]) -> None:
-    """The last line of a script.
+    """End a script: exit code 1 if tasks failed.
 
     Raises:
-        SystemExit: of code 1, where there are failures; Python prints their names.
+        SystemExit: with code 1, if there are failures; Python prints their names.
     """
     if failures:
         names = [*list(failures)[:NAMES], *(["..."] if len(failures) > NAMES else [])]
@@ -148,7 +149,7 @@ def _here(tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
 def _kept(
     record: Record, outcomes: Iterator[tuple[Task, Outcome]], total: int, missing: int, title: str
 ) -> dict[str, str]:
-    """Keep outcomes as they come; the failures."""
+    """Write outcomes to the record as they come; returns the failures."""
     failures: dict[str, str] = {}
     bar = tqdm(total=total, initial=total - missing, desc=title, dynamic_ncols=True)
     with contextlib.closing(outcomes), bar:

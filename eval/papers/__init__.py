@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the experiments say of the papers: the list of evaluations, claims and findings, the documents."""
+"""The papers' claims, the list of evaluations, and the documents that are written from the results."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A paper's claim beside our result, a row of eval/README.md.
+"""A claim of a paper beside our result: a row of eval/README.md.
 
     Claim(claim, paper, command, result, agrees, why)
 
-A verdict is computed from the results, never typed; where it is not "yes", a sentence says why. A claim that
-we know from the paper's abstract, its authors' code or tables is stated as it is; one that we only believe to
-know ends in "(as we understand it)". A number of a paper stands here only where it was read, or follows from
-published points (`published`).
+A verdict is computed from the results, never typed. If it is not "yes", a sentence says why. A claim is
+stated as it is if it was read in the paper's abstract or tables or in its authors' code. Otherwise it ends in
+"(as we understand it)". A number of a paper is given only if it was read there or follows from published
+points (`published`).
 
 In:  the folder of results. Out: sentences and verdicts.
-Fails with ``ValueError`` for a paper that is not in `PAPERS`, or a verdict that nobody explains.
+Fails with ``ValueError`` for a paper that is not in `PAPERS`, or a verdict without its reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Row:
     Args:
         claim: what the paper says, in a sentence.
         paper: key of `PAPERS`.
-        command: that measures it.
+        command: for the measurement.
         result: ours.
         verdict: whether it agrees.
         why: a sentence for any verdict but "yes".
@@ -90,12 +90,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, before it is judged; as in `Row`.
+    """One claim before it is judged; the other arguments are those of `Row`.
 
     Args:
-        result: ours, of the folder of results.
-        agrees: a verdict, or whether it is "yes"; computed from the same.
-        needs: a results file without which there is no row.
+        result: makes our result from the folder of results.
+        agrees: makes a verdict, or whether it is "yes", from the folder of results.
+        needs: a results file; without it there is no row.
     """
 
     claim: str
@@ -107,35 +107,35 @@ class Claim:
     needs: str = ""
 
     def row(self, results: Path) -> Row:
-        """Judged by the results that are there; true is "yes", false "no"."""
+        """The claim judged by the results; True becomes "yes", False "no"."""
         found = self.agrees(results)
         verdict: Verdict = found if isinstance(found, str) else "yes" if found else "no"
         return Row(self.claim, self.paper, self.command, self.result(results), verdict, self.why)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """The rows as a Markdown table."""
     return markdown("claim | command | our result | agrees", [row.cells() for row in rows])
 
 
 def counts(rows: Sequence[Row]) -> str:
-    """How many claims have which verdict."""
+    """The number of claims with each verdict, in words."""
     found = {verdict: sum(row.verdict == verdict for row in rows) for verdict in get_args(Verdict)}
     each = ", ".join(f"{count} {verdict}" for verdict, count in found.items() if count)
     return f"{len(rows)} claims. Agrees: {each}."
 
 
 def published_bd_rate(results: Path, codec: str, anchor: str) -> float:
-    """Percent of rate of one published curve against another, pchip over the common interval of PSNR."""
+    """BD-rate of one published curve against another, in percent (pchip over the common PSNR interval)."""
     points = published.points(results)
     return metrics.bd_rate(points[anchor]["results"], points[codec]["results"], method="pchip").value
 
 
 def not_measured(results: Path) -> Verdict:
-    """Of a claim for which there is no experiment."""
+    """The verdict of a claim without an experiment."""
     return "not measured"
 
 
 def nothing(results: Path) -> str:
-    """The result of such a claim."""
+    """The result of a claim without an experiment."""
     return "-"

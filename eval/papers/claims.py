@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All claims of the papers beside our results: the tables of eval/README.md, one a paper.
+"""All claims of the papers beside our results: the tables of eval/README.md, one for each paper.
 
-Claims stand with the experiment that measures them, in its `claims`; the table of a paper has them in the
-order of the topics here. Claims of an evaluation that has no results yet have no row.
+The claims of an experiment are in the `claims` module of its folder. A paper's table has them in the order of
+the topics here. Claims of an evaluation without results have no row.
 
 In:  the folder of results. Out: Markdown.
-Fails as `claim` does, and with ``FileNotFoundError`` or ``KeyError`` where something was not measured.
+Fails as `claim` does, and with ``FileNotFoundError`` or ``KeyError`` if something was not measured.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rows(results: Path) -> list[Row]:
 
 
 def table(results: Path) -> str:
-    """How many claims have which verdict; a table a paper."""
+    """The number of claims with each verdict, and one table for each paper."""
     judged = rows(results)
     parts = [claim.counts(judged)]
     for key, paper in PAPERS.items():

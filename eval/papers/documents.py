@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write every table and figure of the documents again from eval/results, or say which are out of date.
+"""Write all tables and figures of the documents from eval/results, or report those that are out of date.
 
     python eval/run.py tables             # writes README.md, eval/RESULTS.md, eval/README.md, eval/figures
-    python eval/run.py tables --redraw    # figures that are up to date, too: after a change of the code
+    python eval/run.py tables --redraw    # also figures that are up to date; after a change of the code
     python eval/run.py tables --check     # writes nothing
 
-Between the two marker lines of a block stands what its function makes of the results, and nothing else:
+Everything between the two marker lines of a block is written by the block's function from the results:
 
     <!-- results:NAME -->
     ...
     <!-- /results -->
 
-Blocks and figures are those of `evaluations`, their summaries, the claims of eval/README.md. Nothing is
-measured, and no model or image is needed. A figure is up to date when it was drawn from the results files
-that are there (`provenance`).
+Blocks and figures are those of `evaluations`, the summaries, and the claims of eval/README.md. Nothing is
+measured, and no model or image is needed. A figure is up to date if it was drawn from the present results
+files (`provenance`).
 
-In:  a checkout. Out: the files; on stderr one line about each thing that is out of date, missing or unknown,
-     and exit code 1 if there is one. Without --check these are what cannot be mended from the results: a
-     block without its markers, markers without a block, results that are missing, a picture that only its
+In:  a checkout. Out: the files. On stderr one line for each block or figure that is out of date, missing or
+     unknown, and exit code 1 if there is one. Without --check only those remain that the results cannot
+     repair: a block without markers, markers without a block, missing results, a picture that only its
      script can draw.
 """
 
@@ -51,10 +51,10 @@ BY_HAND = {"README.md": ("example", "tests")}
 
 
 def blocks(text: str) -> dict[str, str]:
-    """What stands between the markers, by name.
+    """The text between the markers of each block, by name.
 
     Raises:
-        ValueError: markers that are no pairs, or a name twice.
+        ValueError: a marker without its partner, or a name that occurs twice.
     """
     found: dict[str, str] = {}
     for match in BLOCK.finditer(text):
@@ -71,7 +71,7 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def made(results: Path, makers: Makers) -> tuple[dict[str, str], list[str]]:
-    """The content of each block, and one line about each that cannot be made."""
+    """The content of each block, and one line about each block that cannot be made."""
     contents, failures = {}, []
     for name, make in makers.items():
         try:
@@ -91,7 +91,7 @@ def unmendable(document: str, found: dict[str, str]) -> Iterator[str]:
 
 
 def check(root: Path = ROOT) -> list[str]:
-    """One line about each block or figure that is not what the results say."""
+    """One line about each block or figure that does not agree with the results."""
     results, problems = root / "eval" / "results", []
     for document, makers in DOCUMENTS.items():
         try:
@@ -106,7 +106,7 @@ def check(root: Path = ROOT) -> list[str]:
 
 
 def check_figures(root: Path) -> list[str]:
-    """The same of eval/figures."""
+    """One line about each figure that does not agree with the results."""
     folder, problems = root / "eval" / "figures", []
     known = set()
     for row in EVALUATIONS:
@@ -125,7 +125,7 @@ def check_figures(root: Path) -> list[str]:
 
 
 def stale_figures(row: Evaluation, root: Path) -> dict[str, str]:
-    """What is wrong with the figures of an evaluation that follow from its results, by name."""
+    """What is wrong with the figures that are drawn from an evaluation's results, by name."""
     wanted, found = digest(row.sources(root / "eval" / "results")), {}
     for name in row.figures:
         path = root / "eval" / "figures" / f"{name}.png"
@@ -137,11 +137,11 @@ def stale_figures(row: Evaluation, root: Path) -> dict[str, str]:
 
 
 def write(root: Path = ROOT, *, redraw: bool = False) -> None:
-    """Make documents and figures what the results say, as far as that can be done.
+    """Write documents and figures from the results, as far as possible.
 
     Args:
         root: of the checkout.
-        redraw: the figures that are up to date, too.
+        redraw: also draw the figures that are up to date.
     """
     results = root / "eval" / "results"
     for document, makers in DOCUMENTS.items():

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every evaluation that the documents show: its command, its results files, its tables, figures, headline.
+"""Every evaluation of the documents: its command, its results files, its tables, figures and headline.
 
-A row of `EVALUATIONS` is all that a new evaluation needs here; then its two marker lines, its command and its
-figures stand in eval/RESULTS.md under a heading that is the row's title, and `documents` does the rest:
+A new evaluation needs one row in `EVALUATIONS`. In eval/RESULTS.md it needs a heading equal to the row's
+title, its command, its figures, and the two marker lines of each block; `documents` writes the lines between
+them:
 
     <!-- results:NAME -->
     <!-- /results -->
 
-Whatever a row makes follows from eval/results alone. Pictures are figures that need models or images: the
-script draws them, and nobody can say from the results whether they are up to date.
+Tables and figures of a row are made from eval/results alone. Pictures are figures that also need models or
+images. Only the experiment's script draws them, and the results cannot tell whether they are up to date.
 
 In:  the folder of results. Out: Markdown; figures of matplotlib.
-Fails with ``FileNotFoundError`` or ``KeyError`` where something was not measured.
+Fails with ``FileNotFoundError`` or ``KeyError`` if something was not measured.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Evaluation:
 
     Args:
         title: its heading, and its row in the summaries of eval/RESULTS.md and README.md.
-        command: that measures it.
+        command: for the measurement.
         results: names of its files in eval/results, or patterns.
-        blocks: what stands between markers, by name; a function of the folder of results.
+        blocks: by name, the function that makes a block from the folder of results.
         headline: its result in the summaries; None leaves the row out.
         figures: by name of the file in eval/figures without ".png"; drawn from `results`.
-        pictures: the same of figures that only the command can draw.
+        pictures: names of figures that only the command can draw.
         in_readme: False leaves it out of README.md's summary, which has about ten rows.
     """
 
@@ -66,7 +67,7 @@ class Evaluation:
     in_readme: bool = True
 
     def sources(self, results: Path) -> list[Path]:
-        """Its results files."""
+        """The results files of this evaluation."""
         found = [path for name in self.results for path in sorted(results.glob(name))]
         missing = [name for name in self.results if not list(results.glob(name))]
         if missing:
@@ -75,12 +76,12 @@ class Evaluation:
 
 
 def of_cells(name: str, make: Callable[..., Any], *arguments: Any) -> Callable[[Path], Any]:
-    """A function of the folder of results from one of the cells of a file in it, and these arguments."""
+    """Turn a function of a file's cells into a function of the folder of results."""
     return lambda results: make(read_cells(results, name), *arguments)
 
 
 def of_curves(make: Callable[..., Any], read: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """The same from one of what is read of several files."""
+    """Turn a function of the curves of several files into a function of the folder of results."""
     return lambda results: make(read(results))
 
 
@@ -306,7 +307,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
 
 
 def summary(results: Path) -> str:
-    """The table at the head of eval/RESULTS.md: a row an evaluation."""
+    """The table at the head of eval/RESULTS.md: one row for each evaluation."""
     return _rows(results, EVALUATIONS, "")
 
 
@@ -325,6 +326,6 @@ def _rows(results: Path, evaluations: Iterable[Evaluation], document: str) -> st
 
 
 def slug(heading: str) -> str:
-    """The anchor that Markdown pages give a heading."""
+    """The anchor of a heading in a Markdown page."""
     kept = "".join(c for c in heading.lower() if c.isalnum() or c in " -_")
     return kept.replace(" ", "-")

@@ -166,7 +166,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="'orc'"):
         send(mean, method="hybrid")
     for bad in ({"block_bits": 0.0}, {"block_bits": 15.0}, {"padding_bits": -1}, {"padding_bits": 20}):
-        with pytest.raises(ValueError, match="ascending"):
+        with pytest.raises(ValueError, match="must satisfy 0 < block_bits"):
             send(mean, **bad)
     with pytest.raises(SgaError, match="more steps"):
         send(torch.full((3,), 10.0))

@@ -441,7 +441,7 @@ def test_speed():
         (ValueError, "absolutely continuous", lambda: encode(
             Finite.from_probs(f64(0.5, 0.5)), Finite.from_weights(torch.tensor([1, 0])))),
         (ShapeError, "symbols", lambda: encode(Finite.from_probs(f64(0.5, 0.5)), Finite.uniform(3))),
-        (ShapeError, "both are Finite", lambda: encode(gaussian(0.0, 0.5), Finite.uniform(3))),
+        (ShapeError, "both must be Finite", lambda: encode(gaussian(0.0, 0.5), Finite.uniform(3))),
         (ValueError, "integer weights", lambda: encode(Finite.uniform(2), Finite.from_probs(f64(0.5, 0.5)))),
         (ValueError, "cannot be drawn", lambda: encode(
             gaussian(0.0, 0.5), TruncatedGaussian(f64(0.0), f64(1.0), f64(-9.0), f64(9.0)))),

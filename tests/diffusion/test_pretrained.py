@@ -209,7 +209,7 @@ def test_condition_unet_without_attention_needs_none(diffusers, latent):
         diffusers, "UNet2DConditionModel", in_channels=4, out_channels=4, mid_block_type=None
     ).save_pretrained(folder / "unet")
     assert pretrained.load(folder)(normal(1, 4, 8, 8), torch.tensor(0.5)).shape == (1, 4, 8, 8)
-    with pytest.raises(UnsupportedModelError, match="attends to none"):
+    with pytest.raises(UnsupportedModelError, match="takes none"):
         pretrained.load(folder, context=torch.zeros(5, 6))
 
 
@@ -256,7 +256,7 @@ def test_missing_and_damaged_files(diffusers, tmp_path):
     with pytest.raises(SgaError, match="weights of UNet2DModel.*safetensors"):
         pretrained.load(folder)
     (folder / "scheduler" / "scheduler_config.json").write_text("{")
-    with pytest.raises(SgaError, match="scheduler_config.json is no JSON"):
+    with pytest.raises(SgaError, match="scheduler_config.json is not JSON"):
         pretrained.load(folder)
     (folder / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(UnsupportedModelError, match="has no scheduler.*it has unet"):
@@ -273,9 +273,9 @@ def test_local_files_only_asks_nobody(diffusers, tmp_path, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     cache = tmp_path / "hub"
     options = {"local_files_only": True, "cache_dir": cache}
-    with pytest.raises(SgaError, match="'someone/tiny' is no folder.*download it first, or give a folder"):
+    with pytest.raises(SgaError, match="'someone/tiny' is not a folder.*download it first, or give a folder"):
         pretrained.load("someone/tiny", **options)
-    with pytest.raises(SgaError, match="is no folder"):
+    with pytest.raises(SgaError, match="is not a folder"):
         pretrained.load(tmp_path / "absent", **options)
 
     entry = cache / "models--someone--tiny"

@@ -72,7 +72,7 @@ def test_diffc_is_not_padded_and_reaches_its_rate(evaluate, folder):
         (["-a", "diffc-f-small", "-q", "3,4", "--bpp", "1"], "--bpp replaces the quality, and -q 3,4 has"),
         (["-a", "hfd-small", "-q", "1", "--realism", "2"], "'2' is not a number from 0 to 1"),
         (["-a", "hfd-small", "-q", "7", "--steps", "2"], "no quality 7; there are 1, 2, 3, 4"),
-        (["-a", "hfd", "-q", "1", "--steps", "2"], "no weights for hfd of full size; hfd-small has some"),
+        (["-a", "hfd", "-q", "1", "--steps", "2"], "no published weights for hfd of full size (hfd-small in"),
     ],
 )
 def test_wrong_use_is_one_sentence(refused, folder, arguments, expected):

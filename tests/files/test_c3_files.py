@@ -138,15 +138,15 @@ OTHER = {"model": zoo.DEFAULT_MODEL, "quality": 3, "steps": None}
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"refine": "ssl"}, "refine ssl is for models that are not fitted to the image, c3-fast is"),
-        ({"coder": "constriction-ans"}, "coder constriction-ans is for models that are not fitted"),
-        ({"metric": "ms-ssim"}, "metric ms-ssim is for models that are not fitted"),
+        ({"refine": "ssl"}, "refine ssl: c3-fast has no such option for coding; leave it out"),
+        ({"coder": "constriction-ans"}, "coder constriction-ans: c3-fast has no such option"),
+        ({"metric": "ms-ssim"}, "metric ms-ssim: c3-fast is fitted for mse"),
         ({"quality": 9}, "quality is 9; choose 1 to 8"),
         ({"lmbda": -1.0}, "must be finite and > 0"),
         ({"steps": 0}, "steps is 0; choose a whole number from 1"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0; it must be > 0"),
-        ({**OTHER, "max_seconds": 5.0}, "max_seconds 5.0 is for models that are fitted"),
-        ({**OTHER, "checkpoint": "a"}, "checkpoint a is for models that are fitted"),
+        ({**OTHER, "max_seconds": 5.0}, "max_seconds 5.0: mbt2018-mean-small has no such option"),
+        ({**OTHER, "checkpoint": "a"}, "checkpoint a: mbt2018-mean-small has no such option"),
     ],
 )  # fmt: skip
 def test_wrong_options(options, match):
@@ -362,12 +362,12 @@ def test_a_checkpoint_of_another_fit_is_refused_with_the_cure(image, tmp_path, c
     ):
         assert main(["compress", str(source), str(target), *COMMAND, *more]) == 2
         error = capsys.readouterr().err
-        assert match in error and "give the arguments that it had, or delete it to start again" in error
+        assert match in error and "give the arguments of that fit, or delete it to start again" in error
         assert kept.read_bytes() == before and not target.exists()
     kept.write_bytes(before[:1000])
     assert main(["compress", str(image), str(target), *COMMAND]) == 2
     error = capsys.readouterr().err
-    assert f"{kept} is no checkpoint of a fit" in error and "delete or move it" in error
+    assert f"{kept} is not a checkpoint of a fit" in error and "delete or move it" in error
 
 
 def test_a_full_disk_costs_the_checkpoint_only(image, tmp_path, monkeypatch):
@@ -418,7 +418,7 @@ def test_damaged_fields_are_refused():
             with pytest.raises(BitstreamError, match=match):
                 attempt(data)
     for change in ({"checksum": container.checksum ^ 1}, {"symbols": container.symbols + 1}):
-        with pytest.raises(BitstreamError, match="it holds nonsense"):
+        with pytest.raises(BitstreamError, match="the file is damaged"):
             decompress_picture(pack(dataclasses.replace(container, **change)))
     # Another preset's name changes nothing: the architecture is in the strings.
     renamed = decompress_picture(pack(dataclasses.replace(container, model="c3-paper")))

@@ -205,7 +205,7 @@ def test_other_gaussian_tables_matter_only_to_coders_that_use_them(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compress_picture(crop(8, 8), coder="constriction-exact")
-    with pytest.warns(UserWarning, match="constriction-ans cannot exchange files with others"):
+    with pytest.warns(UserWarning, match="files of constriction-ans cannot be exchanged"):
         compress_picture(crop(8, 8), coder="constriction-ans")
     models._load.cache_clear()
 

@@ -97,8 +97,8 @@ def test_what_has_one_delta_or_none(save, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is no JSON to read"),
-        ("Using trained model", "is no JSON to read"),
+        (None, "cannot be read as JSON"),
+        ("Using trained model", "cannot be read as JSON"),
         ("[1, 2]", "has no lists of numbers under 'results'"),
         ('{"JPEG": {"results": {"bpp": [1]}}}', "has no lists of numbers under 'results'"),
         ('{"results": {"bpp": 1, "psnr-rgb": ["x"]}}', "has no lists of numbers under 'results'"),

@@ -245,7 +245,7 @@ def test_bad_arguments():
         Mixture([])
     with pytest.raises(ShapeError, match=r"\(x \* 255\).round\(\)"):
         Compressor("png").bits(torch.rand(1, 3, 8, 8))
-    with pytest.raises(ShapeError, match="64x20000 px, at most 16383"):
+    with pytest.raises(ShapeError, match="64x20000 px, but its sides have at most 16383"):
         Compressor("webp").joint_bits(torch.zeros(200, 3, 100, 64, dtype=torch.uint8))
 
 

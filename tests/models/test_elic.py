@@ -248,7 +248,7 @@ def test_names():
 @pytest.mark.parametrize(
     ("M", "groups", "sentence"),
     [
-        (24, [4, 4], r"groups \[4, 4\] have 8 channels and M is 24; they must be positive and M together"),
+        (24, [4, 4], r"groups \[4, 4\] have 8 channels and M is 24; they must be positive and sum to M"),
         (24, [4, 24, -4], "they must be positive"),
         (0, [], "they must be positive"),
         (64, None, r"groups \[16, 16, 32, 0\] have 64 channels.*M above 64 where none are given"),

@@ -392,7 +392,7 @@ def test_model_that_decodes_otherwise_is_refused(images):
         return {"x_hat": stock(model, strings, shape)["x_hat"] * 0.5 + 0.5}
 
     model.decompress = brighter
-    with pytest.raises(UnsupportedModelError, match="not decoded as its parts suggest"):
+    with pytest.raises(UnsupportedModelError, match="does not decode as its parts would"):
         refine(model, images, lmbda=0.05)
 
 

@@ -65,7 +65,7 @@ def wrong(parts: ModuleType) -> dict[str, tuple[Any, str]]:
         "raises": (math.sqrt, (-1,), "ValueError: math domain error"),
         "awkward": (parts.awkward, (), "Awkward: 1 and 2 (tasks_parts.py:"),
         "leaves": (parts.leave, (), "SystemExit: 3 (tasks_parts.py:"),
-        "number": (parts.give, (1,), "TypeError: it returned int; a task returns a dictionary"),
+        "number": (parts.give, (1,), "TypeError: it returned int; a task must return a dictionary"),
         "lock": (parts.give_a_lock, (), "TypeError: Object of type lock is not JSON serializable"),
     }
     return {name: (Task(name, {}, call, given), text) for name, (call, given, text) in kinds.items()}

@@ -91,6 +91,6 @@ def test_a_run_goes_on_publishes_and_never_changes_a_set(photos, tmp_path, monke
     assert (zoo / record["file"]).read_bytes() == data
     with pytest.raises(SystemExit, match="other steps"):
         c3_nets.main(options(photos, out, "--steps", "21"))
-    with pytest.raises(SystemExit, match="new ones must begin with the same"):
+    with pytest.raises(SystemExit, match="the new sets must begin with them"):
         c3_nets.main(options(photos, tmp_path / "other", "--steps", "21", "--publish"))
     assert (zoo / record["file"]).read_bytes() == data

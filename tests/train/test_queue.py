@@ -320,7 +320,7 @@ def test_other_wrong_input(stand_in, capfd):
     assert run_queue() == 2
     assert "data must be a folder of photographs, not nowhere; name one with --data" in capfd.readouterr().err
     assert run_queue("--core", "4096", "--data", "photos") == 2
-    assert "--core 4096 cannot be had" in capfd.readouterr().err
+    assert "--core 4096 is not available" in capfd.readouterr().err
     assert run_queue("--data", "photos") == 0  # it wins
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving averages of a model's parameters, of several memories at once, beside the training.
+"""Moving averages of a model's parameters over several time spans, kept during training.
 
-An average of the weights over the last steps is better than the weights once the learning rate falls, and
-how far back it should reach is not known in advance: all of them are kept, and the held-out photographs
-choose. They are updated together every few steps by one operation on lists of tensors, which costs a
-hundredth of a step.
+When the learning rate falls, an average of the weights over the last steps is better than the weights
+themselves. The best time span is not known in advance, so several averages are kept and the held-out
+photographs decide between them. All averages are updated together every few steps by one operation on lists
+of tensors, which costs a hundredth of a step.
 
 In:  a model; `update` after its steps. Out: `swapped`, the model with an average instead of its own weights.
 """
@@ -27,8 +27,8 @@ class Averages:
     """Exponential moving averages that start as plain ones, so that they forget the first steps.
 
     Args:
-        model: its parameters are averaged, buffers are not.
-        decays: one average for each; of its own value after one step.
+        model: its parameters are averaged, its buffers are not.
+        decays: one average for each: the weight of the old average in one step.
     """
 
     def __init__(self, model: nn.Module, decays: tuple[float, ...] = DECAYS) -> None:
@@ -38,7 +38,7 @@ class Averages:
         self.count = 0
 
     def update(self) -> None:
-        """Call after every step; the parameters are taken every `EVERY` calls."""
+        """Call after every step; every `EVERY` calls the averages take the parameters."""
         self.count += 1
         if self.count % EVERY == 0:
             for decay, mean in self.means.items():
@@ -47,7 +47,7 @@ class Averages:
 
     @contextmanager
     def swapped(self, decay: float) -> Iterator[None]:
-        """The model with the average of this memory, and with its own weights afterwards.
+        """The model with the average of this decay; its own weights are put back at the end of the block.
 
         Args:
             decay: one of `decays`; 0 leaves the model's own weights.

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Default nets of C3: the nets with which many photographs at once are coded best.
+"""Train the default nets of C3: the nets that code many photographs together best.
 
     python zoo/train/c3_nets.py --data PHOTOS --out runs/c3-nets
 
-Every crop has latents of its own, all share one pair of nets: the mean over crops of what the fit of a
-single image minimises (Kim et al. 2024), with the same noise, annealing and optimiser. A fit that starts
-there need not learn from one image what holds for all, and a file holds only the differences.
+Every crop has its own latents, and all crops share one pair of nets. The objective is the mean over crops of
+the loss of a single image's fit (Kim et al. 2024), with the same noise, annealing and optimiser. A fit that
+starts from these nets does not have to learn from one image what is common to all, and a file holds only the
+differences.
 
-In:  a folder of photographs, of which crops are drawn as for every recipe (crops.py); trade-offs lmbda, the
-     first with --steps, each further one from the nets of its neighbour with --more-steps.
-Out: OUT/LMBDA.pt for each trade-off (to resume: run the same command again; a killed one loses at most a
-     minute), OUT/nets.safetensors once all are there: int32 in units of 2^-12. With --publish it
-     becomes zoo/weights/c3-nets.safetensors, with a record in zoo/manifest.json. Files of C3 need the very
-     nets that they were coded against: sets that have shipped must stay, further ones come after them.
+In:  a folder of photographs, from which crops are drawn as for every recipe (crops.py); trade-offs lmbda. The
+     first is trained for --steps; each further one starts from the nets of its neighbour, for --more-steps.
+Out: OUT/LMBDA.pt for each trade-off (to resume: run the same command again; a kill loses at most a minute),
+     OUT/nets.safetensors when all are done: int32 in units of 2^-12. With --publish it becomes
+     zoo/weights/c3-nets.safetensors, with a record in zoo/manifest.json. A file of C3 needs exactly the nets
+     that it was coded with. So published sets must stay, and new ones are added after them.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ MIN_PX = 256  # of a photograph that crops are drawn from
 class SharedFit(Fit):
     """The fit of many images that share their nets: the gradient is the mean over images.
 
-    Every image has a copy of the nets, and after each step all have the first one's: equal gradients
-    are not enough, since SOAP enlarges what a batched product rounds differently from image to image.
+    Every image has a copy of the nets, and after each step the first copy replaces the others. Equal
+    gradients are not enough, because SOAP amplifies rounding that differs from image to image in a batched
+    product.
     """
 
     def _update(self, rate: Tensor | float) -> None:
@@ -83,14 +85,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def load_crops(folder: Path, count: int, size: int, leave_out: list[str]) -> Tensor:
-    """Random crops (count, 3, size, size) in [0, 1]; ValueError where no photograph is large enough."""
+    """Random crops (count, 3, size, size) in [0, 1]; ValueError if no photograph is large enough."""
     return CropSampler(folder, max(size, MIN_PX), leave_out=leave_out).batch(count, size)
 
 
 def fit_shared(
     x: Tensor, lmbda: float, steps: int, start: Tensor | None, path: Path
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Parameters and arrays of the nets after the whole schedule; goes on from `path`."""
+    """Parameters and arrays of the nets after the whole schedule; resumes from `path`."""
     preset = PRESETS["c3"]  # the nets themselves cost nothing here: no file holds them
     preset = replace(preset, fit=replace(preset.fit, weight_bits=False))
     fit = SharedFit(x, preset, lmbda, steps=steps, warm=False)
@@ -102,7 +104,7 @@ def fit_shared(
         found = torch.load(path, map_location=x.device, weights_only=True)
         if found["of"] != of:
             raise SystemExit(
-                f"{path} is of other steps, photographs or settings; delete it, or take another --out"
+                f"{path} was made with other steps, photographs or settings; delete it, or give another --out"
             )
         fit.load_state_dict(found["state"])
     with tqdm(total=steps, initial=fit.step_count, desc=f"lmbda {lmbda:g}") as bar:
@@ -143,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Copy the nets into the zoo and write their record; refuses to change sets that are there."""
+    """Copy the nets into the zoo and write their record; refuses to change published sets."""
     target, data = ZOO / "weights/c3-nets.safetensors", (args.out / "nets.safetensors").read_bytes()
     old, new = (read_defaults(p) if p.exists() else () for p in (target, args.out / "nets.safetensors"))
     same = [
@@ -152,7 +154,7 @@ def publish(args: argparse.Namespace) -> None:
     ]
     if len(new) < len(old) or not all(same):
         raise SystemExit(
-            f"{target} has {len(old)} sets, which files may need; new ones must begin with the same"
+            f"{target} has {len(old)} sets, which existing files may need; the new sets must begin with them"
         )
     target.write_bytes(data)
     path = ZOO / "manifest.json"

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which crops are worth training on: samplers against each other at equal steps, on held-out photographs.
+"""Compare samplers of training crops at an equal number of steps, on held-out photographs.
 
     python zoo/train/compare_crops.py --data PHOTOS --steps 800
 
 The same model, schedule and seed (train.py: mbt2018-mean, all rates in one training) is trained on crops of
-each sampler: all photographs at 1, 3/4 and 1/2 of their size, as the recipe once did, or at the scales that
-their size asks for (crops.py); none, half or all of the crops chosen by detail.
+each sampler. The scales are 1, 3/4 and 1/2 for all photographs (an earlier recipe), or depend on the size of
+the photograph (crops.py). None, half or all of the crops are chosen by detail.
 
-In:  a folder of photographs, with some of held_out.txt among them: small ones, and ones above a megapixel.
-Out: OUT/SAMPLER-STEPS-SEED, the run (to resume: run the same command again; what is done is kept); results
-     as JSON; on stdout a table in Markdown. Without --data the table of the results that are there. A score
-     is the geometric mean over the eight rates of bpp + lmbda * 255^2 * MSE, itself a mean over squares of
-     256 pixels on the diagonals of the photographs of its kind; lower is better.
-Fails with ``ValueError`` where PHOTOS holds nothing to train on, or nothing of held_out.txt.
+In:  a folder of photographs that includes some of held_out.txt, both small ones and ones above a megapixel.
+Out: OUT/SAMPLER-STEPS-SEED, the run (to resume: run the same command again; finished runs are kept); results
+     as JSON; on stdout a table in Markdown. Without --data only the table of the existing results. A score
+     is the geometric mean over the eight rates of the loss bpp + lmbda * 255^2 * MSE. The loss is a mean over
+     squares of 256 pixels on the diagonals of the photographs of one kind. Lower is better.
+Fails with ``ValueError`` if PHOTOS has no image to train on, or none of held_out.txt.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def squares(image: Image.Image, count: int, side: int) -> Tensor:
 
 
 class BySource(train.HeldOut):
-    """Squares of the held-out photographs: small ones, and large ones at their size and at half of it."""
+    """Squares of the held-out photographs: of small ones, and of large ones at full and at half size."""
 
     def __init__(self, folder: Path, sampler: CropSampler):
         found: list[tuple[str, Tensor]] = []
@@ -95,14 +95,14 @@ class BySource(train.HeldOut):
 
 
 class Scored(train.Run):
-    """A run that is there for its scores."""
+    """A run of which only the scores are needed."""
 
     def export(self) -> None:
-        """No weights."""
+        """Write no weights."""
 
 
 def measure(name: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train on the crops of one sampler, or go on with it: its scores."""
+    """Train on the crops of one sampler, or resume the training; returns its scores."""
     out = args.out / f"{name}-{args.steps}-{seed}"
     argv = ["--arch", "mbt2018-mean", "-N", str(args.N), "-M", str(args.M), "--data", str(args.data)]
     argv += ["--out", str(out), "--max-steps", str(args.steps), "--seed", str(seed), "--device", args.device]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what decoding costs, for every model of the manifest, and write it there.
+"""Count the multiplications of decoding for every model of the manifest, and write them into it.
 
     python zoo/train/count_macs.py
 
 In:  zoo/manifest.json and the weights that it names. Out: `decoder_kmacs_px` of every record: thousands of
-multiplications a pixel while a crop of 64x64 pixels of the first sample image is decompressed
-(`compressai_sga.models.macs`). publish.py counts a model that it publishes by itself.
+multiplications a pixel, counted while a crop of 64x64 pixels of the first sample image is decompressed
+(`compressai_sga.models.macs`). publish.py counts a new model by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDE_PX = 64
 
 
 def kmacs(net: nn.Module) -> float:
-    """Of a model of the zoo, on the crop that the head of this file names."""
+    """Count one model of the zoo on the crop described at the head of this file."""
     x = read_image(zoo.sample_images()[0])[None, :, :SIDE_PX, :SIDE_PX]
     return round(decoder_macs_px(net, x) / 1000, 3)
 

@@ -3,15 +3,15 @@
 
     python zoo/train/critic_model.py --data PHOTOS
 
-The P of `compressai_sga.metrics.critic` is a `PixelModel`, fitted in closed form to a square of 256 pixels of
-every photograph, at one of the scales of the other recipes (crops.py), on its diagonal. Its parameters are
-few enough to be code.
+The P of `compressai_sga.metrics.critic` is a `PixelModel`. It is fitted in closed form to one square of 256
+pixels from the diagonal of every photograph, at one of the scales of the other recipes (crops.py). It has so
+few parameters that they can be written as code.
 
 In:  a folder of photographs (searched recursively; those of held_out.txt are left out); names to leave out,
-     by default those of gb82-image-set that are no photographs. Out: the file; on stdout its bits a pixel on
-     the same squares. Four hundred photographs take 6 GB.
-Fails with ``FileNotFoundError`` where there is no image of at least 256 pixels a side, with ``ValueError``
-where one cannot be read.
+     by default those images of gb82-image-set that are not photographs. Out: the file; on stdout its bits a
+     pixel on the same squares. Four hundred photographs take 6 GB.
+Fails with ``FileNotFoundError`` if there is no image of at least 256 pixels a side, with ``ValueError`` if an
+image cannot be read.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ PHOTOGRAPHS = PixelModel(
 
 
 def square(image: Image.Image, index: int) -> Tensor | None:
-    """A square of 256 pixels, (1, 3, 256, 256), uint8; None of an image that is too small.
+    """A square of 256 pixels, (1, 3, 256, 256), uint8; None if the image is too small.
 
     Args:
         image: any, in RGB.
-        index: of the photograph; scales, and of each scale the places on its diagonal, take turns.
+        index: of the photograph; selects scale and place on the diagonal in turn.
     """
     scaled = resized(image, SIDE_PX)
     if not scaled:

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random training crops from a folder of photographs, by what a crop is worth.
+"""Random training crops from a folder of photographs, with a preference for detail.
 
-At 128 pixels most of a photograph of three megapixels is flat or soft, and a codec that is trained there
-learns no detail. So photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller ones at
-1 and 3/4, which also takes away the block pattern of what was once a JPEG; and some crops are the most
-detailed of four, by the energy of their gradients: none of those that a training for all rates spends on its
-lowest, which cannot keep detail, all of those for its highest, half where nothing is said. What either does
-for which photographs and rates is measured by compare_crops.py: zoo/README.md, "Crops".
+In a photograph of three megapixels most crops of 128 pixels are flat or soft, and a codec that is trained on
+them learns no detail. So photographs above a megapixel are kept at 1/2, 3/8 and 1/4 of their size, smaller
+ones at 1 and 3/4. This also removes the block pattern of images that were once JPEG files.
+
+In addition, some crops are chosen by detail: each is the one of four with the largest energy of gradients. In
+a training for all rates, the share of such crops rises from none at the lowest rate, which cannot keep
+detail, to all at the highest rate. In other trainings half of the crops are chosen in this way.
+compare_crops.py measures the effect of both steps by photograph and rate: zoo/README.md, "Crops".
 
 In:  a folder of images (PNG, JPEG, WebP, TIFF), read once into memory as uint8; `held_out.txt` beside this
      file, names of photographs that no recipe trains on.
 Out: batches of crops, float32, shape (batch, 3, size, size), values in [0, 1], turned and mirrored at random.
-Memory: of photographs up to a megapixel 4.9 bytes a pixel, of larger ones 1.4. Eight crops of 128 pixels
+Memory: 4.9 bytes a pixel for photographs up to a megapixel, 1.4 for larger ones. Eight crops of 128 pixels
 take a millisecond.
-Fails with ``ValueError`` when the folder holds no image that is large enough, or one that cannot be read.
+Fails with ``ValueError`` if the folder has no image that is large enough, or an image that cannot be read.
 """
 
 from __future__ import annotations
@@ -56,18 +58,18 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def held_out() -> frozenset[str]:
-    """FOLDER/NAME of the photographs that are kept for choosing among models."""
+    """FOLDER/NAME of the held-out photographs, which choose among models and are never trained on."""
     lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def photographs(folder: Path, leave_out: Collection[str] = (), held: bool = False) -> list[Path]:
-    """Paths below `folder` of the photographs to train on, or with `held` of those to choose by.
+    """Paths below `folder` of the photographs to train on, or with `held` of the held-out ones.
 
     Args:
         folder: searched recursively.
-        leave_out: file names of what is no photograph.
-        held: only the images of `held_out`, instead of all but these.
+        leave_out: file names of images that are not photographs.
+        held: return the images of `held_out` instead of all others.
     """
     aside = held_out()
     paths = [p for p in list_images(folder) if (f"{p.parent.name}/{p.name}" in aside) == held]
@@ -75,18 +77,18 @@ def photographs(folder: Path, leave_out: Collection[str] = (), held: bool = Fals
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """An image in RGB; ValueError, with its path, where it cannot be read."""
+    """An image in RGB; ValueError with its path if it cannot be read."""
     try:
         with Image.open(path) as handle:
             if handle.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
                 raise ValueError(f"mode {handle.mode} has more than 8 bits a value")
             return handle.convert("RGB")
     except Exception as error:  # whatever Pillow's readers make of a damaged file
-        raise ValueError(f"{path} cannot be read as an image ({error}); repair it or take it away") from error
+        raise ValueError(f"{path} cannot be read as an image ({error}); repair or remove it") from error
 
 
 def scales_of(pixels: int) -> tuple[float, ...]:
-    """Of its size, at which a photograph of so many pixels is worth training on."""
+    """The scales at which a photograph of so many pixels is used for training."""
     return LARGE_SCALES if pixels > MEGAPIXEL else SMALL_SCALES
 
 
@@ -95,7 +97,8 @@ def resized(
 ) -> list[Image.Image]:
     """The image at those of its scales where both sides have `min_size` pixels.
 
-    Where it has them at none of its scales, it is made as small as they allow; [] if it is too small itself.
+    If that holds at none of its scales, the smallest size with `min_size` pixels is used; [] if the image
+    itself is too small.
     """
     width, height = image.size
     shorter = min(image.size)
@@ -123,12 +126,12 @@ class CropSampler:
 
     Args:
         folder: searched recursively for images; those of `held_out` are left out.
-        min_size: images with a side below this many pixels are left out, and scales that would make it one.
+        min_size: images with a side below this many pixels are left out, and so are scales that make one.
         seed: of the crops.
-        detailed_share: of the crops, so many are the most detailed of four, in [0, 1]; None: by their
-        `level`. scales: of a photograph of so many pixels, the sizes at which it is kept.
-        leave_out: file names of what is no photograph.
-        held: draw from the images of `held_out` alone.
+        detailed_share: share of the crops that are the most detailed of four, in [0, 1]; None: by `level`.
+        scales: gives the scales at which a photograph of so many pixels is kept.
+        leave_out: file names of images that are not photographs.
+        held: draw only from the images of `held_out`.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class CropSampler:
         held: bool = False,
     ):
         if detailed_share is not None and not 0 <= detailed_share <= 1:
-            raise ValueError(f"detailed_share is {detailed_share}; it is a part of the crops, give 0 to 1")
+            raise ValueError(f"detailed_share is {detailed_share}; it is a share of the crops, give 0 to 1")
         self.detailed_share = detailed_share
         self.images: list[Tensor] = []
         self.photographs = 0
@@ -169,7 +172,7 @@ class CropSampler:
         fits = self.weights * (self.sides >= size).all(1)
         if not fits.any():
             raise ValueError(
-                f"no image has room for a crop of {size} pixels, the roomiest for "
+                f"no image has room for a crop of {size} pixels; the largest possible crop has "
                 f"{self.sides.amin(1).max()}; take smaller crops, or name larger photographs with --data"
             )
         image = torch.multinomial(fits, count, replacement=True, generator=self.generator)
@@ -178,7 +181,7 @@ class CropSampler:
         return image, top, left
 
     def _energy(self, image: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-        """Of the gradients in each crop, as far as its cells are whole ones."""
+        """Energy of the gradients in each crop, over its complete cells."""
         cells = size // CELL_PX
         first = self._start[image] + top // CELL_PX * self._row[image] + left // CELL_PX
         last = first + cells * self._row[image]
@@ -190,7 +193,7 @@ class CropSampler:
 
         Args:
             count, size: see above.
-            level: of detail that what is trained on each crop can keep, (count,) in [0, 1]; 0.5 by default.
+            level: how much detail the rate of each crop can keep, (count,) in [0, 1]; 0.5 by default.
 
         Raises:
             ValueError: no image is large enough.

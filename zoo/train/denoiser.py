@@ -7,15 +7,15 @@
 In:  a folder of photographs, or for diffc an .npz file with an array `train` of images (n, H, W, 3), uint8,
      and perhaps one `test`.
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the score of
-     each average: its loss on fixed crops of held-out photographs, of `test`, or where there are none of the
-     training's own), OUT/run.json, OUT/model.pth (the state dict of the best average, settings included); for
-     hfd also OUT/pairs.pt, crops and what the first stages make of them, written once.
+     each average), OUT/run.json, OUT/model.pth (the state dict of the best average, settings included); for
+     hfd also OUT/pairs.pt, crops and their reconstructions by the first stages, written once. The score is
+     the loss on fixed crops of held-out photographs or of `test`; without these, of training images.
 
-Objective: the squared error of v, at log-SNRs spread evenly over the batch: for diffc over all that a codec
-sends, where it is the rate but for a factor that is 1 from log-SNR 0 on; for hfd over the time of the cosine
-schedule (hfd/network.py says why this one). Crops by detail (crops.py), bf16 autocast, channels-last, Muon on
-the kernels (muon.py), moving averages (averages.py), in the last part larger crops for hfd. Schedule, saving
-and checking are those of train.py.
+Objective: the squared error of v, at log-SNRs spread evenly over the batch. For diffc they cover all levels
+that the codec sends; there the error equals the rate up to a factor, which is 1 for log-SNRs of 0 and above.
+For hfd they follow the time of the cosine schedule (hfd/network.py gives the reason). Crops by detail
+(crops.py), bf16 autocast, channels-last, Muon on the kernels (muon.py), moving averages (averages.py); for
+hfd larger crops in the last part. Schedule, saving and checking are those of train.py.
 """
 
 from __future__ import annotations
@@ -94,18 +94,18 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 class Task(Protocol):
-    """What differs between the models: the network, its data and its loss."""
+    """The parts in which the models differ: the network, its data and its loss."""
 
     net: nn.Module
     generator: torch.Generator  # of the batches
     held: tuple[Tensor, ...]  # a batch of `CHECK_COUNT` examples to choose by, always the same
 
     def batch(self, count: int, size: int) -> tuple[Tensor, ...]:
-        """`count` random examples of `size` x `size` pixels; tensors whose first axis is the examples."""
+        """`count` random examples of `size` x `size` pixels: tensors whose first axis counts the examples."""
         ...
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-        """One value an example, (count,); noise from the generator."""
+        """Loss of each example, (count,), with noise from the generator."""
         ...
 
 
@@ -137,7 +137,7 @@ class ArrayCrops:
 
 
 def samplers(data: Path, min_size: int, seed: int) -> tuple[Any, Any]:
-    """What to draw crops from, for training and for checks: of held-out images where there are any."""
+    """The samplers of crops for training and for checks; checks use held-out images if there are any."""
     if data.is_dir():
         held = bool(photographs(data, held=True))
         checks = CropSampler(data, min_size, CHECK_SEED, held=held)
@@ -147,7 +147,7 @@ def samplers(data: Path, min_size: int, seed: int) -> tuple[Any, Any]:
 
 
 class DiffC:
-    """Images alone, all levels of noise alike."""
+    """DiffC: images alone, with all levels of noise equally often."""
 
     def __init__(self, args: argparse.Namespace):
         config = UNetConfig(widths=tuple(args.widths), blocks=args.blocks, patch=args.patch)
@@ -184,7 +184,7 @@ def turned_pairs(
 
     Args:
         x: (n, 3, S, S), uint8.
-        first: what each first stage makes of them, (labels, n, 3, S, S), uint8.
+        first: their reconstructions by each first stage, (labels, n, 3, S, S), uint8.
     """
 
     def below(n: int) -> int:
@@ -202,7 +202,7 @@ def turned_pairs(
 
 
 class HFD:
-    """Pairs of a crop and what a first stage makes of it; quality at random."""
+    """HFD: pairs of a crop and its reconstruction by a first stage of random quality."""
 
     def __init__(self, args: argparse.Namespace):
         pairs = self._pairs(args)
@@ -247,7 +247,7 @@ class HFD:
     @staticmethod
     @torch.no_grad()
     def _coded(x: Tensor, quality: int, args: argparse.Namespace) -> Tensor:
-        """What the first stage of a quality makes of uint8 crops."""
+        """The reconstructions of uint8 crops by the first stage of a quality."""
         stage = zoo.load(args.first_stage, quality).to(args.device)
         made = []
         for batch in tqdm(x.split(4), desc=f"{args.first_stage}-{quality}"):
@@ -268,7 +268,7 @@ class HFD:
 
 
 class Run:
-    """A training run and its files, as `train.run_until_done` wants it."""
+    """A training run and its files, with the interface that `train.run_until_done` needs."""
 
     def __init__(self, args: argparse.Namespace, argv: list[str]):
         self.args = args
@@ -302,13 +302,13 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Part of the budget that is used."""
+        """The share of the budget that is used."""
         if self.args.max_steps is not None:
             return self.step / self.args.max_steps
         return self.seconds / (self.args.max_minutes * 60)
 
     def train_step(self) -> float:
-        """One step at the point of the schedule that the clock says; its loss."""
+        """One step, at the point of the schedule that follows from the clock; returns its loss."""
         args = self.args
         size = args.fine_size if self.progress >= args.fine_from else args.size
         count = max(1, args.batch * args.size**2 // size**2)

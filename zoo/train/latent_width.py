@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of an image M numbers a 16x16 block can hold: a guide for choosing -M.
+"""The best PSNR of M numbers for each 16x16 block: a guide for choosing -M.
 
     python zoo/train/latent_width.py --data PHOTOS
 
-In:  photographs, of which crops are drawn as for training (crops.py) to fit on; those that are held out are
-     measured, at the largest scale of training, or with --images others as they are.
-Out: for some M, the PSNR in dB (mean over the images) of the best linear map of 16x16x3 blocks to M
-     numbers and back, PCA, without quantisation. A codec with four stride-2 stages and M latent channels
-     is not linear and may do better, but where this number is near the PSNR that it should reach, its
-     latent is too narrow and every bit is spent beside an error that no bit can mend.
-Fails with ``ValueError`` when there is no image to fit on or to measure, or one that cannot be read.
+In:  photographs. PCA is fitted to crops that are drawn as for training (crops.py). The held-out photographs
+     are measured at the largest scale of training, or with --images other images as they are.
+Out: for some M, the PSNR in dB (mean over the images) of PCA, the best linear map of 16x16x3 blocks to M
+     numbers and back, without quantisation. A codec with four stride-2 stages and M latent channels is not
+     linear and may do better. But if this PSNR is near the one that the codec should reach, its latent is too
+     narrow: it has an error that more bits cannot reduce.
+Fails with ``ValueError`` if there is no image to fit on or to measure, or one that cannot be read.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 """Muon on the convolution kernels of a model and Adam on everything else, as one optimiser.
 
 Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") replaces the momentum
-of a matrix by the nearest matrix with orthonormal rows, found by five Newton-Schulz steps. A kernel is taken
-as the matrix (first dimension, all the rest), cut into blocks of at most 64 rows, each made orthonormal by
-itself: the cost of a product falls with the rows (all of a kernel of 384 rows would cost as much as the
-rest of a training step), and blocks of equal shape, of whatever kernels, go through one batched product.
+of a matrix by the nearest matrix with orthonormal rows, found by five Newton-Schulz steps. A kernel becomes
+the matrix (first dimension, all the rest). It is cut into blocks of at most 64 rows, and each block is made
+orthonormal by itself. This is cheaper, because the cost of a product falls with the rows: a whole kernel of
+384 rows would cost as much as the rest of a training step. Blocks of equal shape, also of different kernels,
+go through one batched product.
 
 In:  a model in channels-last memory (``model.to(memory_format=torch.channels_last)``) whose gradients are
      there when `step` is called. `quantiles` of entropy bottlenecks are frozen: training finds them by
      bisection.
-Out: the model's parameters, changed in place. A step whose gradient is not finite must be left out by the
-     caller.
+Out: the model's parameters, changed in place. The caller must skip a step whose gradient is not finite.
 
 Masked convolutions go to Adam: Muon would mix the gradients of masked taps into the others.
 """
@@ -36,11 +36,11 @@ RMS = 0.2  # of an update of learning rate 1, as large as one of Adam (Liu et al
 
 
 def orthonormal_rows(matrices: Tensor) -> Tensor:
-    """Nearly the closest matrices with orthonormal rows (columns, where there are fewer), shape (n, r, c).
+    """Approximately the nearest matrices with orthonormal rows (or columns, if fewer), shape (n, r, c).
 
-    Every Newton-Schulz step multiplies X by a polynomial of X X^T; all of these commute, so the steps are
-    made on the small square matrix, in float32, and X is multiplied once, in bf16. Singular values come out
-    between about 0.7 and 1.2, which serves as well as 1.
+    Every Newton-Schulz step multiplies X by a polynomial of X X^T. All of these commute, so the steps run on
+    the small square matrix in float32, and X is multiplied once, in bf16. The singular values of the result
+    lie between about 0.7 and 1.2, which works as well as 1.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthonormal_rows(matrices.mT).mT
@@ -84,9 +84,8 @@ class MuonAdam:
         model: in channels-last memory, on its device.
         muon_lr: for the kernels, in units of Adam's (updates are scaled to the same size).
         adam_lr: for the rest.
-        weight_decay: of the kernels, a step takes away its product with `muon_lr`: an update is as large
-        where the
-            gradient is nothing but noise, and kernels there would grow without end.
+        weight_decay: of the kernels; a step subtracts its product with `muon_lr`. Without it kernels would
+            grow without limit where the gradient is only noise, because updates have the same size there.
     """
 
     def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.0):
@@ -108,7 +107,7 @@ class MuonAdam:
         self.set_factor(1.0)
 
     def set_factor(self, factor: float) -> None:
-        """Learning rates are `factor` times those given at the start."""
+        """Set the learning rates to `factor` times those given at the start."""
         self.muon_lr = self.base_lrs[0] * factor
         self.adam.param_groups[0]["lr"] = self.base_lrs[1] * factor
 

@@ -2,11 +2,11 @@
 """Start from a trained neighbour: another quality, or an architecture with the same transforms.
 
 In:  a stock CompressAI model and the state dict of a trained one. The model is changed in place.
-Out: every tensor that has the same name and shape in both is taken. The entropy bottleneck is taken
-     only when it models the same variable in both: z where both have a hyper-analysis h_a, y where
-     neither has. A fresh bottleneck over y must be fitted to the latents (`fit_prior_of_y`) before
-     training, or its rate, hopeless at first, pulls the transforms apart.
-Fails with ``ValueError`` when nothing fits.
+Out: every tensor with the same name and shape in both models is copied. The entropy bottleneck is copied
+     only if it models the same variable in both: z if both have a hyper-analysis h_a, y if neither has.
+     A new bottleneck over y must be fitted to the latents (`fit_prior_of_y`) before training. Otherwise its
+     rate is very high at first, and its gradients destroy the transforms.
+Fails with ``ValueError`` if no tensor fits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["fit_prior_of_y", "take_from_neighbour"]
 
 
 def take_from_neighbour(model: nn.Module, theirs: dict[str, Tensor]) -> list[str]:
-    """Copy what fits from `theirs` into `model`; returns the names of the tensors taken."""
+    """Copy the tensors that fit from `theirs` into `model`; returns their names."""
     ours = model.state_dict()
     same_prior = _has_hyperprior(ours) == _has_hyperprior(theirs)
     fits = {

@@ -8,9 +8,10 @@ its own input and projects them on their principal components; the mirrored stag
 the transposed basis. The kernel taps (2, 3) x (2, 3) of such a convolution meet exactly the block
 (2i, 2i+1), and the same taps of the transposed convolution write it back.
 
-The hyperprior idles for the same reason, and worse: a z of 0.1 is lost in its rounding, h_s learns nothing
-from it, and what the rate takes away never comes back. So its layers are scaled one after the other to give
-outputs of unit variance on the latents (Mishkin & Matas 2016, "All you need is a good init"), z of `Z_STD`.
+The hyperprior has the same problem, and more severely: a z of 0.1 is lost by rounding, h_s learns nothing
+from it, and once the rate has removed z, it never comes back. So the layers of the hyperprior are scaled one
+after the other to give outputs of unit variance on the latents (Mishkin & Matas 2016, "All you need is a good
+init"), and z gets the standard deviation `Z_STD`.
 
 In:  a stock CompressAI model with `g_a`, `g_s` as ``nn.Sequential`` of 5x5 stride-2 layers, and
      images of shape (batch, 3, H, W) in [0, 1]. Changed in place.
@@ -50,7 +51,7 @@ def _blocks(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialise_from_pca(model: nn.Module, images: Tensor, lmbda: float) -> None:
-    """Set g_a, g_s (and the bias of the predicted scales) of `model` as the module says."""
+    """Set g_a, g_s (and the bias of the predicted scales) of `model` as described at the head of the file."""
     analysis = [m for m in model.g_a if isinstance(m, nn.Conv2d)]
     synthesis = [m for m in model.g_s if isinstance(m, nn.ConvTranspose2d)][::-1]
     kernel_ok = all(m.kernel_size == (5, 5) and m.stride == (2, 2) for m in analysis + synthesis)
@@ -102,10 +103,10 @@ def initialise_from_pca(model: nn.Module, images: Tensor, lmbda: float) -> None:
 
 @torch.no_grad()
 def unit_variance(layers: nn.Sequential, x: Tensor, last_std: float = 1.0) -> Tensor:
-    """Scale every convolution so that its outputs have standard deviation 1 on `x`, the last `last_std`.
+    """Scale each convolution so that its outputs on `x` have standard deviation 1, the last `last_std`.
 
     Returns:
-        What the layers make of `x` then.
+        The output of the scaled layers on `x`.
     """
     convolutions = [m for m in layers if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     for layer in layers:
@@ -117,7 +118,7 @@ def unit_variance(layers: nn.Sequential, x: Tensor, last_std: float = 1.0) -> Te
 
 
 def _scale_heads(model: nn.Module, scales: Tensor) -> list[tuple[nn.Module, Tensor]]:
-    """The networks that predict scales (and then means), each with the scales of its channels."""
+    """The networks that predict scales (and means), each with the scales of its channels."""
     if hasattr(model, "latent_codec"):
         groups = model.latent_codec["y"]
         parts = scales.split(groups.groups)

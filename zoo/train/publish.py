@@ -4,16 +4,16 @@
     python zoo/train/publish.py --name mbt2018-mean-small --run runs/mbt2018-mean --kodak ../shared/data/kodak
 
 In:  RUN/model.pth (joint weights, at gain 1) and RUN/run.json of train.py. Each rate of the run becomes the
-     quality at whose place it stands in the table of lmbda; a run of one rate, a model of one quality.
-Out: zoo/weights/NAME.safetensors (`compressai_sga.zoo_joint` says what it holds), its record in the list
-     `joint` of zoo/manifest.json and zoo/cards/NAME.md, all replaced when they are there already; records of
-     the same name with a file a quality are taken out of the manifest. Golden results are of real bitstreams
-     of the sample images, by CompressAI's own evaluation, at every quality; with --kodak also the means over
-     that folder, before and after rounding to fp16. The records' lmbda is one that refinement can use: of a
-     model trained for absolute errors, the one for MSE that suits it (`models.rda.mse_lmbda`); training's own
-     stands beside the time that it took.
-Fails with ``ValueError`` where the run is no joint one or of another architecture, or a weight does not fit
-fp16.
+     quality that has its lmbda in the table of lmbda. A run for one rate becomes a model of one quality.
+Out: zoo/weights/NAME.safetensors (its content is described in `compressai_sga.zoo_joint`), its record in the
+     list `joint` of zoo/manifest.json, and zoo/cards/NAME.md. Existing ones are replaced. Records of the same
+     name with one file for each quality are removed from the manifest. Golden results come from real
+     bitstreams of the sample images, by CompressAI's own evaluation, at every quality; with --kodak also the
+     means over that folder, before and after rounding to fp16. The lmbda of a record is one that refinement
+     can use: for a model trained for absolute errors it is a matching one for MSE (`models.rda.mse_lmbda`).
+     The lmbda of training is recorded together with the training time.
+Fails with ``ValueError`` if the run is not a joint one or is of another architecture, or if a weight does not
+fit fp16.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def training_data() -> list[str]:
-    """What is trained on today, with the terms: the photographs without those that are held out."""
+    """The present training photographs, without the held-out ones, with their terms."""
     aside = [name.split("/")[0] for name in held_out()]
     rows = PHOTOGRAPHS.items()
     return [f"{count - aside.count(folder)} {what} ({terms})" for folder, (count, what, terms) in rows]
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def portable(command: str) -> str:
-    """The command without this machine's folders, and without --state, which changes no result."""
+    """The command without folders of this machine and without --state, which does not change results."""
     words = shlex.split(command)
     if "--state" in words:
         index = words.index("--state")
@@ -119,7 +119,7 @@ def joint_model(run: Path, facts: dict[str, Any]) -> nn.Module:
         facts: its run.json.
 
     Raises:
-        ValueError: the weights are of one rate, as before joint training, or of another architecture.
+        ValueError: the weights are for one rate (not trained jointly) or of another architecture.
     """
     path, name = run / "model.pth", facts.get("architecture")
     if "lmbdas" not in facts:
@@ -147,10 +147,10 @@ def joint_model(run: Path, facts: dict[str, Any]) -> nn.Module:
 
 
 def qualities_of(facts: dict[str, Any]) -> dict[int, float]:
-    """The lmbda of training by quality.
+    """The lmbda of training, by quality.
 
     Raises:
-        ValueError: the run was for a lmbda that is no quality's.
+        ValueError: the run has a lmbda that belongs to no quality.
     """
     architecture = model_architectures[facts["architecture"]]
     table = LMBDA
@@ -186,7 +186,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def update_manifest(record: dict[str, Any]) -> None:
-    """Put a joint record in its place, also in that of records of its name with a file a quality."""
+    """Insert a joint record; it replaces records of its name that have one file for each quality."""
     path = ZOO / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     others = [each for each in manifest["joint"] if each["name"] != record["name"]]
@@ -254,7 +254,7 @@ def _cells(values: dict[str, float]) -> str:
 
 
 def trade_off(architecture: str, lmbda: float) -> dict[str, Any]:
-    """Metric and lmbda that refinement can use, and what the loss of training was where it was another."""
+    """Metric and lmbda that refinement can use, and the loss of training if it was another."""
     if architecture not in rda.ARCHITECTURES:
         return {"metric": "mse", "lmbda": lmbda, "loss": {}}
     kind = rda.ARCHITECTURES[architecture].distortion
@@ -268,10 +268,10 @@ def results(net: nn.Module, full: nn.Module, kodak: Path | None, title: str) -> 
     """Golden results and means over Kodak of one rate.
 
     Args:
-        net: as the zoo gives it.
+        net: the model as the zoo loads it.
         full: the same before rounding to fp16.
         kodak: the folder; None for golden results alone.
-        title: for the bar.
+        title: of the progress bar.
     """
     found: dict[str, Any] = {"golden": evaluate(net, zoo.sample_images(), f"{title}, samples"), "kodak": None}
     if kodak is not None:

@@ -4,11 +4,12 @@
     python zoo/train/publish_denoiser.py --run runs/hfd
     python zoo/train/publish_denoiser.py --run runs/diffc --data PHOTOS
 
-In:  RUN/model.pth and RUN/run.json; for DiffC the training photographs, on whose crops its table of costs is
-     measured. Out: zoo/weights/NAME.safetensors (hfd-small, or diffc-small for diffc-a-small and
-     diffc-f-small), its record in zoo/manifest.json and a card, replaced when they are there already. Golden
-     results are of real bitstreams of one sample image, as stock evaluation codes it.
-Fails with ``ValueError`` when a weight does not fit fp16.
+In:  RUN/model.pth and RUN/run.json; for DiffC also the training photographs, because its table of costs is
+     measured on crops of them.
+Out: zoo/weights/NAME.safetensors (hfd-small, or diffc-small for diffc-a-small and diffc-f-small), its record
+     in zoo/manifest.json and a card. Existing ones are replaced. Golden results come from real bitstreams of
+     one sample image, by stock evaluation.
+Fails with ``ValueError`` if a weight does not fit fp16.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _put(record: dict[str, Any]) -> None:
-    """The record in its place in the manifest."""
+    """Insert or replace a record in the manifest."""
     path = ZOO / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     others = [each for each in manifest["denoisers"] if each["file"] != record["file"]]

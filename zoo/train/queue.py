@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train one model after the other, each for its CPU hours; `training_queue.py` says how, and does it.
+"""Train one model after the other, each for its CPU hours; the code and its description: `training_queue.py`.
 
 python zoo/train/queue.py zoo/train/queue.toml --data PHOTOS
 """

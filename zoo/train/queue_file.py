@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TOML file of a training queue: what it may say, and what is wrong with it.
+"""The TOML file of a training queue: its keys, and the check of its content.
 
 In:  text such as that of `queue.toml`:
-         data = "photos"                # seen from this file; --data wins
+         data = "photos"                # relative to this file; --data overrides it
          [[run]]
          name = "small"                 # of its folder runs/small and its state states/small.safetensors
-         arch = "mbt2018-mean"          # of train.py; the name where it is left out
+         arch = "mbt2018-mean"          # of train.py; by default the name
          hours = 1.5                    # CPU hours
-         options = { muon-lr = 5e-4 }   # others of train.py, without dashes
-         init_from = "first"            # an earlier run, from whose weights this one starts
+         options = { muon-lr = 5e-4 }   # other options of train.py, without dashes
+         init_from = "first"            # an earlier run; this one starts from its weights
 Out: a `Queue` of its runs, in their order.
 Fails with `QueueError`, one sentence with value, rule and cure, at the first key, name, number or option that
-is not like this. What only train.py knows, architectures and the values of options, is not looked at here.
+does not follow these rules. Architectures and values of options are not checked here; train.py checks them.
 Needs Python 3.11, or tomli.
 """
 
@@ -33,7 +33,7 @@ OWN_OPTIONS = ("arch", "data", "out", "state", "max-minutes", "max-steps", "init
 
 
 class QueueError(Exception):
-    """What is wrong with a queue or its files, in one sentence with the cure; they are as they were."""
+    """One sentence about what is wrong with a queue or its files, with the cure; no file was changed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QueuedRun:
 
     @property
     def minutes(self) -> float:
-        """What train.py gets as --max-minutes."""
+        """The value of --max-minutes for train.py."""
         return round(60 * self.hours, 4)
 
 
@@ -59,10 +59,10 @@ class Queue:
 
 
 def read_queue(path: Path) -> Queue:
-    """The queue of a TOML file, with `data` as seen from it.
+    """The queue of a TOML file; `data` is taken relative to the file.
 
     Raises:
-        QueueError: the file cannot be read, or something in it is not as the head of this file says.
+        QueueError: the file cannot be read, or breaks a rule at the head of this file.
     """
     try:
         import tomllib

@@ -5,23 +5,26 @@
 
 In:  a folder of photographs; an architecture of CompressAI or of this package (the class, N and M channels).
 Out: OUT/checkpoint.pt (to resume: run the same command again), OUT/log.jsonl (minutes, step, and the scores
-     of each average on held-out photographs), OUT/run.json (what was asked for, what was reached, on which
-     machine), OUT/model.pth (the joint weights of the best average, for `gains.load_joint`; the latent is
-     scaled as the held-out photographs want it) and OUT/model-1.pth to OUT/model-8.pth, folded for
+     of each average on held-out photographs), OUT/run.json (options, results and machine of the run),
+     OUT/model.pth (the joint weights of the best average, for `gains.load_joint`; the latent is scaled by the
+     factor that is best on the held-out photographs) and OUT/model-1.pth to OUT/model-8.pth, folded for
      CompressAI's qualities: `eval_model checkpoint -a ARCH -p OUT/model-3.pth`. With --state FILE also the
-     fp16 weights, from which the run goes on where there is no checkpoint.
+     fp16 weights; without a checkpoint the run goes on from them.
 
-Objective: of every crop, (bpp + lmbda * 255^2 * MSE) / g with a lmbda of its own and the gain g =
-sqrt(lmbda / 0.018) on its latent, so that all rates pull equally; layers know the rate by their `rates`
-(`compressai_sga.models.gains`). Rate-distortion autoencoders (rda-*) have their own distortion. With
---quality or --lmbda all crops have that one.
-What makes it fast: PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py); crops by detail
-(crops.py); Muon on the convolution kernels (muon.py); bf16 autocast with channels-last; moving averages,
-chosen by photographs that are held out (averages.py); in the last part larger crops, and straight-through
-rounding before the decoder (Minnen & Singh 2020) so that it learns the noise it will meet. Universally
-quantised models (*-uq) meet the same noise all along; their soft rounding is annealed until that part. The
-schedule follows the clock, on a CPU the one of the processor: --max-minutes is all that training takes
-(saving and checking come on top), and what was reached is on disk whenever it is stopped.
+Objective: for every crop (bpp + lmbda * 255^2 * MSE) / g. Each crop has its own lmbda, and its latent the
+gain g = sqrt(lmbda / 0.018). The division by g gives all rates equal influence. Layers get the rate through
+their `rates` (`compressai_sga.models.gains`). Rate-distortion autoencoders (rda-*) have their own distortion.
+With --quality or --lmbda all crops have the same lmbda.
+
+Training is fast through PCA initialisation (pca.py) or --init-from a neighbour (neighbour.py), crops by
+detail (crops.py), Muon on the convolution kernels (muon.py), bf16 autocast with channels-last, and moving
+averages that are chosen on held-out photographs (averages.py). In the last part the crops are larger, and
+latents are rounded straight-through before the decoder (Minnen & Singh 2020), so that the decoder learns the
+noise of rounding. For universally quantised models (*-uq) this noise is the same in the whole training; their
+soft rounding is annealed until the last part.
+
+The schedule follows the clock, on a CPU the clock of the processor. Training takes --max-minutes; saving and
+checking come on top. The result so far is on disk whenever the training is stopped.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ FIRST_TEMPERATURE, LAST_TEMPERATURE = 0.5, 0.1
 
 
 class TrainingError(Exception):
-    """What stops a run, in one sentence with the cure; its files are as they were at the last save."""
+    """One sentence about what stopped a run, with the cure; its files are those of the last save."""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -145,7 +148,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def initialise(model: nn.Module, args: argparse.Namespace, sampler: CropSampler) -> None:
-    """PCA, then what fits of a neighbour, then the factorised prior where it is still fresh."""
+    """PCA, then the tensors that fit from a neighbour, then the fit of a factorised prior that is new."""
     if args.init == "pca":
         initialise_from_pca(model, sampler.batch(32, 128), LMBDA_0)
     taken: list[str] = []
@@ -177,9 +180,9 @@ def costs(x: Tensor, out: dict[str, Any], kind: rda.Kind) -> tuple[Tensor, Tenso
 class StraightThrough:
     """Forward hooks that give the decoder rounded latents, with the gradient of the identity.
 
-    The rate keeps its uniform noise. Only for latents that a GaussianConditional or the factorised
-    prior hands to the decoder; autoregressive models quantise outside of these modules and keep
-    noise, and checkerboards round by themselves.
+    The rate keeps its uniform noise. The hooks act on latents that a GaussianConditional or the factorised
+    prior passes to the decoder. Autoregressive models quantise outside of these modules and keep the noise;
+    checkerboard models round by themselves.
     """
 
     def __init__(self, model: nn.Module, gained: Gained):
@@ -205,7 +208,7 @@ class StraightThrough:
 
 
 def learning_rate_factor(progress: float, warmup: float, decay_from: float) -> float:
-    """Of the base rates: a linear warm-up, constant, then a cosine down to 1 %."""
+    """Factor of the learning rates: a linear warm-up, constant, then a cosine down to 1 %."""
     rise = min(1.0, 0.01 + 0.99 * progress / warmup) if warmup else 1.0
     if progress < decay_from:
         return rise
@@ -220,10 +223,10 @@ def update_quantiles(model: nn.Module) -> None:
 
 
 class HeldOut:
-    """The centres of the photographs that are not trained on, and what a model makes of them at every rate.
+    """The centres of the held-out photographs, and the scores of a model on them at every rate.
 
     Args:
-        folder: of the photographs; where none of `held_out.txt` is in it, the sampler's crops serve.
+        folder: of the photographs; if it has none of `held_out.txt`, crops of the sampler are used.
         sampler: of the training crops.
     """
 
@@ -241,12 +244,10 @@ class HeldOut:
     def scores(
         self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind, scale: float = 1.0
     ) -> dict[str, Any]:
-        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate; `score`, the losses' geometric mean.
+        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate; `score`, the geometric mean of the losses.
 
-        All gains are multiplied by `scale`.
-
-        `score_large` and `score_small` are of photographs above a megapixel, which are not scaled here, and
-        others.
+        All gains are multiplied by `scale`. `score_large` is for photographs above a megapixel, which are not
+        scaled here, and `score_small` for the others.
         """
         update_quantiles(model)
         model.eval()
@@ -271,12 +272,12 @@ class HeldOut:
 
 
 def _geometric_mean(losses: Tensor) -> float:
-    """Over rates of the means over images, (rates, images)."""
+    """Geometric mean over the rates of the means over the images; input (rates, images)."""
     return round(losses.mean(1).log().mean().exp().item(), 5)
 
 
 def replace(path: Path, write) -> None:
-    """`write(temporary path)`, then the file takes its place: a kill leaves the old one or the new one."""
+    """Call `write(temporary path)` and move the file to `path`; a kill leaves the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
@@ -297,11 +298,11 @@ def machine(device: torch.device) -> str:
 
 
 class Run:
-    """A training run and its files: everything that resuming needs is here.
+    """A training run and its files, with everything that resuming needs.
 
     Args:
         args, argv: of the command line.
-        sampler, held_out: others than those of the recipe.
+        sampler, held_out: replace those of the recipe.
     """
 
     def __init__(
@@ -363,7 +364,7 @@ class Run:
         self.step, self.seconds, self.resumed_at = saved["step"], saved["seconds"], saved["resumed_at"]
 
     def _resume_warm(self, model: nn.Module) -> None:
-        """Weights, step and time from the fp16 state: averages and momenta begin again, crops are others."""
+        """Weights, step and time from the fp16 state; averages and momenta start again, with other crops."""
         path = self.args.state
         try:
             with safe_open(path, "pt") as file:
@@ -390,22 +391,22 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Part of the budget that is used."""
+        """The share of the budget that is used."""
         if self.args.max_steps is not None:
             return self.step / self.args.max_steps
         return self.seconds / (self.args.max_minutes * 60)
 
     def _rates(self, count: int) -> Tensor:
-        """Indices of `count` rates: all of them before any comes again."""
+        """Indices of `count` rates; every rate comes once before any comes again."""
         rounds = math.ceil(count / len(self.lmbdas))
         order = [torch.randperm(len(self.lmbdas), generator=self.sampler.generator) for _ in range(rounds)]
         return torch.cat(order)[:count]
 
     def train_step(self) -> None:
-        """One step at the point of the schedule that the clock says.
+        """One step, at the point of the schedule that follows from the clock.
 
         Raises:
-            TrainingError: there were too many steps in a row whose gradient is not finite.
+            TrainingError: the gradients of too many steps in a row were not finite.
         """
         args = self.args
         fine = self.progress >= args.fine_from
@@ -443,7 +444,7 @@ class Run:
             )
 
     def save(self) -> None:
-        """Write the checkpoint, and the fp16 state where one is asked for."""
+        """Write the checkpoint, and with --state the fp16 state."""
         content = {
             "facts": self.facts,
             "model": self.model.state_dict(),
@@ -459,7 +460,7 @@ class Run:
             self.save_state()
 
     def save_state(self) -> None:
-        """The fp16 weights, step and what was reached; of a finished run, those of its best average."""
+        """Write fp16 weights, step and results; for a finished run, the weights of its best average."""
         parameters = {name for name, _ in self.model.named_parameters()}
         record = self.args.out / "run.json"
         checked = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
@@ -506,10 +507,10 @@ class Run:
         return json.loads((self.args.out / "run.json").read_text(encoding="utf-8"))["average"]
 
     def latent_scale(self) -> tuple[float, dict[str, Any]]:
-        """What y is to be multiplied by at all rates, and the scores then.
+        """The best factor of y for all rates on the held-out photographs, and the scores with it.
 
-        Training with noise, and with straight-through gradients, leaves the steps of rounding some 20 %
-        finer than the trade-off wants; the held-out photographs say how much.
+        After training with noise and with straight-through gradients, the steps of rounding are about 20 %
+        finer than is best for the trade-off.
         """
 
         def scores(scale: float) -> dict[str, Any]:
@@ -543,7 +544,7 @@ class Run:
 
 
 def run_until_done(run: Run) -> None:
-    """Steps, saves and checks until the budget is used; Ctrl-C leaves a run that goes on."""
+    """Run steps, saves and checks until the budget is used; after Ctrl-C the run can be resumed."""
     in_steps = run.args.max_steps is not None
     total, unit = (run.args.max_steps, "step") if in_steps else (round(run.args.max_minutes * 60), "s")
     clock = time.process_time if run.device.type == "cpu" else time.monotonic

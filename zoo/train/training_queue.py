@@ -3,18 +3,17 @@
 
     python zoo/train/queue.py QUEUE.toml --data PHOTOS [--only NAME] [--core N] [--list]
 
-In:  a queue (`queue_file.py` says what stands in it), photographs, and what is there of its runs.
-Out: the files of train.py, and a table (Markdown) of what is done and what it reached, before and after
-     each run. Exit code 0: all is done; 1: a run failed, and no later one was started; 2: the queue cannot
-     be run as it is; 128 + number after a signal.
+In:  a queue (its format is described in `queue_file.py`), photographs, and the existing files of its runs.
+Out: the files of train.py, and a table (Markdown) of the finished runs and their results, before and after
+     each run. Exit code 0: all runs are done; 1: a run failed, and no later one was started; 2: the queue
+     cannot be run as it is; 128 + number after a signal.
 
-The same command goes on after whatever ended it: after Ctrl-C or SIGTERM, which let the run save itself;
-after a kill, from the last save; on another machine, from the state beside the queue, at most 16 MB, to be
-committed. A run is done when its run.json tells of the budget and its exported weights are not older;
-where its checkpoint is not on this machine, when its state tells of the budget.
-What can fail, before anything starts: what `queue_file.py` and train.py do not take, a missing folder of
-photographs, files of another run, a checkpoint that is older than the state.
-Needs a POSIX system.
+The same command goes on after any end: after Ctrl-C or SIGTERM, on which the run saves itself; after a kill,
+from the last save; on another machine, from the state beside the queue (at most 16 MB, to be committed). A
+run is done if its run.json has the whole budget and its exported weights are not older. If its checkpoint is
+not on this machine, it is done if its state has the whole budget. Before anything starts it fails on a queue
+that `queue_file.py` or train.py refuses, a missing folder of photographs, files of another run, and a
+checkpoint that is older than the state. Needs a POSIX system.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ class Places:
 class Standing:
     """How far a run is, by its files.
 
-    `reached` has average, score and loss of the last check, where they are known; `weights` is what another
-    run can start from, once this one is done.
+    `reached` has average, score and loss of the last check, if known. `weights` is the file from which
+    another run can start, when this one is done.
     """
 
     seconds: float
@@ -88,10 +87,10 @@ def train_arguments(run: QueuedRun, data: Path, places: Places, init_from: Path 
 
 
 def facts_of(run: QueuedRun, data: Path, places: Places) -> dict[str, Any]:
-    """What train.py makes of a run's options, as its files have it.
+    """The settings that train.py derives from a run's options, as they appear in its files.
 
     Raises:
-        QueueError: train.py does not take them.
+        QueueError: train.py refuses the options.
     """
     import train
 
@@ -109,7 +108,7 @@ def standing(run: QueuedRun, facts: dict[str, Any], places: Places) -> Standing:
     """How far a run is, by run.json and its state.
 
     Raises:
-        QueueError: they cannot be read, or are of a run with other facts.
+        QueueError: they cannot be read, or belong to a run with other settings.
     """
     out, path = places.out(run), places.state(run)
     record, state = _read_record(out / "run.json"), _read_state(path)
@@ -155,7 +154,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _exported(out: Path, rates: int) -> bool:
-    """Whether the weights are all there, and not of before the last check."""
+    """Whether all weights exist and are not older than the last check."""
     paths = [out / "model.pth", *out.glob("model-*.pth")]
     if len(paths) <= rates or not paths[0].exists():
         return False
@@ -163,7 +162,7 @@ def _exported(out: Path, rates: int) -> bool:
 
 
 def _refuse_older_checkpoint(run: QueuedRun, places: Places) -> None:
-    """A save writes the checkpoint before the state, so a state that is ahead came from another machine."""
+    """Refuse a checkpoint behind the state: a save writes it first, so the state is of another machine."""
     checkpoint = places.out(run) / "checkpoint.pt"
     ahead = _read_state(places.state(run)).get("seconds", 0)
     try:
@@ -173,7 +172,7 @@ def _refuse_older_checkpoint(run: QueuedRun, places: Places) -> None:
     if ahead > here:
         raise QueueError(
             f"{checkpoint} stands at {here / 3600:.2f} hours and {places.state(run)} at {ahead / 3600:.2f}, "
-            "of another machine; remove the one from which the run shall not go on"
+            "so they are from different machines; remove the one that the run shall not go on from"
         )
 
 
@@ -195,9 +194,10 @@ def table(runs: list[tuple[QueuedRun, Standing]]) -> str:
 
 
 class Interruption:
-    """Entered, it turns the first SIGINT or SIGTERM into one SIGINT of the training, which saves and ends.
+    """Inside the block, the first SIGINT or SIGTERM becomes one SIGINT to the training.
 
-    The training is in a session of its own, or Ctrl-C in a terminal would reach it as well, and twice.
+    The training then saves itself and ends. It runs in its own session; else Ctrl-C in a terminal would reach
+    it a second time.
     """
 
     def __init__(self) -> None:
@@ -234,17 +234,17 @@ class Interruption:
 
 
 def _end_with_the_queue() -> None:
-    """In the training's process: SIGINT, with which it saves itself, when the queue is killed."""
+    """In the training's process: ask for SIGINT, on which it saves itself, when the queue is killed."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
 @contextlib.contextmanager
 def _locked(out: Path, interruption: Interruption) -> Iterator[int]:
-    """A descriptor that locks a run's folder until the queue and the training, which inherits it, have ended.
+    """A descriptor that locks a run's folder; the training inherits it and keeps the lock until its end.
 
     Raises:
-        QueueError: it stays locked, or cannot be written.
+        QueueError: the folder stays locked, or cannot be written.
     """
     path = out / "queue.lock"
     try:
@@ -292,10 +292,10 @@ def _train(arguments: list[str], lock: int, interruption: Interruption) -> int:
 
 
 class Work:
-    """A queue at its places, checked as a whole; `run` does what is left of it.
+    """A queue with its folders, checked as a whole; `run` does the runs that are left.
 
     Args:
-        data: folder of photographs; None to look at the table only.
+        data: folder of photographs; None for the table alone.
 
     Raises:
         QueueError: see the head of this file.
@@ -310,7 +310,7 @@ class Work:
         return standing(run, self.facts[run.name], self.places)
 
     def report(self) -> None:
-        """Print the table, and which states are too large."""
+        """Print the table, and name the states that are too large."""
         print("\n" + table([(run, self.standing(run)) for run in self.queue.runs]), flush=True)
         for path in map(self.places.state, self.queue.runs):
             if path.exists() and (mb := path.stat().st_size / 1e6) > STATE_MB:
@@ -321,7 +321,7 @@ class Work:
                 )
 
     def run(self, only: str | None) -> int:
-        """What is left, in order, or of the one run; returns the exit code."""
+        """Do the runs that are left, in order, or the one that is named; returns the exit code."""
         chosen = [run for run in self.queue.runs if only in (None, run.name)]
         for run in chosen:
             if self._is_left(run, only):
@@ -348,7 +348,7 @@ class Work:
         return 0
 
     def _is_left(self, run: QueuedRun, only: str | None) -> bool:
-        """A run that is named is left, too, if it was done elsewhere: train.py exports it from its state."""
+        """Whether a run is still to do; a named run that was done elsewhere is exported from its state."""
         at = self.standing(run)
         return not at.done or (only is not None and at.weights == self.places.state(run))
 
@@ -369,8 +369,8 @@ class Work:
         if code == 0:
             how = f"ended before its {run.hours:g} hours"
         print(
-            f"queue.py: run {run.name} {how}, see above; no later run was started, and after the cure the "
-            f"same command goes on with {run.name}",
+            f"queue.py: run {run.name} {how}, see above; no later run was started. When the cause is "
+            f"removed, the same command goes on with {run.name}",
             file=sys.stderr,
         )
 
@@ -418,5 +418,5 @@ def _pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
     except (OSError, ValueError, AttributeError) as error:
         raise QueueError(
-            f"--core {core} cannot be had ({error}); this machine has 0 to {os.cpu_count() - 1}"
+            f"--core {core} is not available ({error}); this machine has cores 0 to {os.cpu_count() - 1}"
         ) from error

@@ -3,7 +3,7 @@
 
 The files:
     config, macs                      architectures, presets, their cost
-    defaults, network                 first weights of the zoo; the nets on planes of all grids
+    defaults, network                 initial weights from the zoo; the nets on planes of all grids
     fit                               the encoder: latents and nets by gradient descent, weights rounded
     weights, image_codec              the two strings
     contexts, integer, tables,        latents, bit for bit the same everywhere

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a C3 codec looks like and how it is fitted: architectures, fit settings, presets.
+"""The configuration of a C3 codec and of its fit: architectures, fit settings, presets.
 
-An `Architecture` is what a decoder must know, and it is in every bitstream: a known one by its place in
-`KNOWN` (append only), any other field by field. `FitSettings` are the encoder's alone. A `Preset` is both
-with a number of steps:
+An `Architecture` is what a decoder must know, and it is in every bitstream: a known one by its index in
+`KNOWN` (append only), any other one field by field. Only the encoder uses `FitSettings`. A `Preset` has both,
+and a number of steps:
     c3-paper       C3 (Kim et al. 2024) for Kodak: 7 grids, gains 2^i, step 0.4, 24 causal taps, nets
                    24-18-18-2 and 7-18-18-3 with GELU, two residual 3x3 layers; 100 000 steps and at most
-                   10 000 with rounded latents. Departures, each for a reason:
-                     the entropy net is rounded to integers (or nothing could be decoded elsewhere);
-                     no clamp to [0, 1] in the loss and the image's mean as first bias (or bright images
-                     have no gradient and collapse);
-                     scales within [2^-5, 2^7.5] (tables; beyond, the identity's gradient); weight steps are
-                     powers of two, of the weights for latents counted in steps, and weights are coded, not
-                     estimated; no cap of 16 bits on a latent.
+                   10 000 with rounded latents. Departures from the paper:
+                     the entropy net is rounded to integers (otherwise other machines could not decode);
+                     no clamp to [0, 1] in the loss, and the image's mean as first bias (otherwise bright
+                     images have no gradient and collapse);
+                     scales within [2^-5, 2^7.5] (for the tables; outside, the gradient of the identity);
+                     weight steps are powers of two, for latents in units of their steps, and weights are
+                     coded, not estimated; no cap of 16 bits on a latent.
     c3-paper-clic  the same with widths 24 and the next finer grid as further context.
     c3             ours: 14 nearest taps and 4 of the next coarser grid, nets 18-16-16-2 (ReLU, residual)
                    and 7-40-3 (GELU), both with a linear skip, learned upsampling, Gaussian noise, SOAP
                    (`soap`), 10 000 steps.
     c3-fast        the same in 2 000 steps.
-`adaptive()` lists the 12 (CLIC: 6) candidates of which the paper's "C3 (Adaptive)" takes the best.
+`adaptive()` lists the 12 (CLIC: 6) candidates from which the paper's "C3 (Adaptive)" takes the best.
 
 In:  names. Out: frozen dataclasses; `layout`, the nets' arrays in the order of the bitstream.
-Fails with ``ValueError`` for fields that no bitstream holds.
+Fails with ``ValueError`` for fields that no bitstream can hold.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ Upsampling = Literal["bilinear", "learned"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the decoder must know besides size and weights.
+    """What the decoder must know beside size and weights.
 
     Args:
         grids: number of latent grids, 1 to 16; grid i has ceil(H / 2^(first + i)) rows.
@@ -79,7 +79,7 @@ class Architecture:
             by a factor of two again and again, each with four taps of its own; see `network.upsample`.
         synthesis_hidden: widths of the pointwise layers before the one with three outputs, at most 7.
         synthesis_activation: of these hidden layers.
-        synthesis_skip: whether the upsampled latents enter the last pointwise layer's sum linearly, too.
+        synthesis_skip: whether the upsampled latents also enter the last pointwise layer's sum, linearly.
         refinements: residual 3x3 layers after them, 0 to 15.
         refinement_activation: of all of these but the last.
     """
@@ -134,7 +134,7 @@ class Architecture:
 
     @property
     def residual(self) -> tuple[bool, ...]:
-        """For each layer of the entropy net whether its input is added."""
+        """For each layer of the entropy net, whether its input is added."""
         widths = (self.taps.width, *self.entropy_hidden, 2)
         last = len(widths) - 2
         return tuple(
@@ -193,7 +193,7 @@ def layout(architecture: Architecture) -> tuple[ArraySpec, ...]:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How latents and nets are found. Ranges are (at the start, at the end).
+    """How latents and nets are optimised. Ranges are (at the start, at the end).
 
     Args:
         gains: latent (in quantisation steps) = parameter * gain, for each grid.
@@ -275,7 +275,7 @@ _PAPER_FIT = FitSettings(
 
 @dataclass(frozen=True)
 class Preset:
-    """An architecture, how it is fitted, and in how many steps."""
+    """An architecture, its fit settings and a number of steps."""
 
     name: str
     steps: int
@@ -313,7 +313,7 @@ PRESETS: dict[str, Preset] = {
 def adaptive(preset: Preset) -> tuple[Preset, ...]:
     """The candidates of the paper's adaptive choice: contexts, exponents and widths of `preset`.
 
-    The next finer grid as context goes with the (3, 3) mask only, so that CLIC has half as many.
+    With the next finer grid as context there is only the (3, 3) mask, so CLIC has half as many candidates.
 
     Raises:
         ValueError: a preset that is not the paper's.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the entropy net sees of the latents: earlier ones of the same grid, and a neighbouring grid.
+"""The context of the entropy net: earlier latents of the same grid, and latents of a neighbouring grid.
 
 Grid i has ceil(H / 2^i) x ceil(W / 2^i) latents, i = 0 the finest. The net's inputs for the latent at
 (y, x) are, in this order,
     own taps     the latents at (y + dy, x + dx) of the same grid, all before it in raster order,
-    other taps   of a grid that is already there, at the offsets (dy, dx) around its point (Y, X):
+    other taps   of a grid that is already decoded, at the offsets (dy, dx) around its point (Y, X):
         source "coarser" (ours): grid i + 1, (Y, X) = (y // 2, x // 2), and the offsets are counted
             towards the nearest neighbours: (1, 0) is the parent's neighbour on the side where (y, x)
             lies in its parent, (-1, 0) the far one. So one set of weights fits all four children, and
@@ -12,15 +12,15 @@ Grid i has ceil(H / 2^i) x ceil(W / 2^i) latents, i = 0 the finest. The net's in
         source "finer" (C3's CLIC variant, Kim et al. 2024, section 3.2): grid i - 1, reduced to the size
             of grid i by the filter [1 3 3 1] / 8 in both directions, which is bilinear resizing with
             antialiasing by two; the border latents are repeated outwards. Fine to coarse.
-What lies outside of a grid, or of the first grid's missing neighbour, is 0. Latents enter within
-+-clamp, in units of 2^-8, for which the filter is exact: |input| <= 127 * 2^8 < 2^15.
+Taps outside a grid are 0, and so are the other taps of the grid that is coded first. Latents are clamped to
++-clamp and enter in units of 2^-8, in which the filter is exact: |input| <= 127 * 2^8 < 2^15.
 
-Wavefront: latents (y, x) with the same t = x + slope * y do not see one another, where slope is the
-smallest integer >= 1 with dx + slope * dy < 0 for every own tap, that is, max floor(dx / -dy) + 1 over
-the taps above. Latents are coded grid by grid, by t, by y. (3, 3) masks have slope 4.
+Wavefront: latents (y, x) with the same t = x + slope * y do not see one another. Here slope is the smallest
+integer >= 1 with dx + slope * dy < 0 for every own tap, that is, max floor(dx / -dy) + 1 over the taps
+above. Latents are coded grid by grid, then in the order of t, then of y. (3, 3) masks have slope 4.
 
 In:  grids, a list of int32 (h, w) arrays. Out: float64 arrays of integers, (taps, positions).
-Fails with ``ValueError`` on taps that are not causal, double, or too far away.
+Fails with ``ValueError`` on taps that are not causal, occur twice, or are too far away.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class Context:
         if (self.source == "none") != (not self.other) or not (self.own or self.other):
             raise ValueError(
                 f"{len(self.own)} own taps, {len(self.other)} other taps, source {self.source!r}: give at "
-                "least one tap, and a source exactly with other taps"
+                "least one tap, and a source other than 'none' if and only if there are other taps"
             )
         for name, taps in (("own", self.own), ("other", self.other)):
             if len(set(taps)) != len(taps) or any(max(map(abs, tap)) > MAX_REACH for tap in taps):
-                raise ValueError(f"{name} taps {taps}: each once, at most {MAX_REACH} away")
+                raise ValueError(f"{name} taps {taps}: give each once, at most {MAX_REACH} away")
         late = [(dy, dx) for dy, dx in self.own if dy > 0 or (dy == 0 and dx >= 0)]
         if late:
             raise ValueError(f"own taps {late} are not yet decoded; take dy < 0, or dy = 0 and dx < 0")
@@ -96,11 +96,11 @@ class Context:
 
     @property
     def slope(self) -> int:
-        """Columns that a row must be ahead of the one below it."""
+        """Number of columns by which a row must be ahead of the row below it."""
         return max([1, *(dx // -dy + 1 for dy, dx in self.own if dy < 0)])
 
     def order(self, count: int) -> list[int]:
-        """The grids' indexes as they are coded: coarse to fine unless a finer one is the source."""
+        """The grids' indexes in coding order: coarse to fine, unless the source is the finer grid."""
         return list(range(count)) if self.source == "finer" else list(range(count - 1, -1, -1))
 
     def front_order(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +146,7 @@ class Context:
     def inputs(
         self, grids: Sequence[np.ndarray], index: int, clamp: int, rows: slice | None = None
     ) -> np.ndarray:
-        """The net's inputs at all positions of a grid, in raster order: what an encoder knows.
+        """The net's inputs at all positions of a grid, in raster order, for the encoder, who knows them all.
 
         Args:
             grids: all of them, int32.
@@ -203,7 +203,7 @@ def square_taps(radius: int) -> Taps:
 
 
 def nearest_taps(count: int) -> Taps:
-    """The `count` nearest causal positions, the side of the past first where distances are equal."""
+    """The `count` nearest causal positions; at equal distances, the earlier side first."""
     taps = sorted(square_taps(MAX_REACH), key=lambda tap: (tap[0] ** 2 + tap[1] ** 2, tap[1], tap[0]))
     if not 0 <= count <= 40:
         raise ValueError(f"count is {count}; choose 0 to 40")

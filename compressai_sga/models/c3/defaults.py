@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Default nets: what photographs have in common, so that a file need not say it again.
+"""Default nets: weights that suit most photographs, so that a file codes only its differences from them.
 
 They were fitted to many photographs at once (`zoo/train/c3_nets.py`), one set for each of a few trade-offs,
 and ship in the zoo as integers in units of 2^-12. A fit may start from the set nearest to its lmbda, and
-an array may be coded as the difference from it (`weights`). A bitstream names its set by a number, so that
-a set, once shipped, stays as it is; the checksum of the nets finds a set that has changed.
+an array may be coded as the difference from it (`weights`). A bitstream names its set by a number, so a
+shipped set never changes; the checksum of the nets detects a set that has changed.
 
 In:  a number from 1, or an architecture and lmbda. Out: integers or floats of `config.layout`.
-Fails with ``FileNotFoundError`` without the zoo's file, ``ValueError`` where it is another one.
+Fails with ``FileNotFoundError`` without the zoo's file, ``ValueError`` where that file has changed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class DefaultNets:
     """One set.
 
     Args:
-        number: what a bitstream calls it, from 1.
-        architecture: that it fits.
-        lmbda: that it was fitted for.
+        number: its number in a bitstream, from 1.
+        architecture: the one that it fits.
+        lmbda: the trade-off that it was fitted for.
         integers: for each array of `config.layout`, int64, in units of 2^-12.
     """
 
@@ -94,7 +94,7 @@ def nearest(architecture: Architecture, lmbda: float) -> DefaultNets | None:
 def save_defaults(
     path: Path, architecture: Architecture, found: Mapping[float, Mapping[str, Tensor]]
 ) -> None:
-    """Write sets by lmbda, float arrays by name, numbered as they come."""
+    """Writes sets, given as float arrays by name for each lmbda, and numbers them in that order."""
     tensors = {
         f"{number}.{name}": np.rint(array.detach().cpu().double().numpy() * 2.0**SHIFT).astype(np.int32)
         for number, arrays in enumerate(found.values(), 1)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A C3 image as two strings: what `weights` writes, and the latents by `latent_codec`.
+"""A C3 image as two strings: the nets, coded by `weights`, and the latents, coded by `latent_codec`.
 
     header, latents = encode_image(nets, grids)
     decode_image([header, latents], (H, W))         # (3, H, W) float32 in [0, 1]
 
-All bits are in the strings; the shape that comes beside them must be the one inside. The latents are the
+All bits are in the strings; the shape that is given with them must equal the one inside. The latents are the
 same on every machine; the image, computed in float32, may differ in its last bits.
 
 In:  `Nets`; int32 grids. Out: bytes; an image.
-Fails with ``BitstreamError`` on anything that no encoder wrote, after work and memory in proportion to
-the shape; ``ValueError`` on wrong arguments.
+Fails with ``BitstreamError`` on strings that no encoder wrote, after work and memory in proportion to the
+shape; ``ValueError`` on wrong arguments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Decoded", "decode_image", "decode_strings", "encode_image", "latent_
 
 
 class Decoded(NamedTuple):
-    """What two strings say."""
+    """The content of the two strings."""
 
     nets: Nets
     grids: list[np.ndarray]
@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
 def encode_image(
     nets: Nets, grids: Sequence[np.ndarray], *, backend: Backend = "auto"
 ) -> tuple[bytes, bytes]:
-    """The two strings; both were decoded once before it returns.
+    """Encodes an image as two strings, and decodes both once as a check before it returns.
 
     Args:
         nets: of the image.
@@ -64,14 +64,14 @@ def decode_strings(strings: Sequence[bytes], shape: tuple[int, int], *, backend:
         BitstreamError: no encoder wrote this for that shape.
     """
     if len(strings) != 2:
-        raise BitstreamError(f"{len(strings)} strings; a C3 image has 2: its nets, its latents")
+        raise BitstreamError(f"{len(strings)} strings; a C3 image has 2, its nets and its latents: give both")
     nets = decode_nets(strings[0])
     if nets.size != tuple(int(side) for side in shape):
         raise BitstreamError(f"nets: the image has size {nets.size}, but shape {tuple(shape)} was given")
     try:
         entropy = nets.entropy()
     except ValueError as error:
-        raise BitstreamError(f"nets: {error}; no encoder writes such: the file is damaged") from None
+        raise BitstreamError(f"nets: {error}; no encoder writes this: the file is damaged") from None
     a = nets.architecture
     sizes = grid_sizes(*nets.size, a.grids, a.first)
     return Decoded(nets, decode_latents(strings[1], sizes, entropy, a.taps, backend=backend))

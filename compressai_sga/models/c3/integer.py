@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entropy net in integers: the same numbers from every machine, compiler, library and thread count.
+"""The entropy net in integers: the same results on every machine, compiler, library and thread count.
 
 Inputs and hidden values are 16-bit integers in units of 2^-8, weights 16-bit integers in units of 2^-p,
 p chosen for each layer; hence sums are 32-bit integers in units of 2^-(p+8). A layer computes
     a_i = b_i + sum_j W_ij x_j
     h_i = act(min(max((a_i + 2^(p-1)) >> p, -32767), 32767))         >>: rounds down
-with act the identity, max(h, 0), or GELU as max(h, 0) - g(|h|), g from a table of integers (the rest
-h Phi(-h) of GELU is even in h and below 1/512 from 3.5 on). The last layer has two outputs and no act:
+where act is the identity, max(h, 0), or GELU as max(h, 0) - g(|h|), with g from a table of integers. (It is
+|h| Phi(-|h|), even in h and below 1/512 from 3.5 on.) The last layer has two outputs and no act:
     location  (a_0 + 2^(p+1)) >> (p + 2)    in units of 1/64, within +-32767
     scale     ((a_1 + 2^(p+4)) >> (p + 5)) + 40, within 0 ... 100: an index of `tables`; so the output is
               log2 of the scale, and its unit an eighth of an octave.
-Residual layers have the identity added to W; a linear skip from the inputs to the outputs is further
-columns of the last layer: both cost nothing new in a decoder. Steps are powers of two, so that one
-shift requantises: C3's steps from 5e-5 to 1e-2 lie within a factor 1.6 of 2^-14 ... 2^-7, and steps
-below 2^-12 give nothing, since hidden values have steps of 2^-8.
+Residual layers have the identity added to W. A linear skip from the inputs to the outputs adds columns to the
+last layer. Neither needs new operations in a decoder. Steps are powers of two, so that one shift requantises:
+C3's steps from 5e-5 to 1e-2 lie within a factor 1.6 of 2^-14 ... 2^-7, and steps below 2^-12 gain nothing,
+since hidden values have steps of 2^-8.
 
 Bounds (checked by the constructor, hence by encoder and decoder): let X_j bound |x_j|, which for inputs
 is clamp * 2^8. Then |any partial sum, in any order| + 2^(p-1) <= |b_i| + sum_j |W_ij| X_j + 2^(p+4) =: A_i,
-and A_i < 2^31 is required: no accumulation can leave 32 bits. The next layer has
-X_i = min(32767, (A_i >> p) + 1). Products of two 16-bit integers within +-32767, added in pairs as by
-x86's pmaddwd, stay below 2^31 too. Python computes in float64, which is exact below 2^53.
+and A_i < 2^31 is required, so no sum can exceed 32 bits. The next layer has X_i = min(32767, (A_i >> p) + 1).
+Sums of two products of 16-bit integers within +-32767, as x86's pmaddwd forms them, stay below 2^31 too.
+Python computes in float64, which is exact below 2^53.
 
 In:  weights as floats with their steps, or as the integers of a bitstream; x (width, n) from `contexts`.
 Out: `forward(x)`: location and scale index, (n,) int64.
-Fails with ``AccumulationError`` naming the layer where a bound is broken: take coarser steps or a
+Fails with an ``AccumulationError`` that names the layer whose bound is broken: take coarser steps or a
 smaller clamp.
 """
 
@@ -65,7 +65,7 @@ _GELU_CRC32 = 0x259018F0
 
 
 class AccumulationError(SgaError, ValueError):
-    """A layer could leave its 32 (or a weight its 16) bits; the message names the layer."""
+    """A layer's sums could exceed 32 bits, or a weight 16 bits; the message names the layer."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,11 @@ class IntegerNet:
     def __init__(self, layers: Sequence[IntegerLayer], clamp: int, skip: bool = False) -> None:
         self.layers, self.clamp, self.skip = tuple(layers), clamp, skip
         if not 1 <= len(self.layers) <= MAX_LAYERS or (skip and len(self.layers) == 1):
-            raise ValueError(f"{len(self.layers)} layers: 1 to {MAX_LAYERS}, and 2 for a skip")
+            raise ValueError(f"{len(self.layers)} layers; give 1 to {MAX_LAYERS}, and at least 2 with a skip")
         if not 1 <= clamp <= MAX_CLAMP:
-            raise ValueError(f"clamp is {clamp}; 1 to {MAX_CLAMP} fit into 16 bits with the fraction")
+            raise ValueError(
+                f"clamp is {clamp}; choose 1 to {MAX_CLAMP}, which fit into 16 bits with the fraction"
+            )
         self._check_shapes()
         self._check_bounds()
         # For forward: exact, and BLAS knows float64 only.
@@ -134,7 +136,7 @@ class IntegerNet:
         skip_shift: int = 8,
         clamp: int = MAX_CLAMP,
     ) -> IntegerNet:
-        """The net of float weights, each array rounded to its step 2^-shift.
+        """The net of float weights, with each array rounded to its step 2^-shift.
 
         The floats take latents as they are (no scaling), and give (location, log2 of the scale).
         Args are those of `from_integers`, with floats for integers.
@@ -268,11 +270,13 @@ class IntegerNet:
             if not (1 <= shape[0] <= MAX_WIDTH and 1 <= inputs <= MAX_WIDTH):
                 raise ValueError(f"layer {i} has shape {shape}; at most {MAX_WIDTH} values fit a decoder")
             if layer.activation not in get_args(Activation) or (last and layer.activation != "none"):
-                raise ValueError(f"layer {i} has activation {layer.activation!r}; the last one has none")
+                raise ValueError(
+                    f"layer {i} has activation {layer.activation!r}; the last one must have none"
+                )
             _require_shift(i, "weight", layer.shift, MAX_SHIFT)
             inputs = shape[0]
         if inputs != 2:
-            raise ValueError(f"the last layer has {inputs} outputs; they are 2: location and scale")
+            raise ValueError(f"the last layer has {inputs} outputs; it must have 2: location and scale")
 
     def _check_bounds(self) -> None:
         first = np.full(self.width, self.clamp << FEATURE_BITS, np.int64)
@@ -293,7 +297,7 @@ class IntegerNet:
 
 
 def quantise(values: np.ndarray, shift: int) -> np.ndarray:
-    """Integers, int64: the values in units of 2^-shift, rounded half to even."""
+    """The values in units of 2^-shift, rounded half to even, as int64."""
     return np.rint(np.asarray(values, np.float64) * 2.0**shift).astype(np.int64)
 
 
@@ -302,7 +306,7 @@ def gelu_rest() -> np.ndarray:
     """max(h, 0) - GELU(h) = |h| Phi(-|h|) in units of 2^-8 at |h| = 0, 1, ...; ends in 0. float64.
 
     Raises:
-        RuntimeError: this machine's erfc is off by more than any that is known.
+        RuntimeError: this machine's erfc is less accurate than any known one.
     """
     unit = 2.0**FEATURE_BITS
     # No entry is within 1e-6 units of being rounded otherwise.

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent grids to bytes and back, exactly: the code of C3's latents (Kim et al. 2024) that C3 itself lacks.
+"""Latent grids to bytes and back, exactly; C3 (Kim et al. 2024) only estimates the size of such a code.
 
     data = encode_latents(grids, net, context)                   # bytes; decoded once before it returns
     decode_latents(data, sizes, net, context)                    # the same grids, on any machine
     bits_of(grids, net, context)                                 # their code length, without coding
 
-The net (`integer`) sees a latent's context (`contexts`) and names a row of probabilities (`tables`). Coded
-are the values of these rows by constriction's ANS coder (stack of 32-bit words, 64-bit state, 24-bit
-probabilities), in decoding order
+The net (`integer`) sees a latent's context (`contexts`) and selects a row of probabilities (`tables`).
+constriction's ANS coder (stack of 32-bit words, 64-bit state, 24-bit probabilities) codes the values with
+these rows, in decoding order
     for each grid, in `Context.order`; for each front t = x + slope * y:
         the values of its latents, by y
         for each escaped one: side (coin_row; 1 above), class c (escape_row), c bits (coin_row), high first,
             of d + 1 = 2^c + bits, where d counts latents from the row's end: first - 1 - d or last + 1 + d.
 Bytes as `constriction-ans` in `coding.coders`: little-endian words without the zero bytes at their end;
-the encoder's first state is the guard, 1 + CRC-32(latents, grid 0 first, raster) mod 65535, so that
-damage passes with a probability of 2^-16 only; content plus at most 3 bytes.
+the encoder's first state is the guard, 1 + CRC-32(latents, grid 0 first, raster) mod 65535, so damage passes
+unnoticed with a probability of 2^-16 only. The length is the content plus at most 3 bytes.
 
-Decoding is done in C++ where the extension was built (`native.AVAILABLE`), else front by front in Python.
+Decoding runs in C++ where the extension was built (`native.AVAILABLE`), else front by front in Python.
 
 In:  grids: int32 (h, w) each, within +-32767, sizes as `contexts.grid_sizes` if grids see one another;
      one net for all grids or one for each.
-Fails with ``BitstreamError`` on bytes that are no encoder's for these sizes, net and context, after work
-and memory in proportion to the sizes, which no stream can have much larger than its own length times
-200 000 (the surest value costs 4e-5 bits); ``ValueError`` on wrong arguments.
+Fails with ``BitstreamError`` on bytes that no encoder wrote for these sizes, net and context, after work and
+memory in proportion to the sizes. A stream that passes has at most about 200 000 latents a byte, since the
+most likely value costs 4e-5 bits. ``ValueError`` on wrong arguments.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _AnsCoder = constriction.stream.stack.AnsCoder
 def encode_latents(
     grids: Sequence[np.ndarray], net: Nets, context: Context, *, backend: Backend = "auto"
 ) -> bytes:
-    """The bytes of the grids; see the file's head.
+    """Encodes the grids as bytes; see the file's head.
 
     Args:
         grids: int32 (h, w) each, the finest first.
@@ -65,7 +65,7 @@ def encode_latents(
 
     Raises:
         ValueError: grids of another type or size, latents beyond +-32767, nets that do not fit.
-        RuntimeError: the decoder does not give the grids back, which no correct machine does.
+        RuntimeError: the decoder does not return the same grids, so this machine computes wrongly.
     """
     sizes = [grid.shape for grid in grids]
     nets = _nets(net, sizes, context)
@@ -215,14 +215,14 @@ def _decode(
         raise ValueError(f"the latents are {type(data).__name__}; they must be bytes")
     if not data or data[-1] == 0:
         raise BitstreamError(
-            f"latents: {len(data)} bytes that are empty or end in a zero byte, as no encoder's do: the file "
+            f"latents: {len(data)} bytes are empty or end in a zero byte, which no encoder writes: the file "
             "is damaged or truncated; get it again"
         )
     count = sum(int(height) * int(width) for height, width in sizes)
     if count * float(rows().bits.min()) > 8 * len(data) + _SLACK_BITS:
         raise BitstreamError(
-            f"latents: {len(data)} bytes cannot hold {count} latents of sizes {list(sizes)}, whatever they "
-            "are: the file is damaged or truncated; get it again"
+            f"latents: {len(data)} bytes are too few for {count} latents of sizes {list(sizes)}: the file is "
+            "damaged or truncated; get it again"
         )
     if backend == "python":
         grids, state = _decode_python(data, sizes, nets, context)
@@ -232,7 +232,7 @@ def _decode(
         except native.Damaged as error:
             raise _damaged(str(error)) from None
     if state != guard_of(grids):
-        raise _damaged("they do not have the checksum that they came with")
+        raise _damaged("the decoded values do not match their checksum")
     return grids
 
 

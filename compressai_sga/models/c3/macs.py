@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiplications that a C3 decoder does for a pixel, counted from the configuration.
+"""Multiplications of a C3 decoder for each pixel, counted from the configuration.
 
-Counted as in the paper (Kim et al. 2024, appendix): every weight of a net once for every position, the
+The count follows the paper (Kim et al. 2024, appendix): every weight of a net once for every position, the
 entropy net at every latent, 8 for bilinear upsampling of a grid to a pixel, 4 for every value of a learned
-upsampling (rows are half as many as what the columns make of them), and 8 for a latent of the CLIC
-variant, where the finer grid is reduced. Activations, biases and the entropy coder are not.
+upsampling (the row pass makes half as many values as the column pass), and 8 for a latent of the CLIC
+variant, where the finer grid is reduced. Activations, biases and the entropy coder are not counted.
 
-In:  an `Architecture`; sizes if not the limit of large images is wanted.
+In:  an `Architecture`; a size, or none for the limit of large images.
 Out: `Macs`, multiplications a pixel.
 """
 
@@ -38,7 +38,7 @@ class Macs:
 
 
 def macs_per_pixel(architecture: Architecture, size: tuple[int, int] | None = None) -> Macs:
-    """The count for an image of a size, or for one so large that no side is rounded up.
+    """The count for an image of this size, or in the limit of large images, where no side is rounded up.
 
     Args:
         architecture: of the codec.

@@ -5,10 +5,10 @@
     out = model.compress(x)                                  # fits; x (B, 3, H, W) in [0, 1]
     x_hat = model.decompress(out["strings"], out["shape"])["x_hat"]
 
-There are no trained weights: everything that a decoder needs is in the strings, so that any `C3`
-decodes any C3 strings, whatever its preset. Images of a batch are fitted together, and an image's result
-does not depend on the others but by rounding (see `fit`). strings = [[nets of image 0, ...], [latents of
-image 0, ...]]; shape = (H, W), which the strings hold as well.
+There are no trained weights: everything that a decoder needs is in the strings, so any `C3` decodes any C3
+strings, whatever its preset. Images of a batch are fitted together; the other images affect an image's result
+by rounding errors only (see `fit.loop`). strings = [[nets of image 0, ...], [latents of image 0, ...]];
+shape = (H, W), which the strings hold as well.
 
 In:  x (B, 3, H, W) in [0, 1], any H, W from 1. Out: as CompressAI's models.
 Fails with ``ValueError`` on images or budgets out of range, ``BitstreamError`` on damaged strings.
@@ -62,7 +62,7 @@ class C3(CompressionModel):
         adaptive: whether to fit all candidates of the paper's "C3 (Adaptive)" and keep, for each image, the
             one with the least cost; for the paper's presets. Takes 12 times as long (CLIC: 6).
         warm: whether a fit starts from the default nets of the zoo, where they fit the preset.
-        checkpoint: a file from which a killed fit goes on; see `checkpoint`.
+        checkpoint: a file from which a killed fit goes on; see `fit.checkpoint`.
         keep_checkpoint: whether it stays when the images are coded, for a caller who still has to write them.
         progress: whether to show a bar; by default where a terminal sees it.
 
@@ -108,16 +108,16 @@ class C3(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
-        """A model; there is nothing to load."""
+        """A model with the class's defaults; there is nothing to load."""
         return cls()
 
     @classmethod
     def untrained(cls, quality: int = 4, **options: Any) -> C3:
-        """A model, for there is nothing to train."""
+        """A model of this quality; there is nothing to train."""
         return cls(quality, **options)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """One without elements: CompressAI's evaluation takes the device from the first."""
+        """One parameter without elements, from which CompressAI's evaluation takes the device."""
         yield nn.Parameter(self._where, requires_grad=False)
 
     @property
@@ -132,7 +132,7 @@ class C3(CompressionModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result for an image, beside the machine: JSON."""
+        """The settings that affect the result for an image, on a given machine; JSON."""
         return {
             "preset": repr(self.preset),
             "candidates": len(self.candidates),
@@ -150,7 +150,7 @@ class C3(CompressionModel):
             x: (B, 3, H, W) in [0, 1].
 
         Raises:
-            KeyboardInterrupt: with a checkpoint it holds all complete steps, of which there may be one more.
+            KeyboardInterrupt: with a checkpoint, only after the current step is complete and saved.
         """
         x = x.detach().clone().float()
         paths = [self._checkpoint_of(number) for number in range(len(self.candidates))]
@@ -165,7 +165,7 @@ class C3(CompressionModel):
         return found
 
     def _fit(self, x: Tensor, preset: Preset, checkpoint: Path | None) -> list[Fitted]:
-        """With one preset."""
+        """Fits and codes every image with one preset."""
         seconds = None if self.max_seconds is None else self.max_seconds / len(self.candidates)
         # Callers are within no_grad or inference_mode.
         with torch.inference_mode(False), torch.enable_grad():
@@ -184,7 +184,7 @@ class C3(CompressionModel):
             return _coded(fit)
 
     def _cost(self, fitted: Fitted, image: Tensor) -> float:
-        """mse + lmbda * bpp of what was coded."""
+        """mse + lmbda * bpp of the coded images."""
         mse = float((fitted.x_hat - image.cpu()).square().mean())
         return mse + self.lmbda * 8 * sum(map(len, fitted.strings)) / image[0].numel()
 
@@ -251,11 +251,11 @@ class C3(CompressionModel):
         return {"x_hat": torch.stack(images).to(self._where.device)}
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """Fit, and give the reconstruction and likelihoods whose bits are those of the strings.
+        """Fits, and returns the reconstruction and likelihoods with the same bits as the strings.
 
         Returns:
-            x_hat (B, 3, H, W); likelihoods: `y` (B, latents), `nets` (B, bytes) where a byte counts 8
-            bits; where another image has more of them, those count 0.
+            x_hat (B, 3, H, W); likelihoods: `y` (B, latents), and `nets` (B, bytes), where each byte counts
+            8 bits, and padding to the longest string of the batch 0.
         """
         fitted = self.fit(x)
         latents = [latent_likelihoods(f.nets, f.grids) for f in fitted]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3's decoder in C++, where it was built: the latents exactly as in Python, the image to the last bits.
+"""C3's decoder in C++, if it was built: the same latents as in Python, and the same image up to rounding.
 
-The extension is optional. `pip install .` builds it where a C++17 compiler works; without it everything
-runs in Python, and this module says so (`AVAILABLE`). In a checkout, whose package hides an installed
-one, the installed one's extension is taken, if it has this version's interface.
+The extension is optional. `pip install .` builds it where a C++17 compiler works; without it everything runs
+in Python, and `AVAILABLE` is False. A checkout, which hides the installed package, uses the extension of the
+installed one, if that has this version's interface.
 
 In:  nets, contexts and tables of `integer`, `contexts`, `tables`. Out: grids; or the image in float32.
-Fails with ``Damaged`` (a ValueError) on streams that no encoder writes, ``ValueError`` on arguments that
-do not fit; checks in C++ do not rely on those in Python.
+Fails with ``Damaged`` (a ValueError) on streams that no encoder writes, ``ValueError`` on arguments that do
+not fit. The checks in C++ do not rely on those in Python.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FloatLayer(NamedTuple):
 
 
 def _load() -> ModuleType | None:
-    """The extension: this package's, else an installed package's of the same interface."""
+    """The extension of this package, else that of an installed package with the same interface."""
     folder = Path(__file__).resolve().parent
     for entry in [str(folder.parents[2]), *sys.path]:
         place = str(Path(entry or ".", *folder.parts[-3:]))
@@ -75,7 +75,7 @@ AVAILABLE = _native is not None
 
 
 class _Never(ValueError):
-    """What an extension that is not there raises."""
+    """Stands for `Damaged` where the extension was not built; never raised."""
 
 
 Damaged: type[ValueError] = _native.Damaged if AVAILABLE else _Never

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The float nets of C3 for fitting, B images at once: rate of the latents, and synthesis.
 
-The nets' arrays have the images in front, (B, outputs, inputs), so that a layer is one batched matrix
-product; 3x3 layers are convolutions in B groups. The float entropy net is `integer.IntegerNet` but for
-rounding: hidden values stay within +-128, latents within +-127, a residual layer adds its input before
-the activation, a skip adds the inputs to the outputs, of which the first is the location and the second
-log2 of the scale of a Laplace distribution (C3, Kim et al. 2024, eq. 3),
+The nets' arrays have the images as first dimension, (B, outputs, inputs), so that a layer is one batched
+matrix product; 3x3 layers are convolutions in B groups. The float entropy net is `integer.IntegerNet` without
+rounding: hidden values stay within +-128, latents within +-127, a residual layer adds its input before the
+activation, and a skip adds the inputs to the outputs. The two outputs are the location and log2 of the scale
+of a Laplace distribution (C3, Kim et al. 2024, eq. 3),
     P(v) = F(v + 1/2) - F(v - 1/2).
-Nothing but these ranges and the tables' of scales is clamped, and the image is not, in the loss.
+Only these values and the scales (to the range of the tables) are clamped; in the loss, the image is not.
 
 In:  arrays by name as `config.layout` lists them; planes of `grid_plane`.
 Out: bits of each latent, (B, positions); the image, (B, 3, H, W), not clipped.
-     Memory: for more than 2^20 positions the nets run in chunks that are computed again for the gradient.
+     Memory: for more than 2^20 positions the nets run in chunks, which are computed again for the gradient.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CHUNK = 1 << 20
 
 
 def context_of(plane: Tensor, canvas: Canvas) -> Inputs:
-    """What the entropy net sees: inputs from the same grid and from another, (B, taps, positions)."""
+    """The entropy net's inputs, from the same grid and from another one, (B, taps, positions)."""
     seen = F.hardtanh(plane, -MAX_CLAMP, MAX_CLAMP)  # whose gradient is faster than clamp's
     return canvas.own_inputs(seen), canvas.other_inputs(seen)
 
@@ -138,8 +138,8 @@ def upsample(
 ) -> Tensor:
     """The grids at the image's size, (B, grids, H, W).
 
-    Learned, grids go to twice the size again and again, rows first, columns then; with taps
-    p_-2 ... p_1 of `upsampling.weight` (the row of the size that comes out) and the border repeated,
+    If learned, grids are doubled again and again, first along the rows, then along the columns. With taps
+    p_-2 ... p_1 of `upsampling.weight` (the row for the resulting size) and the border repeated,
         y_2i = sum_j p_j x_(i+j),  y_(2i+1) = sum_j p_j x_(i-j),
     of which (0, 1/4, 3/4, 0) is bilinear interpolation.
 
@@ -199,7 +199,7 @@ def _bilinear(grids: list[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def _stretched(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same as two matrix products, whose gradient, unlike interpolate's, is reproducible on a GPU."""
+    """The same as two matrix products; unlike interpolate, reproducible in its gradient on a GPU."""
     rows = _linear(grid.shape[1], size[0], grid.device)
     columns = _linear(grid.shape[2], size[1], grid.device)
     return rows.T @ (grid @ columns)

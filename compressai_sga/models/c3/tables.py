@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Integer probabilities of a latent, given where the entropy net expects it and how far off that may be.
+"""Integer probabilities of a latent, given the location and scale that the entropy net predicts.
 
 P(k) = F(k + 1/2) - F(k - 1/2), F the Laplace distribution with location m and scale b (C3, Kim et al.
 2024, eq. 3), in units of 2^-24, for a fixed set of (m, b):
@@ -8,15 +8,15 @@ P(k) = F(k + 1/2) - F(k - 1/2), F the Laplace distribution with location m and s
     m in steps of 1/64, from b = 1/2 on in steps that double with b and reach 1 at b = 16: the error is
         uniform within +-step/2 and costs step^2 / (24 b^2) nats, 2e-4 or less for b >= 1/4.
 So a row stands for (scale, fraction of m); the integer part of m shifts it. A row ends 12 b + 1 from its
-location; beyond lies the escape, its last value, followed in the stream by a side (`coin_row`), a class
-c of probability 2^-(c+1) (`escape_row`), and c plain bits (`coin_row`). The values of a row share 2^-15
-evenly beside their own probability, at least 2^-24 each, so that no surprise costs more than 24 bits
-and, in a narrow row, more than 18.
+location. Latents beyond are coded by the escape, the row's last value, followed in the stream by a side
+(`coin_row`), a class c of probability 2^-(c+1) (`escape_row`), and c plain bits (`coin_row`). In addition to
+their own probability, the values of a row share 2^-15 evenly, at least 2^-24 each, so that no value costs
+more than 24 bits and, in a narrow row, more than 18.
 
-In:  nothing: there is one set of rows, made in some 20 ms when it is first asked for (`rows`).
-Out: cumulative counts as the C++ decoder reads them, and `constriction` models with the very same
-     counts for Python. Made of +, -, *, / and powers of two only, which IEEE 754 rounds in one way;
-     no libm. A checksum finds a machine that does otherwise.
+In:  nothing: there is one set of rows, made in some 20 ms on first use (`rows`).
+Out: cumulative counts as the C++ decoder reads them, and `constriction` models with exactly the same
+     counts for Python. They are made with +, -, *, / and powers of two only, which IEEE 754 rounds in one
+     way, and without libm. A checksum detects a machine that differs.
 Fails with RuntimeError on such a machine.
 """
 

@@ -4,7 +4,7 @@
     bytes 1       version, 1
     varint x 2    height, width in pixels (LEB128: 7 bits a byte, low first)
     bytes 1       clamp of the entropy net's inputs, 1 to 127
-    bytes 1       place in `config.KNOWN`, and then
+    bytes 1       index into `config.KNOWN`, and then
         bytes 1   number of the default nets (`defaults`), 0 for none
                   or 255, and then
         bytes 5   grids - 1 | first << 4;  context;
@@ -22,10 +22,10 @@ An array is integers k times 2^-shift. For each array in the order of `config.la
     values        k >> r, in the row of `tables` with location 0 and scale 2^(c/4 - 5 - r)
     n r coins     the low r bits of each k, high first
     escapes       of values beyond their row, as in `latent_codec`
-The zero-mean Laplace law is C3's (Kim et al. 2024, section 3.3), which estimates these bits only and
-counts neither steps nor scales.
+The zero-mean Laplace distribution is from C3 (Kim et al. 2024, section 3.3), which only estimates these bits
+and does not count steps and scales.
 
-In:  `Nets`. Out: bytes; at most 3 of them are not code, header apart.
+In:  `Nets`. Out: bytes; beside the header, at most 3 of them are overhead.
 Fails with ``BitstreamError`` on bytes that no encoder wrote.
 """
 
@@ -64,7 +64,7 @@ _AnsCoder = constriction.stream.stack.AnsCoder
 
 @dataclass(frozen=True)
 class Nets:
-    """All that the first string says.
+    """The content of the first string.
 
     Args:
         architecture: of the codec.
@@ -108,7 +108,7 @@ class Nets:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays as float32, exactly: 24 bits are more than an integer that matters has."""
+        """All arrays as float32, without loss: the integers in use have at most 24 bits."""
         return {
             spec.name: np.ldexp(k.astype(np.float64), -shift).astype(np.float32)
             for spec, k, shift in zip(layout(self.architecture), self.integers, self.shifts)
@@ -125,7 +125,7 @@ def array_bits(integers: np.ndarray, base: np.ndarray | None = None) -> float:
 
 
 def _forms(integers: np.ndarray, base: np.ndarray | None) -> list[np.ndarray]:
-    """What may be coded: the integers or, second, their differences from default ones."""
+    """The two forms that may be coded: the integers, and their differences from the default ones."""
     return [integers.ravel()] + ([] if base is None else [(integers - base).ravel()])
 
 
@@ -140,7 +140,7 @@ def _row_of(scale: int) -> tuple[int, int]:
 
 
 def _best_scale(integers: np.ndarray) -> tuple[int, float]:
-    """The cheapest scale and what the values cost with it."""
+    """The cheapest scale, and the bits of the values with it."""
     mean = float(np.abs(integers).mean())
     around = min(_SCALES - 1, round(4 * (math.log2(max(mean, 2.0**-5)) + 5)))
     low, high = max(0, around - 5), min(_SCALES - 1, around + 5)
@@ -190,7 +190,7 @@ def _events(integers: np.ndarray, shift: int, base: np.ndarray | None) -> list[t
             side, number = _escape(v, last)
             classes = number.bit_length() - 1
             if classes > 17:
-                raise ValueError(f"a weight is {v} of its steps, beyond 2^18 scales: take a coarser step")
+                raise ValueError(f"a weight of {v} steps is beyond 2^18 scales: take a coarser step")
             found += [(table.coin_row, side), (table.escape_row, classes)]
             found += coins(number - (1 << classes), classes)
     return found
@@ -251,7 +251,7 @@ def decode_nets(data: bytes) -> Nets:
         shifts.append(shift)
     state = coder.get_compressed()
     if len(state) != 1 or int(state[0]) != _guard(data[:length], integers):
-        raise _damaged("the weights do not have the checksum that they came with")
+        raise _damaged("the decoded weights do not match their checksum")
     return Nets(architecture, size, clamp, tuple(integers), tuple(shifts), start)
 
 
@@ -304,7 +304,7 @@ def _header(nets: Nets) -> bytes:
     if a in KNOWN:
         return found + bytes([KNOWN.index(a), 0 if nets.start is None else nets.start.number])
     if nets.start is not None:
-        raise ValueError("default nets fit a known architecture only; code these without a start")
+        raise ValueError("default nets exist for known architectures only; code these nets with start=None")
     kinds = (a.entropy_activation, a.synthesis_activation, a.refinement_activation)
     flags = sum(_ACTIVATIONS.index(kind) << 2 * i for i, kind in enumerate(kinds))
     flags |= a.entropy_residual << 6 | a.entropy_skip << 7

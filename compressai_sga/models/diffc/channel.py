@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channels of DiffC: how a step's Gaussian is sent, given that both sides know its divergence roughly.
+"""The channels of DiffC: how a step's Gaussian is sent when both sides know its divergence approximately.
 
-    trellis   one long message of 0.85 KL bits (`channels.trellis`): the least bits for the same image
+    trellis   one long message of 0.85 KL bits (`channels.trellis`): the fewest bits for the same image
     orc, pfr  blocks of bounded divergence by reverse channel coding (Theis & Yosri 2022), with the
               candidates of `channels.circulant` and Zipf's code of their numbers
 
-A step's divergence is announced in half octaves, relative to what the ladder expects, for a bit or less. From
-it follow the message's length, or the blocks and their candidates. Nothing else is sent, and less than half a
-bit not at all: the step then takes a draw of p.
+A step's divergence is announced in half octaves, relative to what the ladder expects, for a bit or less. It
+determines the message's length, or the blocks and their candidates. Nothing else is sent. For less than half
+a bit nothing at all is sent, and the step takes a draw of p.
 
-Neither delivers quite the shift: a block looks at 2^(KL + 2) candidates, as those of Vonderfecht & Liu 2025
-do, and falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The loop in `process`
-makes up for it: what counts is the shift for each bit, which is the same for messages of 0.8 to 1 KL bits.
-Longer ones overshoot.
+Neither channel delivers the full shift. A block uses 2^(KL + 2) candidates, as in Vonderfecht & Liu 2025, and
+falls short by some 15 %; a message of R bits reaches about sqrt(2 ln 2 R). The closed loop of `process`
+corrects for this in later steps, so only the shift per bit matters. It is the same for messages of 0.8 to 1
+KL bits; longer ones overshoot.
 
 In:  shift (D,) in units of p's std, announced divergence in thousandths of a bit, seed and step.
 Out: parts (numbers, `IndexModel`) for the stream; normal numbers (D,) from them, the same on any machine.
@@ -48,7 +48,7 @@ _WORD_BITS = 16  # of a message, in the stream
 
 
 def announced_millibits(expected_millibits: int, halves: int) -> int:
-    """expected 2^(halves / 2), the same integer on every machine."""
+    """The announced divergence: expected 2^(halves / 2), the same integer on every machine."""
     scaled = expected_millibits * _ROOTS[halves % 2]
     octaves = halves // 2 - 16
     return scaled << octaves if octaves >= 0 else scaled >> -octaves
@@ -70,15 +70,15 @@ class Channel:
         if self.method not in get_args(Method):
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(get_args(Method))}")
         if self.size not in SIZES[self.code]:
-            raise ValueError(f"size is {self.size}; {self.code} have one of {SIZES[self.code]}")
+            raise ValueError(f"size is {self.size}; for {self.code} it must be one of {SIZES[self.code]}")
 
     @property
     def code(self) -> str:
-        """In `CODES`."""
+        """The name of the code, one of `CODES`."""
         return "trellis" if self.method == "trellis" else "blocks"
 
     def models(self, dims: int, kl_millibits: int) -> list[tuple[int, IndexModel]]:
-        """How many numbers of which models a step has in the stream."""
+        """The numbers of a step in the stream: how many, and of which models."""
         if kl_millibits < 500:
             return []
         if self.method == "trellis":
@@ -123,7 +123,7 @@ class Channel:
 
 
 def _words_of(symbols: Tensor, message: trellis.Message) -> list[Tensor]:
-    """Symbols to words of 16 bits and a last one of fewer, the first bit the highest."""
+    """Packs symbols into words of 16 bits, the last one with fewer; the first bit is the highest."""
     b = message.symbol_bits
     bits = (symbols.cpu()[:, None] >> torch.arange(b - 1, -1, -1)) & 1
     bits = bits.reshape(-1)

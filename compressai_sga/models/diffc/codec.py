@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """One image to DiffC's bytes and back: the closed loop of `process` over a channel and a stream.
 
-Both sides walk the same levels (`costs`). At each the network says what it expects, the encoder sends the
-step over the `channel`, and both take the z that the decoder gets. Hence the network's numbers must be the
-same on both sides, to the last bit (`exact_denoiser`), and:
+Both sides go through the same levels (`costs`). At each level the network predicts x_hat, the encoder sends
+the step over the `channel`, and both continue from the z that the decoder gets. So the network's numbers must
+be the same on both sides, to the last bit (`exact_denoiser`). Three measures help:
 
     x_hat  is rounded to multiples of 2^-10, z to 2^-16, before anything depends on them
-    check  some bits of the CRC-32 of z follow each step; more of a long step, and 8 of the last
+    check  some bits of the CRC-32 of z follow each step; more after a long step, and 8 after the last
     tags   the header has 4 bits each of a CRC of the model and of what the network runs on
 
-A decoder whose network says something else stops at the first check that fails, and the tags tell why. With c
-bits of checks since numbers went astray, it goes unnoticed with probability 2^-c.
+A decoder whose network gives other numbers stops at the first check that fails, and the tags tell why. With c
+bits of checks after the first difference, it remains undetected with probability 2^-c.
 
     code = encode_image(x, coder, target_bits=..., seed=0)     # x (C, H, W) in the denoiser's units
-    got = decode_image(code.data, (C, H, W), coder)            # z at some level; `chain.reconstruct` ends it
+    got = decode_image(code.data, (C, H, W), coder)            # z at a level; `process.reconstruct` goes on
 
-Fails with ``BitstreamError`` for damaged, cut and foreign bytes.
+Fails with ``BitstreamError`` for bytes that are damaged, cut, or of another model or machine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Coder:
         channel: of the encoder; a decoder takes the stream's.
         model_tag, machine_tag: CRCs of the model, and of what the network runs on.
         seed: in [0, 2^64).
-        steps_limit: of the path, from 1 to 255; None for as many as pay.
+        steps_limit: of the path, from 1 to 255; None for the cheapest number of steps.
     """
 
     denoiser: Denoiser
@@ -90,15 +90,15 @@ class Coder:
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """A step, when it is done: what a progress bar shows, or a curve.
+    """The report of a finished step, for a progress bar or a curve.
 
     Args:
         step: from 1.
         steps: of the whole path.
-        log_snr: that it reached.
+        log_snr: the level that it reached.
         z: (C, H, W) float64.
         kl_bits: divergence of the step.
-        bits: all that a stream up to here has, about.
+        bits: approximate length of the stream up to here.
     """
 
     step: int
@@ -111,7 +111,7 @@ class StepReport:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """What `encode_image` made: the bytes, the steps sent, and z (C, H, W) at their end."""
+    """The result of `encode_image`: the bytes, the steps sent, and z (C, H, W) at their end."""
 
     data: bytes
     steps: int
@@ -121,7 +121,7 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What `decode_image` found: z (C, H, W) float64, its level, and how many of the steps it had.
+    """The result of `decode_image`: z (C, H, W) float64, its level, and the number of decoded steps.
 
     `seed` is the stream's."""
 
@@ -140,13 +140,13 @@ def encode_image(
     steps: int | None = None,
     progress: Callable[[StepReport], None] | None = None,
 ) -> Encoded:
-    """Sends an image up to a number of bits or steps.
+    """Encodes an image, up to a number of bits or steps.
 
     Args:
         x: (C, H, W) in the denoiser's units.
         coder: what is shared.
-        target_bits: the stream ends after the step that brings it nearest to these; not before the first.
-        steps: or after so many steps, at most those of the path; all of them, without either.
+        target_bits: the stream ends after the step that brings it nearest to this number, at least one step.
+        steps: or after this many steps, at most those of the path; without either, after all of them.
         progress: told after every step.
     """
     x = x.double()
@@ -194,7 +194,7 @@ def decode_image(
         data: a stream, or a prefix of one.
         shape: (C, H, W).
         coder: the encoder's, except channel, seed and steps_limit, which the stream says.
-        whole: whether bytes that are not a whole stream are refused.
+        whole: whether to refuse bytes that are not a whole stream.
         progress: told after every step.
 
     Raises:
@@ -229,14 +229,13 @@ def decode_image(
             progress(StepReport(step, len(path) - 1, high, z, math.nan, bits_of(parts)))
     if not done:
         raise BitstreamError(
-            f"{len(data)} bytes of a DiffC stream hold no step of it; give more of its bytes, {count} steps "
-            "were sent"
+            f"{len(data)} bytes of a DiffC stream hold none of its {count} steps; give more of its bytes"
         )
     if whole and (done < count or to_bytes(parts) != data):
         state = f"end after step {done} of {count}" if done < count else "go on after the last step"
         raise BitstreamError(
             f"{len(data)} bytes of a DiffC stream {state}: they are cut or damaged; to decode what there is, "
-            f"say so with max_bytes={len(data)}"
+            f"pass max_bytes={len(data)}"
         )
     return Decoded(z, reached, done, count, coder.seed)
 
@@ -308,8 +307,8 @@ def _wrong_numbers(step: int, same_machine: bool) -> BitstreamError:
             "(their tags differ), or the bytes are damaged"
         )
     return BitstreamError(
-        f"a DiffC stream fails its check after step {step}: {cause}; decode with the version of torch and "
-        "the kind of CPU that it was written on, or a prefix that ends before this step"
+        f"a DiffC stream fails its check after step {step}: {cause}; decode it with the version of torch and "
+        "on the kind of CPU that wrote it, or decode a prefix that ends before this step"
     )
 
 
@@ -317,10 +316,10 @@ def _wrong_numbers(step: int, same_machine: bool) -> BitstreamError:
 
 
 class _Rates:
-    """Announced divergences: how far each step's is from the one expected, in half octaves.
+    """Announced divergences: each step's offset from the expected divergence, in half octaves.
 
-    An image that is harder than the training images at one level is so at the next: the offset is coded as a
-    change against that of the step before.
+    An image that is harder than the training images at one level is usually harder at the next too. So the
+    offset is coded as a change from that of the step before.
     """
 
     def __init__(self) -> None:
@@ -348,7 +347,7 @@ def _symmetric(masses: Sequence[int]) -> IndexModel:
 
 
 def path_of(coder: Coder, dims: int) -> tuple[int, ...]:
-    """The levels of an image of so many numbers."""
+    """The levels for an image with `dims` values."""
     fixed = _FIXED_MILLIBITS + 1000 * max(0, dims - _LARGE_DIMS) // 4096
     return shortest_path(coder.ladder, dims, StepCost(fixed, _SHARE_PERMILLE), coder.steps_limit)
 
@@ -380,12 +379,12 @@ def _next(
 
 
 def _rounded(z: Tensor) -> Tensor:
-    """Multiples of 2^-16: what another libm does to a coefficient's last bit is gone, float32 holds them."""
+    """Rounds to multiples of 2^-16: this hides a libm's last bit in a coefficient, and float32 holds them."""
     return torch.round(z / _Z_UNIT) * _Z_UNIT
 
 
 def _check_bits(announced_millibits: int) -> int:
-    """1, and one more for every 128 bits, at most 8."""
+    """Number of check bits: 1, and one more for every 128 bits, at most 8."""
     return min(_FINAL_CHECK_BITS, 1 + announced_millibits // 128_000)
 
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step costs, and which levels to stop at: a table of errors and a shortest path.
+"""The bits of a step, and the levels to stop at: a table of errors and a shortest path.
 
 On a ladder of levels, linear in log-SNR, the step from level i to level j > i takes
 
     KL(i, j) = (SNR_j - SNR_i) / (2 ln 2) D mse_i bits,   mse_i = E |x - x_hat(z_i)|^2 per dimension
 
-(Theis et al. 2022, eq. 8 of Ho et al. 2020 in log-SNRs): one number a level says what all steps cost. Few
-long steps pay for an x_hat that is out of date, many short ones for what a step costs beyond its divergence:
-the path from the first level to the last whose bits are the fewest comes from dynamic programming, as
-Vonderfecht & Liu 2025 have it, with real coded bits for lengths. Its parts are shortest paths, too, so that
-a sender may stop anywhere. The best number of steps grows with D.
+(Theis et al. 2022, eq. 8 of Ho et al. 2020 in log-SNRs). So one number a level gives the cost of all steps. A
+few long steps cost more because x_hat is out of date; many short steps cost more because each step has bits
+beyond its divergence. The path from the first level to the last with the fewest bits is found by dynamic
+programming, as in Vonderfecht & Liu 2025, with the bits that are really coded as lengths. Its parts are
+shortest paths too, so a sender may stop anywhere. The best number of steps grows with D.
 
-Encoder and decoder must find the same path. So the errors are integers, units of 2^-32, SNRs come from
-`decimal`, whose exp is correctly rounded by specification, lengths are integers, thousandths of a bit, and of
-two paths of the same length the one with the longer last step is taken.
+Encoder and decoder must find the same path. So the errors are integers in units of 2^-32, the SNRs come from
+`decimal`, whose exp is correctly rounded by specification, and lengths are integers in thousandths of a bit.
+Of two paths of the same length, the one with the longer last step is taken.
 
-In:  errors (levels,) int64, measured on training images by `measure_errors`; D; what a step costs.
+In:  errors (levels,) int64, measured on training images by `measure_errors`; D; the cost of a step.
 Out: level numbers, rising. Fails with ``ValueError`` for tables and numbers out of range.
 """
 
@@ -48,7 +48,7 @@ class StepCost:
     """Bits of a step with divergence KL: fixed + (1 + share) KL.
 
     Args:
-        fixed_millibits: of every step: side information, and what a channel loses at its ends.
+        fixed_millibits: of every step: side information, and the channel's loss at its ends.
         share_permille: of the divergence.
     """
 
@@ -58,7 +58,7 @@ class StepCost:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """Levels and what is known about them; hashable.
+    """The levels, with the denoiser's error at each; hashable.
 
     Args:
         lowest, highest: log-SNRs of the first and the last level.
@@ -73,11 +73,11 @@ class Ladder:
         if not self.lowest < self.highest or len(self.errors) < 2 or not min(self.errors) > 0:
             raise ValueError(
                 f"a ladder from {self.lowest} to {self.highest} with {len(self.errors)} errors, the least "
-                f"{min(self.errors, default=None)}; it must rise, and have two positive errors or more"
+                f"{min(self.errors, default=None)}; it must rise and have at least two errors, all positive"
             )
 
     def log_snr(self, level: int) -> float:
-        """Of a level, from 0; the same float on every machine."""
+        """The log-SNR of a level, counted from 0; the same float on every machine."""
         return self.lowest + (self.highest - self.lowest) * level / (len(self.errors) - 1)
 
     def kl_millibits(self, start: int, end: int, dims: int) -> int:
@@ -105,7 +105,7 @@ def shortest_path(
         ladder: levels and errors.
         dims: D of the image.
         cost: of a step.
-        steps_limit: no more steps than this; None for as many as pay.
+        steps_limit: no more steps than this; None for the cheapest number of steps.
 
     Returns:
         Level numbers, the first one 0.

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC's network as a denoiser whose numbers two machines agree on, for images of any size.
+"""DiffC's network as a denoiser that gives the same numbers on two machines, for images of any size.
 
-A coder needs the same bits at both ends. On the CPU, `diffusion.exact` gives them whatever the number of
-threads; larger images than the network's window go through it in windows that overlap by a quarter and are
-averaged (`diffusion.windows`), a few at a time, always in the same order; and x_hat is rounded to multiples
-of 2^-10, for our network a sixteenth of a grey level. On a GPU cuDNN is asked for deterministic algorithms
-without TF32: the same GPU, driver and versions should then agree with themselves, and the tag says which they
-were; not tried.
+A coder needs the same bits at both ends. On the CPU, `diffusion.exact` gives them for any number of threads.
+Images larger than the network's window are processed in windows that overlap by a quarter and are averaged
+(`diffusion.tiling`), a few at a time, always in the same order. x_hat is rounded to multiples of 2^-10, for
+our network a sixteenth of a grey level. On a GPU, cuDNN is asked for deterministic algorithms without TF32.
+Results should then agree for the same GPU, driver and versions, which the tag records; this was not tried.
 
 In:  z (1, C, H, W) float64, log-SNR a float64 scalar. Out: x_hat, float64 multiples of 2^-10.
 Fails with ``ShapeError`` for an image that is smaller than a network can take.
@@ -36,7 +35,7 @@ class ExactDenoiser:
 
     Args:
         predict: x_hat (b, C, w, w) from windows of z, float32, and their level.
-        window: side that the network was trained on, px.
+        window: side of the images that the network was trained on, px.
         multiple: sides of windows are multiples of this, px.
         device: of the network.
     """
@@ -96,7 +95,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 
 def machine_tag(device: torch.device) -> int:
-    """CRC-32 of what a network's last bits depend on: torch's version, and how the processor adds up."""
+    """CRC-32 of what a network's last bits depend on: torch's version, and how the processor rounds sums."""
     if device.type == "cpu":
         facts = [str(arithmetic())]
     else:

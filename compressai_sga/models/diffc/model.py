@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC as a CompressAI model: images sent as noisy pixels, step by step, at any rate from one network.
+"""DiffC as a CompressAI model: sends noisy pixels step by step, at any rate with one network.
 
 Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. See `process` for the
 process, `costs` for the steps, `channel` for how a step is sent and `codec` for the bytes.
@@ -9,13 +9,14 @@ process, `costs` for the steps, `channel` for how a step is sent and `codec` for
     x_hat = model.decompress(out["strings"], out["shape"])["x_hat"]
     x_hat = model.decompress(out["strings"], out["shape"], max_bytes=100)["x_hat"]   # any prefix
 
-`DiffCAncestral` (diffc-a) draws the image from the model given what was sent, `DiffCFlow` (diffc-f) follows
-the probability flow, which is nearer to the original; their bytes are the same. Every image of a batch is
-coded on its own, and the network sees windows of it, of the size that it was trained on.
+`DiffCAncestral` (diffc-a) draws the image from the model, given what was sent; `DiffCFlow` (diffc-f) follows
+the probability flow, whose image is nearer to the original. Their bytes are the same. Every image of a batch
+is coded on its own, and the network sees windows of it, of the size that it was trained on.
 
-In:  x (B, 3, H, W) in [0, 1], H and W from the network's multiple (8 px) on. Out: as CompressAI's models.
-Fails with ``BitstreamError`` for damaged, cut and foreign strings, ``ShapeError`` for images that are too
-small, ``ValueError`` for knobs out of range, ``SgaError`` where the cost table is missing.
+In:  x (B, 3, H, W) in [0, 1], H and W at least the network's multiple (8 px). Out: as CompressAI's models.
+Fails with ``BitstreamError`` for strings that are damaged, cut, or of another model or machine,
+``ShapeError`` for images that are too small, ``ValueError`` for options out of range, ``SgaError`` where the
+cost table is missing.
 """
 
 from __future__ import annotations
@@ -58,19 +59,19 @@ _NOISE_STEP = 2**24  # of the reconstruction's noise, beyond those of the stream
 
 
 class DiffC(CompressionModel):
-    """A denoiser and its cost table; see the file's head. All but the two are knobs, and attributes.
+    """A denoiser and its cost table; see the file's head. All other arguments are options, and attributes.
 
     Args:
         denoiser: our network, or a pixel model of `diffusion.pretrained.load`.
-        quality: 1 to 8, the rate of `QUALITY_BPP`, where nothing else is said.
+        quality: 1 to 8, with the rate of `QUALITY_BPP`; used where bpp, bits and step are not given.
         bpp, bits, step: instead, bits a pixel, or of an image, or the number of a step. The stream ends after
             the step that brings it nearest.
         costs: the errors of `measure_costs`, (levels,) int64.
         channel: "trellis", or reverse channel coding by "orc" or "pfr".
         size: of the channel, see `channel.SIZES`: bits of the trellis' state, divergence of a block.
-        steps_limit: of the path; None for as many as pay.
-        steps: of the reconstruction, if it started from pure noise: fewer from a later level. By default 32
-            for the flow, 100 for the ancestral draw, which loses variance in long steps.
+        steps_limit: of the path; None for the cheapest number of steps.
+        steps: of a reconstruction from pure noise; from a later level it takes fewer. By default 32 for the
+            flow, 100 for the ancestral draw, which loses variance in long steps.
         seed: of the shared noise, in [0, 2^64).
         progress: whether to show a bar; by default where a terminal sees it.
     """
@@ -113,7 +114,7 @@ class DiffC(CompressionModel):
 
     @classmethod
     def from_zoo(cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: None = None) -> DiffC:
-        """A model of the zoo, which has all qualities."""
+        """A model of the zoo, whose file serves all qualities."""
         return cls.from_state_dict(state_dict, quality=quality)
 
     @classmethod
@@ -123,7 +124,7 @@ class DiffC(CompressionModel):
         Args:
             source: folder or hub id, as `diffusion.pretrained.load` takes it.
             crops: (N, C, w, w) in [0, 1], images like those that it was trained on.
-            knobs: of the class.
+            knobs: options of the class.
 
         Raises:
             SgaError, UnsupportedModelError: as `load`; a latent model.
@@ -164,7 +165,7 @@ class DiffC(CompressionModel):
         self.check_options()
         if not bool((self.costs > 0).all()):
             raise SgaError(
-                "DiffC has no cost table, from which both sides know the steps; call "
+                "DiffC has no cost table, which gives both sides the steps; call "
                 "model.measure_costs(crops) with training images, or load a state dict that has one"
             )
         model = pixel_model(self.denoiser)
@@ -180,7 +181,7 @@ class DiffC(CompressionModel):
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """Strings, one an image, and shape of images (B, 3, H, W) in [0, 1].
+        """Encodes images (B, 3, H, W) in [0, 1]: one string for each image, and their shape.
 
         Raises:
             ShapeError: an image is too small for the network.
@@ -204,7 +205,7 @@ class DiffC(CompressionModel):
 
         Args:
             strings, shape: what `compress` returned.
-            max_bytes: use no more than the first so many bytes of each string, which need not be whole.
+            max_bytes: decode only the first max_bytes bytes of each string; the strings may also be cut.
 
         Raises:
             BitstreamError: a string is damaged, cut (without `max_bytes`), holds no step, or comes from
@@ -217,7 +218,7 @@ class DiffC(CompressionModel):
 
     @torch.no_grad()
     def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
-        """Decodes the strings without making images of what was sent.
+        """Decodes the strings without reconstructing the images.
 
         Raises:
             BitstreamError: as `decompress`.
@@ -227,7 +228,7 @@ class DiffC(CompressionModel):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Any]:
-        """What an ideal channel would send, as far as the stream would go.
+        """Sends over an ideal channel, up to the step where the stream would end.
 
         Returns:
             x_hat (B, 3, H, W), and likelihoods {"z": (B, 3, H, W)}: the divergence of all steps, spread
@@ -304,7 +305,7 @@ class DiffC(CompressionModel):
         return model.to_image(x_hat).float()
 
     def _target(self, x: Tensor) -> dict[str, Any]:
-        """Of `encode_image`: when to stop."""
+        """The arguments of `encode_image` that say when to stop."""
         if self.step is not None:
             return {"steps": self.step}
         if self.bits is not None:
@@ -332,30 +333,32 @@ class DiffC(CompressionModel):
         self._exact().window_of(*x.shape[2:])
 
     def check_options(self) -> None:
-        """Raises ValueError where an attribute was set to what it cannot be."""
+        """Raises ValueError where an attribute has an invalid value."""
         if not 1 <= self.quality <= len(QUALITY_BPP):
-            raise ValueError(f"quality is {self.quality}; it is 1 to {len(QUALITY_BPP)}, {QUALITY_BPP} bpp")
+            raise ValueError(
+                f"quality is {self.quality}; choose 1 to {len(QUALITY_BPP)}, for {QUALITY_BPP} bpp"
+            )
         for name in ("bpp", "bits", "step"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be positive")
         if (self.steps is not None and self.steps < 1) or not 0 <= self.seed < 2**64:
             raise ValueError(
-                f"steps is {self.steps} and seed {self.seed}; there is one step at least, and the seed lies "
+                f"steps is {self.steps} and seed {self.seed}; steps must be at least 1, and seed must lie "
                 "in [0, 2^64)"
             )
         if self.steps_limit is not None and not 1 <= self.steps_limit <= 255:
-            raise ValueError(f"steps_limit is {self.steps_limit}; it lies from 1 to 255")
+            raise ValueError(f"steps_limit is {self.steps_limit}; it must be from 1 to 255")
         Channel(self.channel, self.size)
 
     # State dicts.
 
     def get_extra_state(self) -> Tensor:
-        """What the denoiser is, as far as its weights do not say."""
+        """The denoiser's settings, beside its weights."""
         return to_buffer(settings_of(self.denoiser))
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing: `from_state_dict` reads it."""
+        """Does nothing; `from_state_dict` reads the settings."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Weights and costs of a model with the same architecture."""
@@ -387,7 +390,7 @@ class DiffCAncestral(DiffC):
 
 
 class DiffCFlow(DiffC):
-    """DiffC-F: the image is where the probability flow leads what was sent."""
+    """DiffC-F: the image is the end of the probability flow from what was sent."""
 
 
 ARCHITECTURES: dict[str, type[DiffC]] = {"diffc-a": DiffCAncestral, "diffc-f": DiffCFlow}

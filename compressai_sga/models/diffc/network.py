@@ -5,9 +5,9 @@ Theis et al., "Lossy compression with Gaussian diffusion", 2022: the model of th
 
     x = (image - 1/2) / scale,   z = alpha x + sigma eps,   v = alpha eps - sigma x,
 
-with pixels at a variance of about 1, so that v has it at every level of noise. The levels that it was trained
-for, from `lowest` to `highest` log-SNR, are the first and the last that a codec can send; at the highest the
-noise is about half a grey level.
+with pixels of variance about 1, so that v also has variance about 1 at every level of noise. The levels of
+the training, from `lowest` to `highest` log-SNR, are the first and the last that a codec can send; at the
+highest the noise is about half a grey level.
 
 In:  z (B, 3, H, W); log_snr () or (B,). Out: v (B, 3, H, W).
 Fails with ``ShapeError`` as the U-Net does.
@@ -51,7 +51,7 @@ class PixelDenoiser(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], prefix: str = "") -> PixelDenoiser:
-        """A network with these weights, whose settings are among them; fp16 is widened."""
+        """A network with the weights and settings of a state dict; fp16 is widened."""
         mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         settings = from_buffer(mine["settings"])
         unet = settings.pop("unet")

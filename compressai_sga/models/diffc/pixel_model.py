@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DiffC asks of a diffusion model of pixels, for our network and for those of `diffusers`.
+"""What DiffC needs from a diffusion model of pixels, for our network and for those of `diffusers`.
 
-A codec needs x_hat from z and its level, the levels that the network knows, the size of image that it was
-trained on, and the units of its signal. `PixelDenoiser` and `diffusion.pretrained.Pretrained` both say so,
-each in its own words.
+A codec needs x_hat from z and its level, the levels that the network knows, the size of the images that it
+was trained on, and the units of its signal. `PixelDenoiser` and `diffusion.pretrained.Pretrained` both have
+these, under different names.
 
 In:  one of the two modules. Out: a `PixelModel`.
 Fails with ``UnsupportedModelError`` for other modules and for latent models.
@@ -56,7 +56,7 @@ class PixelModel:
 
 
 def pixel_model(module: nn.Module) -> PixelModel:
-    """The model in a module.
+    """The pixel model of a module.
 
     Raises:
         UnsupportedModelError: it is neither our network nor a pixel model of `diffusers`.
@@ -97,7 +97,7 @@ def pixel_model(module: nn.Module) -> PixelModel:
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """What `module_of` needs beside the weights; JSON."""
+    """The settings that `module_of` needs beside the weights; JSON."""
     if isinstance(module, PixelDenoiser):
         return {"kind": _OURS}
     return {

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of DiffC, for any denoiser: sending a noisy image step by step, and images from it.
+"""The process of DiffC, for any denoiser: sending a noisy image step by step, and denoising it at the end.
 
 Theis, Salimans, Hoffman & Mentzer, "Lossy compression with Gaussian diffusion", 2022. Levels are rising
-log-SNRs. Both sides hold z at level t and x_hat = denoiser(z, t). The encoder, who knows x, wants z at the
-next level s to be drawn from q(z_s | z_t, x); the decoder expects the same law with x_hat for x:
+log-SNRs. Both sides hold z at level t and x_hat = denoiser(z, t). The encoder knows x, and z at the next
+level s should be a draw from q(z_s | z_t, x). The decoder expects the same distribution with x_hat in place
+of x:
 
     q = N(keep z + pull x, std^2),   p = N(keep z + pull x_hat, std^2)        (`samplers.ancestral_step`)
 
-In units of std around p's mean that is N(shift, I) against N(0, I), with
+In units of std around p's mean, these are N(shift, I) against N(0, I), with
 
     shift = sqrt(SNR_s - SNR_t) (x - x_hat),   KL = |shift|^2 / 2 nats.
 
-The loop is closed: the next step starts from the z that was really sent, so that a channel whose samples are
-off pays for it in later steps, and nothing accumulates. The start is noise that both sides share, at a level
-where z says next to nothing about x. From any level the decoder gets an image in two ways:
+The loop is closed: the next step starts from the z that the decoder really has. So later steps correct the
+errors of an imperfect channel, for some more bits, and errors do not accumulate. The start is noise that both
+sides share, at a level where z says almost nothing about x. From any level there are two ways to an image:
 
     DiffC-A    "ancestral"    the diffusion goes on with p and noise of its own: a draw from the model
     DiffC-F    "flow"         the probability flow: deterministic, up to 3 dB nearer
@@ -56,12 +57,12 @@ _LN2 = math.log(2)
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """What both sides hold after a step, or at the start.
+    """The state of both sides after a step, or at the start.
 
     Args:
         log_snr: of z.
         z: (B, ...).
-        bits: (B,) float64, KL divergence that sending z took, since the level before.
+        bits: (B,) float64, KL divergence of the step from the level before to z.
     """
 
     log_snr: float
@@ -71,7 +72,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class IdealRun:
-    """What `send_ideal` sent.
+    """The result of `send_ideal`.
 
     Args:
         z: (B, ...) at the last level.
@@ -94,9 +95,9 @@ def kl_bits(shift: Tensor) -> Tensor:
 
 
 def advance(z: Tensor, x_hat: Tensor, normal: Tensor, log_snr_t: float, log_snr_s: float) -> Tensor:
-    """z at the next level, keep z + pull x_hat + std normal: `normal` is what the channel delivers.
+    """z at the next level, keep z + pull x_hat + std normal, with `normal` from the channel.
 
-    A draw of N(0, I) gives one of p, a draw of N(shift, I) one of q.
+    If `normal` is a draw of N(0, I), the result is a draw of p; if of N(shift, I), a draw of q.
     """
     step = ancestral_step(log_snr_t, log_snr_s)
     return step.keep * z + step.pull * x_hat + step.std * normal
@@ -106,19 +107,19 @@ def advance(z: Tensor, x_hat: Tensor, normal: Tensor, log_snr_t: float, log_snr_
 def ideal_levels(
     denoiser: Denoiser, x: Tensor, log_snrs: Tensor, generator: torch.Generator, *, start: Start = "shared"
 ) -> Iterator[Level]:
-    """Level after level over an ideal channel: draws of q, each for its KL divergence in bits.
+    """Yields level after level over an ideal channel: draws of q, each at the price of its KL divergence.
 
     Args:
         denoiser: x_hat from z and its level.
         x: (B, ...).
         log_snrs: (levels,), finite, rising.
         generator: of the noise.
-        start: "shared" noise, independent of x and free, as the codec has it; or z at log_snrs[0] "sent"
-            against N(0, I), as the closed forms have it.
+        start: "shared": noise independent of x, without bits, as in the codec; "sent": z at log_snrs[0],
+            sent against N(0, I), as in the closed forms.
     """
     levels = [float(level) for level in log_snrs]
     if len(levels) < 1 or not all(map(math.isfinite, levels)):
-        raise ValueError(f"log_snrs are {levels}; they must be finite, and one at least")
+        raise ValueError(f"log_snrs are {levels}; give at least one, all finite")
     eps = _normal(x, generator)
     if start == "shared":
         z, bits = eps, torch.zeros(len(x), dtype=torch.float64)

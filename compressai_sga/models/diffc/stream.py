@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of a DiffC stream: one range-coded number, of which any prefix of bytes can be decoded.
+"""The bytes of a DiffC stream: one range-coded fraction, decodable from any prefix of its bytes.
 
-Everything is a number with an `IndexModel` and goes to one range coder, whose words are read as one large
-fraction, big-endian. A prefix of the bytes leaves an interval of fractions, from its continuation by zeros to
-that by ones. Range decoding is monotone, so that a number is determined by the prefix if and only if both
-ends decode to it: no table of lengths, no padding, and the whole stream ends with the shortest bytes that
-determine its last number.
+Everything in the stream is a number with an `IndexModel`. One range coder codes all numbers, and its words
+are read as one large big-endian fraction. A prefix of the bytes leaves an interval of fractions, from its
+continuation by zeros to that by ones. Range decoding is monotone, so the prefix determines a number if and
+only if both ends decode to it. There is no table of lengths and no padding, and the whole stream ends with
+the shortest bytes that determine its last number.
 
     header   version, tags of machine and model, code and its size, defaults or not, number of steps
     step     rate: announced divergence, relative to that of the step before
@@ -37,7 +37,7 @@ _FLUSH_BYTES = 12  # what constriction may write beyond the bytes that are neede
 
 
 def bits_of(parts: Sequence[Part]) -> float:
-    """Sum of the lengths."""
+    """Sum of the numbers' code lengths, in bits."""
     return sum(float(model.bits(numbers).sum()) for numbers, model in parts)
 
 
@@ -68,7 +68,7 @@ def _determines(data: bytes, parts: Sequence[Part]) -> bool:
 
 
 class Reader:
-    """Reads numbers as long as the bytes determine them.
+    """Reads numbers for as long as the bytes determine them.
 
     Args:
         data: a stream or a prefix of one.
@@ -87,6 +87,6 @@ class Reader:
 
 
 def _words(data: bytes, fill: bytes) -> np.ndarray:
-    """32-bit words, with two more than the data fills: there both ends differ for certain."""
+    """32-bit words, two more than the data fills; in these the two ends are certain to differ."""
     padded = data + fill * (-len(data) % 4 + 8)
     return np.frombuffer(padded, dtype=">u4").astype(np.uint32)

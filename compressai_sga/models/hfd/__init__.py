@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HFD: a diffusion model draws what a codec has lost.
+"""HFD: a diffusion model draws the details that a codec has lost.
 
-model      `HFD`, any CompressAI model with a decoder that draws
+model      `HFD`: any CompressAI model, and a decoder that draws details
 sampling   the draw: windows, noise, seed
 network    the denoiser
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HFD as a CompressAI model: the bits of any first stage, and an image with the details it has lost.
+"""HFD as a CompressAI model: the bits of any first stage, and an image with the details that it has lost.
 
 Hoogeboom et al., "High-fidelity image compression with score-based generative models", 2023: the first stage
-spends its bits on the squared error, and a diffusion model that sees its image x_1 draws the rest.
+minimises the squared error for its bits, and a diffusion model that sees its image x_1 draws the rest.
 
     model = HFD(first_stage, denoiser, quality=1)             # both trained; see zoo/train/denoiser.py
     out = model.compress(x)                                   # the first stage's strings, byte for byte
@@ -11,15 +11,15 @@ spends its bits on the squared error, and a diffusion model that sees its image 
 
     x_hat = x_1 + realism tau r,   r ~ p(r | x_1)
 
-`realism` leads from x_1 (0, bit for bit, and without a call of the network) to a full draw (1). Where x_1 is
-the mean of x given the bits, this line holds the least squared error at every distance between the laws of
-x_hat and x (Freirich, Michaeli & Meir, "A theory of the distortion-perception tradeoff", 2021). The noise
-comes from a hash of the strings, see `sampling`: a decoder gives the same image every time, alone and in a
+`realism` goes from x_1 (0, bit for bit, without a call of the network) to a full draw (1). Where x_1 is the
+mean of x given the bits, this line has the least squared error for every distance between the distributions
+of x_hat and x (Freirich, Michaeli & Meir, "A theory of the distortion-perception tradeoff", 2021). The noise
+comes from a hash of the strings (`sampling`), so a decoder gives the same image every time, alone and in a
 batch.
 
 In:  x (B, 3, H, W) in [0, 1], as the first stage takes it. Out: as CompressAI's models.
-Fails with ``ShapeError`` where x_1 is too small to draw on, ``ValueError`` for knobs out of range and state
-dicts of another kind, ``SgaError`` for a forward pass in training mode, and as the first stage does.
+Fails with ``ShapeError`` where x_1 is too small for the network, ``ValueError`` for options out of range and
+state dicts of another kind, ``SgaError`` for a forward pass in training mode, and as the first stage does.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ _FIRST, _DENOISER, _SETTINGS = "first_stage.", "denoiser.", "_extra_state"
 
 
 class HFD(CompressionModel):
-    """A first stage and a denoiser; see the file's head. All but the two are knobs, and attributes.
+    """A first stage and a denoiser; see the file's head. All other arguments are options, and attributes.
 
     Args:
-        first_stage: any CompressAI image model; is frozen.
-        denoiser: trained on what this first stage, or one much like it, loses.
+        first_stage: any CompressAI image model; it is frozen.
+        denoiser: trained on the losses of this first stage, or of a very similar one.
         quality: of the first stage, one that the denoiser knows.
         steps: of the sampler.
         seed: of the noise, in [0, 2^64), the same for every image; None: from each image's strings.
         realism: from 0, the first stage's image, to 1, a full draw.
         method: of the sampler, "dpm2m", "ddim", "heun" or "ancestral"; the last with many steps.
-        window, overlap: largest side of the network's windows on the image, and what they share, px.
-        batch: windows that it sees at a time.
+        window, overlap: largest side of the network's windows on the image, and their overlap, px.
+        batch: windows that the network sees at a time.
         precision: of the network, "float32" or "bfloat16"; "auto" is the latter where that is fast.
         progress: whether to show a bar; by default where a terminal sees it.
 
     Raises:
-        ValueError: a knob out of range.
+        ValueError: an option out of range.
     """
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("steps", "seed", "realism")
@@ -107,7 +107,7 @@ class HFD(CompressionModel):
         )
 
     def _set(self, **knobs: Any) -> None:
-        """Takes knobs over as attributes."""
+        """Sets options as attributes."""
         self.denoiser.label_of(knobs["quality"])
         _check(knobs["seed"], knobs["realism"])
         Sampling(**{name: knobs[name] for name in _SAMPLING})
@@ -130,22 +130,22 @@ class HFD(CompressionModel):
 
     @classmethod
     def from_zoo(cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: nn.Module | None) -> HFD:
-        """A network of the zoo, which serves several qualities, behind the first stage of one of them."""
+        """The zoo's network, which serves several qualities, behind the first stage of this quality."""
         return cls(first_stage, ResidualDenoiser.from_state_dict(state_dict), quality=quality)
 
     def check_options(self) -> None:
-        """Raises ValueError where an attribute was set to what it cannot be."""
+        """Raises ValueError where an attribute has an invalid value."""
         self._set(**{name: value for name, value in self.settings.items() if name != "architecture"})
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The knobs and the first stage's architecture: JSON."""
+        """The options and the first stage's architecture; JSON."""
         names = ("quality", "seed", "realism", *_SAMPLING)
         knobs = {name: getattr(self, name) for name in names}
         return {"architecture": _name_of(stock_class(type(self.first_stage))), **knobs}
 
     def train(self, mode: bool = True) -> HFD:
-        """As ever; only the first stage stays in evaluation mode."""
+        """As in any module, except that the first stage stays in evaluation mode."""
         super().train(mode)
         self.first_stage.eval()
         return self
@@ -190,16 +190,16 @@ class HFD(CompressionModel):
             kwargs: of the first stage's decompress.
 
         Raises:
-            ShapeError: x_1 has less than 64 px in a side, and realism is not 0.
-            BitstreamError: the parts have not as many strings each.
-            ValueError: a knob out of range.
+            ShapeError: a side of x_1 has less than 64 px, and realism is not 0.
+            BitstreamError: the parts have different numbers of strings.
+            ValueError: an option out of range.
         """
         seed, realism = self._or_own(seed, realism)
         if realism == 0:
             return self.first_stage.decompress(strings, shape, **kwargs)
         if len({len(part) for part in strings} | {0}) != 2:
             raise BitstreamError(
-                f"the parts have {[len(part) for part in strings]} strings; each part has one an image"
+                f"the parts have {[len(part) for part in strings]} strings; each part must have one an image"
             )
         # One by one: a batch would change the last bits of the first stage's images.
         single = [[[string] for string in image] for image in zip(*strings)]
@@ -219,7 +219,7 @@ class HFD(CompressionModel):
         """
         if self.training:
             raise SgaError(
-                "HFD is in training mode, and has no loss to train with here: the denoiser is trained on "
+                "HFD is in training mode, but its forward has no training loss: the denoiser is trained on "
                 "pairs of images and the first stage's results (zoo/train/denoiser.py); call eval() first"
             )
         seed, realism = self._or_own(None, None)
@@ -238,11 +238,11 @@ class HFD(CompressionModel):
         steps: int | None = None,
         realism: float | None = None,
     ) -> Tensor:
-        """Images of the first stage with a draw of what they lack, (B, 3, H, W), not clamped.
+        """Images of the first stage with a draw of their lost details, (B, 3, H, W), not clamped.
 
         Args:
             x_first: x_1, (B, 3, H, W) in [0, 1].
-            seed, steps, realism: instead of the model's own; no seed at all is seed 0.
+            seed, steps, realism: instead of the model's own; without any seed, seed 0.
         """
         seed, realism = self._or_own(seed, realism)
         seeds = [FORWARD_SEED if seed is None else seed] * len(x_first)
@@ -281,20 +281,20 @@ class HFD(CompressionModel):
     # State dicts.
 
     def get_extra_state(self) -> Tensor:
-        """`settings`, the part of the state dict that is no weight."""
+        """`settings`, the part of the state dict beside the weights."""
         return to_buffer(self.settings)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The knobs of a state dict."""
+        """Sets the options from a state dict."""
         self._set(**{name: value for name, value in from_buffer(state).items() if name != "architecture"})
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        """Weights, tables and knobs of a model with the same architectures."""
+        """Loads weights, tables and options of a model with the same architectures."""
         return super().load_state_dict(dict(state_dict), strict)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> HFD:
-        """A model with these weights and knobs; fp16 is widened.
+        """A model with these weights and options; fp16 is widened.
 
         Raises:
             ValueError: the state dict is of another model, or CompressAI does not know the first stage.
@@ -323,7 +323,7 @@ class HFD(CompressionModel):
 
 def _check(seed: int | None, realism: float) -> None:
     if not 0 <= realism <= 1:
-        raise ValueError(f"realism is {realism}; it goes from 0, the first stage's image, to 1, a full draw")
+        raise ValueError(f"realism is {realism}; choose from 0, the first stage's image, to 1, a full draw")
     if seed is not None and not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must lie in [0, 2^64): take it modulo 2**64")
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HFD's network: the noise in what a first stage has lost, given the first stage's image.
+"""HFD's network: a denoiser of the first stage's residual, given the first stage's image.
 
 Hoogeboom et al., "High-fidelity image compression with score-based generative models", 2023, diffuse the
-image x under a schedule with less noise than usual, as the first stage's x_1 already knows what is coarse,
-and show x_1 to the network. Diffused here is what is missing, in units of its own deviation tau,
+image x under a schedule with less noise than usual, as the first stage's x_1 already has the coarse
+structure, and give x_1 to the network. Here the residual is diffused, in units of its standard deviation tau,
 
     r = (x - x_1) / tau,   z = alpha r + sigma eps,   v = alpha eps - sigma r,
 
 which is the same process: z_x = alpha_x x + sigma_x eps determines alpha_x r tau + sigma_x eps, and with
-alpha_x tau / sigma_x = alpha / sigma the log-SNR of the one is that of the other plus 2 log tau. The plain
-cosine schedule of r is the cosine schedule of x shifted by tau (`schedules.Cosine(shift=tau)`): the first
-stage's error says by how much. An untrained network, v = 0, is then the best linear denoiser around x_1.
+alpha_x tau / sigma_x = alpha / sigma the log-SNR of r is that of x plus 2 log tau. The plain cosine schedule
+of r is the cosine schedule of x shifted by tau (`schedules.Cosine(shift=tau)`), so the first stage's error
+sets the shift. An untrained network, v = 0, is then the best linear denoiser around x_1.
 
 In:  z (B, 3, H, W) of variance 1; log_snr of r, () or (B,); x_1 in [0, 1], the same shape; label, the
      number of the quality among `qualities`, () or (B,).
@@ -51,7 +51,7 @@ class ResidualDenoiser(nn.Module):
         if not len(qualities) == len(deviations) == config.labels or min(deviations, default=0.0) <= 0:
             raise ValueError(
                 f"{len(qualities)} qualities, deviations {list(deviations)} and {config.labels} labels do "
-                "not belong together; each quality needs a label and a positive deviation"
+                "not match; each quality needs a label and a positive deviation"
             )
         self.unet = UNet(config)
         self.qualities, self.first_stage = tuple(qualities), first_stage
@@ -61,7 +61,7 @@ class ResidualDenoiser(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], prefix: str = "") -> ResidualDenoiser:
-        """A network with these weights, whose settings are among them; fp16 is widened."""
+        """A network with the weights and settings of a state dict; fp16 is widened."""
         mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         settings: dict[str, Any] = from_buffer(mine["settings"])
         unet = settings["unet"]

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what the first stage has lost: the sampler of HFD for one image of any size.
+"""The sampler of HFD: draws the residual of the first stage, for one image of any size.
 
     r ~ p(r | x_1),   x_hat = x_1 + realism tau r,   z and r as in `network`
 
-from noise to r in a fixed number of steps (diffusion/samplers.py), each of which removes as much noise in dB:
-the cosine schedule of the training, cut into steps of equal time, takes four times as many for as much detail
-(sliced Wasserstein distance, second order, 8 against 32). In every step the network sees overlapping windows
-of the one noisy image (diffusion/tiling.py): no seams, and only a few windows in memory. r is kept within
-what leaves x_1 + tau r in [0, 1], where its mean lies.
+from noise to r in a fixed number of steps (diffusion/samplers.py), each of which removes the same noise in
+dB. The cosine schedule of the training, cut into steps of equal time, needs four times as many steps for the
+same detail (32 instead of 8, measured with the sliced Wasserstein distance and a second-order sampler). In
+every step the network sees overlapping windows of one noisy image (diffusion/tiling.py): no seams, and only a
+few windows in memory. r is clamped so that x_1 + tau r stays in [0, 1], where the mean of x lies.
 
-The noise is a function of (seed, step, channel, row, column) by channels/prng.py, the same on every device;
-windows share it, and an image that is cut at its right or lower end keeps it. The seed is a hash of the
-image's strings: the decoder knows it, and no bit is spent.
+The noise is a function of (seed, step, channel, row, column) by channels/prng.py, the same on every device.
+Windows share it, and an image that is cut at its right or lower end keeps its noise. The seed is a hash of
+the image's strings: the decoder knows it, and it takes no bits.
 
 In:  x_1 (1, 3, H, W) in [0, 1], a seed in [0, 2^64). Out: tau r, the same shape.
 Fails with ``ShapeError`` for images under 64 px, ``ValueError`` for numbers out of range.
@@ -47,7 +47,7 @@ _ROWS = 64  # of noise made at a time, which takes some 100 bytes a number
 
 
 class Denoiser(Protocol):
-    """What is asked of a `network.ResidualDenoiser`."""
+    """The part of `network.ResidualDenoiser` that the sampler uses."""
 
     deviations: Tensor
     multiple: int
@@ -90,7 +90,7 @@ class Sampling:
     def windows_of(self, height: int, width: int, multiple: int) -> tuple[tuple[int, int], int]:
         """(height, width) of the windows on an image, and their overlap, px.
 
-        There are as few windows as `window` and `overlap` allow, each as small as that leaves possible.
+        There are as few windows as `window` and `overlap` allow, and each is as small as this number allows.
 
         Args:
             height, width: of the image, px.
@@ -103,13 +103,13 @@ class Sampling:
         smallest = max(SMALLEST_PX, multiple)
         if min(height, width) < smallest:
             raise ShapeError(
-                f"the first stage's image has {height}x{width} px; to draw on it takes {smallest} px a side: "
+                f"the first stage's image has {height}x{width} px; drawing needs {smallest} px a side: "
                 "pad the image before it is compressed, or take the first stage's image with realism=0"
             )
         largest = self.window // multiple * multiple
         if largest == 0:
             raise ValueError(
-                f"window is {self.window} px; this network takes multiples of {multiple} px: give more"
+                f"window is {self.window} px; it must be at least {multiple} px for this network"
             )
         overlap = min(self.overlap, largest // 2)
 
@@ -181,8 +181,8 @@ def draw_residual(
 def pixel_noise(seed: int, step: int, like: Tensor) -> Tensor:
     """Standard normal numbers of the shape (1, C, H, W) and on the device of `like`, float32.
 
-    That of a pixel depends on (seed, step, channel, row, column) alone: it is lane `column` of block `row`
-    and candidate `channel` in `prng.normal`.
+    The number of a pixel depends on (seed, step, channel, row, column) alone: it is lane `column` of block
+    `row` and candidate `channel` in `prng.normal`.
     """
     _, channels, height, width = like.shape
     channel = torch.arange(channels, device=like.device)[:, None]
@@ -196,7 +196,7 @@ def pixel_noise(seed: int, step: int, like: Tensor) -> Tensor:
 
 
 def seed_of(strings: Sequence[bytes]) -> int:
-    """64 bits of a hash of one image's strings and of their lengths."""
+    """A seed of 64 bits: a hash of one image's strings and of their lengths."""
     digest = hashlib.sha256()
     for string in strings:
         digest.update(len(string).to_bytes(8, "little") + string)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3: against Cool-Chic, what its budget buys, and Kodak."""
+"""C3: compared with Cool-Chic, with different budgets of its fit, and on Kodak."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Kim et al. 2024 claim of C3, and Yang, Mandt & Theis 2023 of entropy coders.
+"""Claims of Kim et al. 2024 about C3, and of Yang, Mandt & Theis 2023 about entropy coders.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """C3 (Kim et al. 2024) on whole Kodak images in batches: its rate-distortion curve, and seconds an image.
 
-    python eval/run.py c3-kodak --presets c3-fast --device cuda --batch 6   # --workers N: on so many GPUs
+    python eval/run.py c3-kodak --presets c3-fast --device cuda --batch 6   # --workers N: on N GPUs
     python eval/run.py c3-kodak --images 1 2 --lmbdas 1e-3 --steps 20       # a trial
 
-Images of a batch are fitted together (`models.c3.fit`): what a GPU needs to be busy, since the fit of one
-image is many small operations. An image's seconds are its batch's, shared.
+The images of a batch are fitted together (`models.c3.fit`). A GPU needs this to be busy, because the fit of
+one image consists of many small operations. The seconds of an image are those of its batch, divided by the
+number of images.
 
 In:  Kodak; presets of `models.c3.config`; trade-offs, the paper's 14 by default.
-Out: eval/results/c3-kodak.json, a cell a batch, which a second call does not measure again; a table of mean
-     bpp, mean PSNR and PSNR of the mean MSE (published curves differ in which they mean).
-Fails with ``FileNotFoundError`` on missing images.
+Out: eval/results/c3-kodak.json, one cell for each batch, which a second call does not measure again; a table
+     of mean bpp, mean PSNR, and PSNR of the mean MSE (published curves use one or the other).
+Fails with ``FileNotFoundError`` if images are missing.
 """
 
 from __future__ import annotations

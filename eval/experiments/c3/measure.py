@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3, a codec fitted to one image (Kim et al. 2024): size, loss, time, and what the fit's budget buys.
+"""C3, a codec fitted to one image (Kim et al. 2024): size, loss and time, and the effect of the budget.
 
     python eval/run.py c3                                # all parts; hours of one core
     python eval/run.py c3 --parts crops --reference FILE
     python eval/run.py c3 --parts warm --tables          # only print what was measured
     python eval/run.py c3 --steps 10 20 --size 48        # a trial; its files end in -trial
 
-crops:  c3-fast on 256x256 centre crops of eight Kodak images at lmbda 1e-3. J = mse + lmbda * bpp with
-        the bytes of both strings and the decoded image in 8 bits. --reference adds another codec's rows
+crops:  c3-fast on 256x256 centre crops of eight Kodak images at lmbda 1e-3. J = mse + lmbda * bpp, from
+        the bytes of both strings and the decoded image in 8 bits. --reference adds rows of another codec
         (JSON lines: image, bytes, bpp, mse, psnr_db, encode_cpu_seconds, decode_cpu_seconds).
 budget: c3 on some of the crops, a complete fit for each number of steps.
-warm:   c3-fast with and without the nets that the package ships as a start.
+warm:   c3-fast with and without the package's default nets as a start.
 whole:  c3-fast on whole images: estimated against real bits, decoders in C++ and Python.
 step:   a step of the fit against the same step with masked convolutions (eval/experiments/c3/plain.py), in
-one process. figure: whole images beside published Kodak curves, loss against steps; decoded crops.
+        one process.
+figure: whole images beside published Kodak curves, loss against steps; decoded crops.
 
 In:  Kodak, and for the figure the published points (`published` has their form).
-Out: eval/results/c3.json, a cell an image and setting, which a second call does not measure again unless
-     the preset has changed (after changes of the code, remove the file); eval/figures/c3.png and
+Out: eval/results/c3.json, one cell for each image and setting, which a second call does not measure again
+     unless the preset has changed (after changes of the code, remove the file); eval/figures/c3.png and
      c3-crops.png; Markdown tables on stdout.
-Fails with ``FileNotFoundError`` on missing images or points, ``ValueError`` on a reference that
-contradicts itself.
+Fails with ``FileNotFoundError`` if images or points are missing, ``ValueError`` if rows of the reference
+contradict themselves.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step of C3's fit (Kim et al. 2024) written the plain way, to compare with: one image, a masked
-convolution for every grid.
+"""A step of C3's fit (Kim et al. 2024), written plainly as a reference: one image, masked convolutions.
 
-    plain_loss(grids, arrays, x, lmbda, architecture)         # what Fit's loss is, to rounding
-    PlainFit(fit).step()                                      # what Fit.step does in its main phase
+    plain_loss(grids, arrays, x, lmbda, architecture)         # equals the loss of Fit, up to rounding
+    PlainFit(fit).step()                                      # the same as Fit.step in its main phase
 
-Written from the formulas, sharing only soft rounding with the package: entropy net and synthesis as
-2-d convolutions, P(v) = F(v + 1/2) - F(v - 1/2) with the Laplace distribution function F, upsampling by
-transposed convolutions, gradients by autograd, Adam and clipping as torch has them. (Ours has SOAP for the
-nets and their bits in its loss, which cost it time.) It is not made slow: the linear
-skip shares the convolution of the first layer, and the taps of the coarser grid are slices.
+It is written from the formulas and shares only soft rounding with the package. Entropy net and synthesis are
+2-d convolutions, P(v) = F(v + 1/2) - F(v - 1/2) with the Laplace distribution function F, upsampling uses
+transposed convolutions, gradients come from autograd, Adam and clipping from torch. (The package's fit also
+runs SOAP for the nets and has their bits in its loss, which takes time.) The reference is not slowed down on
+purpose: the linear skip shares the convolution of the first layer, and the taps of the coarser grid are
+slices.
 
 In:  latents in quantisation steps; arrays as `Fit.arrays` names them. Out: a loss; steps.
-Fails with ``ValueError`` for contexts that see a finer grid.
+Fails with ``ValueError`` for contexts that use a finer grid.
 """
 
 from __future__ import annotations

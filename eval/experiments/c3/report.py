@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables and figures of eval/experiments/c3/measure.py, made from the cells of its results file.
 
-Parts that were not measured yet are left out. J = mse + lmbda * bpp, images in [0, 1], in thousandths.
+Parts that were not measured yet are left out. J = mse + lmbda * bpp is given in thousandths, for images in
+[0, 1].
 
 In:  cells; published points (`published`); originals and decoded crops.
 Out: Markdown; two figures.
-Fails with ``ValueError`` where cells of one part belong to different presets.
+Fails with ``ValueError`` if cells of one part belong to different presets.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Agustsson & Theis 2020 claim of universal quantisation.
+"""Claims of Agustsson & Theis 2020 about universal quantisation.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and size of our entropy coders against stock `ans`, on CompressAI's own calls.
+"""Time and size of this package's entropy coders against stock `ans`, through CompressAI's own calls.
 
     python eval/run.py coders [--images KODAK] [--rounds 7] [--part time|size]
 
-time   For each model, stock and ours in turn on one 256x256 crop, one thread: `rounds` pairs after one
-       that warms up, in CPU time of the process, so that other programs on the machine hardly count.
-       Nothing runs beside it, whatever --workers says, which is for sizes.
-       "model": whole compress / decompress. "entropy": only what is coded: the entropy bottleneck;
-       build_indexes and the Gaussian conditional; the scan over the latent of an autoregressive model.
-       Given: stock's median in ms, and the median of stock / ours over the pairs with its quartiles.
-size   Bytes of all strings of all images by each coder, from the same latents, and by image the
-       smallest and largest ratio to `ans`.
+time   For each model, stock and ours take turns on one 256x256 crop with one thread: `rounds` pairs after a
+       pair that warms up. CPU time of the process is measured, which other programs hardly change. This part
+       never runs in parallel; --workers is for sizes.
+       "model": whole compress / decompress. "entropy": the entropy coding alone, that is the entropy
+       bottleneck; build_indexes and the Gaussian conditional; the scan over the latent of an autoregressive
+       model. The table has stock's median in ms, and the median and quartiles of stock / ours over the pairs.
+size   Bytes of all strings of all images with each coder, from the same latents, and the smallest and
+       largest ratio to `ans` among the images.
 
-cheng2020-anchor has random weights (quality 3's N = 128, its tables updated): its time does not depend
-on them. All images give stock's symbols back; the script checks it. A full run takes about 20 minutes
-on one core of the machine that the result names; a killed one goes on where it stopped.
+cheng2020-anchor has random weights (with quality 3's N = 128 and updated tables), because its time does not
+depend on them. The script checks that all images decode to stock's symbols. A full run takes about 20 minutes
+on one core of the machine that the result names. A run that was killed goes on where it stopped.
 
-Out: eval/results/coders.json; two Markdown tables on stdout, medians and totals; the file has quartiles.
+Out: eval/results/coders.json, with quartiles; two Markdown tables on stdout, medians and totals.
 """
 
 from __future__ import annotations

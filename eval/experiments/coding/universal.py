@@ -6,11 +6,11 @@
 In:  a folder of photographs (24 of Kodak) and the zoo's mbt2018-mean-small and -uq-small, qualities 1-4.
 Out: eval/results/universal.json, resumable by model and quality; eval/figures/universal.png; a table.
 
-For centre crops of 256x256: the loss bpp + lmbda 255^2 MSE as training computes it (fresh noise, mean of
-8 draws) and of the decoded bitstream. Distortions are of images clamped to [0, 1] in both, as decoding
-does. The gap is test minus training, in percent of training, paired by image, with the standard error
-of its mean: once with ideal code lengths, where the law of the latents is all that differs, and once with
-real bytes, which adds what the coder takes. Eight models take about five minutes on one core.
+On centre crops of 256x256 the loss bpp + lmbda 255^2 MSE is computed twice: as in training (fresh noise, mean
+of 8 draws), and of the decoded bitstream. Both use images clamped to [0, 1], as decoding does. The gap is
+test minus training, in percent of training, paired by image, with the standard error of its mean. It is given
+with ideal code lengths, where only the distribution of the latents differs, and with real bytes, which adds
+the overhead of the coder. Eight models take about five minutes on one core.
 """
 
 from __future__ import annotations

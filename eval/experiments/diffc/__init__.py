@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC: against its theory, its channels, and other codecs."""
+"""DiffC: compared with its theory and with other codecs; the cost of its channels."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of eval/experiments/diffc/measure.py, and the codecs that DiffC stands beside.
+"""The images of eval/experiments/diffc/measure.py, and the codecs that DiffC is compared with.
 
-Images are crops of Kodak photographs, chosen by a seed, or the first test images of an .npz file. Beside
-stand JPEG, JPEG 2000 (`images` has both) and a model of the zoo, each with the bytes that it really takes. A
-small JPEG is for the most part tables, so that their length is returned, too.
+Images are crops of Kodak photographs, chosen by a seed, or the first test images of an .npz file. The other
+codecs are JPEG, JPEG 2000 (both in `images`) and a model of the zoo, each with its real bytes. A small JPEG
+file consists mostly of tables, so the length of the tables is returned too.
 
 In:  images (1, 3, H, W) in [0, 1] with 8 bits. Out: `Coded`, with a decoded image of the same kind.
-Fails with ``FileNotFoundError`` or ``ValueError`` where there are no such images.
+Fails with ``FileNotFoundError`` or ``ValueError`` if there are no such images.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Theis et al. 2022 claim of DiffC.
+"""Claims of Theis et al. 2022 about DiffC.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rate-distortion and rate-realism of DiffC-A and DiffC-F beside other codecs, image by image.
 
-Both reconstructions are of the same bytes: DiffC is compressed once for each rate, and decoded by either
-class. Of the stream of the highest rate, prefixes are decoded, too. Decoded images are kept as PNG files, as
-realism is a distance between all originals and all reconstructions of a codec at a rate: the sliced
-Wasserstein distance of `metrics.sliced_wasserstein`.
+An image is compressed once for each rate, and both classes decode the same bytes. Prefixes of the stream of
+the highest rate are decoded too. Decoded images are kept as PNG files, because realism is a distance between
+all originals and all reconstructions of a codec at a rate: the sliced Wasserstein distance of
+`metrics.sliced_wasserstein`.
 
 In:  a `DiffC` model with its cost table; images (1, 3, H, W) in [0, 1] by name; a folder for the PNG files.
-Out: dictionaries of numbers of one image, {label: {psnr_db, ...}} beside bytes and seconds.
+Out: for one image, dictionaries {label: {psnr_db, ...}} with bytes and seconds.
 Fails as the codecs do.
 """
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC on Gaussian sources: the chain of the codec against the closed forms.
+"""DiffC on Gaussian sources: the process of the codec against the closed forms.
 
 Theis et al. 2022. x ~ N(0, diag(lam)) is sent level by level over an ideal channel with the exact denoiser
-(`models.diffc.chain`), and reconstructed both ways by the codec's own samplers. `diffusion.gaussian_rates`
-has what must come out: I(x; z) for the bits, D_A and D_F for the squared errors.
+(`models.diffc.process`), and reconstructed by both of the codec's samplers. `diffusion.gaussian_rates` has
+the expected values: I(x; z) for the bits, D_A and D_F for the squared errors.
 
-What a finite number of steps does, both ways in first order: the bits rise by about half a step of log-SNR
-(`discretised_rate_bits`), and a draw of the posterior in such steps has a little too little variance.
+A finite number of steps has two effects of first order: the bits rise by about half a step of log-SNR
+(`discretised_rate_bits`), and a sample of the posterior has slightly too little variance.
 
 In:  variances lam (n,), levels of noise s2 = sigma^2 in (0, 1), numbers of draws and steps, a seed.
-Out: dictionaries of numbers; means over the draws with their standard errors; bits and squared errors are of
-     a vector.
-Fails as the chain does.
+Out: dictionaries of numbers: means over the draws with their standard errors. Bits and squared errors are
+     those of a whole vector.
+Fails as `models.diffc.process` does.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def marked_grid(marks: Sequence[float], lowest: float, step: float) -> Tensor:
 def simulate(
     source: str, s2s: Sequence[float], draws: int, step: float, ancestral_steps: int, seed: int
 ) -> dict[str, Any]:
-    """Bits and squared errors at the levels s2s, which one run of the chain passes.
+    """Bits and squared errors at the levels s2s, which one run of the process passes.
 
     Args:
         source: key of `LAM`.
         s2s: variances of the noise at which the sending may stop.
         draws: vectors.
-        step: largest step of the log-SNR in the chain.
+        step: largest step of the log-SNR in the process.
         ancestral_steps: of that reconstruction.
         seed: of all randomness.
 
@@ -157,7 +157,7 @@ def _ladder() -> costs.Ladder:
 
 
 def steps_cost(steps: int, spacing: Spacing, draws: int, seed: int) -> dict[str, Any]:
-    """What a standard normal number costs in so many steps: by the chain, by formula, and its information."""
+    """Bits of a standard normal number in so many steps: by the process, by the formula, and ideally."""
     lam, log_snrs = LAM["scalar"], levels_in(steps, spacing)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(draws, 1, generator=generator)

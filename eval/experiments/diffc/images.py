@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DiffC's channels on images: bytes against divergences, the channel's bias, and what it does to the image.
+"""DiffC's channels on images: bytes against divergences, the bias of a channel, its effect on the image.
 
-An image is sent to a target rate by the codec itself (`models.diffc.codec`), whose channel is watched: each
-step asks for a draw of N(shift, I) and gets some normal numbers. Over the steps of an image
+The codec itself (`models.diffc.codec`) sends an image at a target rate, and its channel is recorded: each
+step asks for a draw of N(shift, I) and gets normal numbers. Over the steps of an image
 
     dot, square = sum <normal, shift>, sum |shift|^2    shrinkage 1 - dot / square, 0 of an ideal channel
     along_square = sum (<normal, shift> - |shift|^2)^2 / |shift|^2, of N(0, 1) numbers of an ideal channel
 
-An ideal channel (`DiffC.forward`) goes the same way for the sum of the divergences: the two images differ by
-what the bias does to the loop, the two rates by what the bytes cost.
+An ideal channel (`DiffC.forward`) takes the same steps for the sum of the divergences. The two images differ
+by the effect of the bias on the later steps, the two rates by the overhead of the bytes.
 
 In:  a `DiffC` model with its cost table, an image (1, 3, H, W) in [0, 1], a channel, bits a pixel to aim at.
 Out: dictionaries of numbers of one image, for the cells of a results file.
-Fails as the codec does; ``FileNotFoundError`` or ``ValueError`` where there are no weights or photographs.
+Fails as the codec does; with ``FileNotFoundError`` or ``ValueError`` if weights or photographs are missing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and figures of eval/experiments/diffc/measure.py, made from the cells of its results file: the
-parts on images.
+"""Tables and figures of eval/experiments/diffc/measure.py, from its results file: the parts on images.
 
-Parts that were not measured yet are left out. Rates and PSNRs are means over the images, overheads ratios of
-sums. Between the rates at which the ideal channel was measured, its PSNR is linear in the logarithm of the
-rate.
+Parts that were not measured yet are left out. Rates and PSNRs are means over the images; overheads are ratios
+of sums. Between its measured rates, the PSNR of the ideal channel is interpolated linearly in the logarithm
+of the rate.
 
-In:  cells; for the pictures the images and their decoded ones. Out: Markdown; figures.
+In:  cells; for the pictures also original and decoded images. Out: Markdown; figures.
 """
 
 from __future__ import annotations

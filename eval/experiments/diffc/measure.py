@@ -6,22 +6,24 @@
     python eval/run.py diffc --parts curves --crops 24 --size 128 --device cuda
     python eval/run.py diffc --tables       # only print and draw what was measured
 
-gaussian: Gaussian sources through the codec's chain with an ideal channel and the exact denoiser: bits and
-          errors of DiffC-A and DiffC-F against the closed forms; what few steps cost.
-overhead: bytes against the sum of the KL divergences, by rate and channel; an ideal channel beside them.
-bias:     what the channels' draws fall short of N(shift, I), and the image's PSNR for it, by the channel's
-          size. Both on small images: those of --tiny with the model --tiny-weights, else the crops of curves.
+gaussian: Gaussian sources through the codec's process with an ideal channel and the exact denoiser: bits and
+          errors of DiffC-A and DiffC-F against the closed forms; the cost of few steps.
+overhead: bytes against the sum of the KL divergences, by rate and channel, with an ideal channel beside them.
+bias:     how far the channels' draws are from N(shift, I), and the effect on the image's PSNR, by the size
+          of the channel. Overhead and bias use small images: those of --tiny with the model of
+          --tiny-weights, else the crops of the part curves.
 curves:   DiffC-A and DiffC-F, mbt2018-mean-small, JPEG and JPEG 2000 on crops of Kodak: PSNR, sliced
           Wasserstein distance, seconds; prefixes of DiffC's stream of the highest rate.
 
-In:  images and weights, as `--help` says. A state dict of a `PixelDenoiser` alone gets its cost table from
-     training images (--photos, or the .npz file's), which the folder --kept remembers.
-Out: eval/results/diffc.json, a cell an image, codec and setting, which a second call does not measure again
-     unless the model has changed (after changes of the code, remove the file);
+In:  images and weights, see `--help`. For weights without a cost table (a state dict of a `PixelDenoiser`)
+     the table is measured on training images (--photos, or those of the .npz file) and kept in the folder
+     --kept.
+Out: eval/results/diffc.json, one cell for each image, codec and setting, which a second call does not measure
+     again unless the model has changed (after changes of the code, remove the file);
      eval/figures/diffc-gaussian.png, diffc-overhead.png, diffc-curves.png and diffc-crops.png; Markdown
      tables on stdout. Decoded images lie in the folder --kept.
-Fails with ``FileNotFoundError`` on missing images or weights, ``ValueError`` where the results are of several
-models.
+Fails with ``FileNotFoundError`` if images or weights are missing, ``ValueError`` if the results are of
+several models.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and figures of eval/experiments/diffc/measure.py, made from the cells of its results file: the
-part on Gaussian sources.
+"""Tables and figures of eval/experiments/diffc/measure.py, from its results file: the Gaussian sources.
 
 Parts that were not measured yet are left out. Error bars are two standard errors.
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HFD: realism of what a decoder draws, bits unchanged."""
+"""HFD: realism and distortion of a diffusion decoder that leaves the bits unchanged."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Hoogeboom et al. 2023 claim of HFD.
+"""Claims of Hoogeboom et al. 2023 about HFD.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HFD, a codec whose decoder draws what the first stage has lost: distortion, realism, time.
+"""HFD, a decoder that draws the details which its first stage has lost: distortion, realism, time.
 
 Hoogeboom et al., "High-fidelity image compression with score-based generative models", 2023.
 
@@ -8,18 +8,19 @@ Hoogeboom et al., "High-fidelity image compression with score-based generative m
     python eval/run.py hfd --tables                        # only print what was measured
 
 images:   bits, compared byte by byte with those of the first stage alone; PSNR of the first stage and of HFD
-          at realism 0.5, 0.8 and 1, one draw an image; mean colour; CPU seconds. Everything is measured on
-          images in 8 bits, which are kept as PNG files in the --pictures folder.
+          at realism 0.5, 0.8 and 1, one sample for each image; mean colour; CPU seconds. Everything is
+          measured on images in 8 bits, which are kept as PNG files in the folder --pictures.
 sets:     sliced Wasserstein distance (metrics/sliced_wasserstein.py) between originals and reconstructions,
-          level by level, also as Karras et al. normalise it; LPIPS and FID where their weights are there.
-samplers: three samplers at several budgets on centre crops of a few images at quality 1.
+          level by level, also with the normalisation of Karras et al.; LPIPS and FID if their weights are
+          installed.
+samplers: three samplers with several numbers of steps on centre crops of a few images at quality 1.
 
-In:  a folder of PNG images; the zoo, or with --weights the state dict of a denoiser that
-     zoo/train/denoiser.py has trained, whose first stages are the zoo's.
-Out: eval/results/hfd.json, a cell an image and set, which a second call does not measure again;
+In:  a folder of PNG images; the zoo's hfd-small, or with --weights the state dict of a denoiser that was
+     trained by zoo/train/denoiser.py on first stages of the zoo.
+Out: eval/results/hfd.json, one cell for each image and set, which a second call does not measure again;
      eval/figures/hfd.png and hfd-crops.png; Markdown tables on stdout.
-Fails with ``SystemExit`` without images. An image whose bits differ from the first stage's is a failure, and
-of a quality with a failure there is no set.
+Fails with ``SystemExit`` without images. If the bits of an image differ from those of the first stage, the
+image has failed, and for its quality no set is measured.
 """
 
 from __future__ import annotations

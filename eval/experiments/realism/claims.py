@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the papers on realism claim, and the lecture on rate-distortion autoencoders.
+"""Claims of the papers on realism and of the lecture on rate-distortion autoencoders.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The universal critic on real images: what it finds unrealistic, and what likelihood alone finds.
+"""The universal critic on real images: which distortions it finds, and which likelihood alone finds.
 
     python eval/run.py critic [--data KODAK]        # centre crops of 256 px
 
-Theis, "What makes an image realistic?", 2024. U = -log2 P(x) - K(x) is large where a shorter code than the
-model's exists (`compressai_sga.metrics.critic`). P: the pixel model of photographs. K: real lossless files
-(PNG, WebP, JPEG XL where installed), the two-part code of the pixel model, and `default_reference`, the
-mixture of that with WebP that `--metrics critic` has.
+Theis, "What makes an image realistic?", 2024. U = -log2 P(x) - K(x) is large if the image has a shorter code
+than that of the model P (`compressai_sga.metrics.critic`). P is the pixel model of photographs. K is the
+length of real lossless files (PNG, WebP, and JPEG XL if installed), of the two-part code of the pixel model,
+and of `default_reference`, the mixture of the two-part code with WebP, which `--metrics critic` uses.
 
 In:  a folder of images; each crop is measured as it is, blurred, sharpened, with noise, as noise alone, flat,
      as JPEG at three qualities, as the first stage of hfd-small decodes it, and as HFD draws it.
-Out: eval/results/critic.json, a cell a crop; tables on stdout; eval/figures/critic.png.
+Out: eval/results/critic.json, one cell for each crop; tables on stdout; eval/figures/critic.png.
 
-A crop's U is compared with that of its own original, which a use without reference lacks: the U of real
-images is tens of thousands of bits, as P is no exact model of them. Batches: n crops of different images
-against n copies of one. The exact part needs no images.
+The U of a crop is compared with the U of its own original. This is needed because P is no exact model of real
+images: even originals have a U of tens of thousands of bits. A use without reference lacks this comparison.
+Batches: n crops of different images against n copies of one crop. The exact part needs no images.
 
-What is not seen: only a code shorter than P's blames an image. Of a mild blur, a good JPEG and a flat image
-P itself expects much. A strong blur is seen by the two-part code, which fits P's own form to the image;
-WebP and JPEG XL mostly rank it below its original. What HFD draws is below it, too: P fits it better.
+Limits: an image is called unrealistic only if it has a code shorter than that of P. P itself gives a high
+probability to a mild blur, a good JPEG and a flat image. The two-part code, which fits the form of P to the
+image, detects a strong blur; with WebP and JPEG XL, U is mostly below that of the original. The images that
+HFD draws also have a U below that of their originals, because P fits them better.
 """
 
 from __future__ import annotations

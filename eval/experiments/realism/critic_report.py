@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and figure of `critic`: functions of its results, and what is known in closed form.
+"""Tables and figure of `critic`, from its results, and the values that are known in closed form.
 
-Each variant of a crop is compared with the same crop's original: in how many images is U larger, in how many
--log2 P, which is what likelihood alone would go by. "Seen by": the part of the mixture with the fewest bits.
+Each variant of a crop is compared with the original of the crop: the tables count the images with a larger U,
+and those with a larger -log2 P, the criterion of likelihood alone. "Seen by" names the part of the mixture
+with the fewest bits.
 
 In:  cells of eval/results/critic.json. Out: Markdown; a figure of matplotlib.
-Fails with ``KeyError`` where a part was not measured.
+Fails with ``KeyError`` if a part was not measured.
 """
 
 from __future__ import annotations

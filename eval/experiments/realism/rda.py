@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training of a rate-distortion autoencoder believes, and what its files are (McAllester's lecture).
+"""Rate and distortion of a rate-distortion autoencoder in training and in files (McAllester's lecture).
 
     python eval/run.py rda [--data KODAK]        # five minutes on one core
 
-In:  a folder of photographs (24 of Kodak); of the zoo, rda-l2-small and rda-l1-small, and
-     bmshj2018-factorized-small, which is trained like the former for other lambdas.
+In:  a folder of photographs (24 of Kodak); the zoo's rda-l2-small and rda-l1-small, and
+     bmshj2018-factorized-small, which is trained like rda-l2-small for other lambdas.
 Out: eval/results/rda.json, resumable by model and image, and three figures:
-     rda-entropies    differential, -log2 p~(y + u), against discrete, -log2 P(round(y)): a dot an image
-     rda-distortions  distortion of the image decoded from y + u against that from round(y), likewise
+     rda-entropies    differential, -log2 p~(y + u), against discrete, -log2 P(round(y)): one dot an image
+     rda-distortions  distortion of the image decoded from y + u against that from round(y): one dot an image
      rda-pictures     an image near 0.12 bpp: JPEG, JPEG 2000, the autoencoders (`rda_pictures`)
      and Markdown tables of means over the images, of a Gaussian latent, and of the pictures.
 
-Images are clamped to [0, 1] in either case. Bits of files are those of real strings. The right-hand panels
-show one Gaussian latent y ~ N(m, sigma^2) under its true law, where all is known: h = h(y + u) whatever m;
-H = -sum P log2 P, least where m is an integer and largest half-way between two; the error is 1/12 with noise,
-and less with rounding where sigma is small and m an integer. At low rates most latents are of this last kind,
-for they are rounded around their medians: there files are smaller and better than training believes. Part of
-"better" is the recipe's: `zoo/train/train.py` ends with rounded latents for the decoder (not for the rate).
+Images are clamped to [0, 1] in both cases. Bits of files are those of real strings.
+
+The right-hand panels show one Gaussian latent y ~ N(m, sigma^2) under its true distribution, where everything
+is known. The differential entropy h = h(y + u) does not depend on m. The discrete entropy H = -sum P log2 P
+is smallest if m is an integer and largest half-way between two integers. The error is 1/12 with noise; with
+rounding it is smaller if sigma is small and m is an integer. At low rates most latents are of this last kind,
+because they are rounded around their medians. Files are then smaller and better than the estimate of
+training. They are better in part because of the recipe: at its end, `zoo/train/train.py` gives rounded
+latents to the decoder (but not to the rate).
 """
 
 from __future__ import annotations

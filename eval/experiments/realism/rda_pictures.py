@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One image at one size: JPEG, JPEG 2000 and the autoencoders side by side, with the table of the lecture.
 
-Part of `rda.py`. In: a record of results, an image, names of zoo models (quality 1). Out: a cell, and a
-figure when the pictures are made, for the record keeps numbers only; a Markdown table of such cells.
+Sizes are those of whole files. The autoencoders write `.csga` files, once as encoded and once refined (preset
+"fast", same model, same decoder). JPEG and JPEG 2000 (both in `images`) get the smallest number of bytes that
+their settings allow, but not fewer than the largest of these files. PSNR is given for RGB and for BT.601's
+luma, of 8-bit pixels.
 
-Sizes are those of whole files: `.csga` of the autoencoders, once as encoded and once refined (the preset
-"fast", same model, same decoder). JPEG and JPEG 2000 (`images` has both) get at least as many bytes as the
-largest of ours, and as little more as their settings allow. PSNR is of 8-bit pixels, of RGB and of BT.601's
-luma.
-Fails with ``OSError`` where Pillow was built without JPEG 2000.
+Part of `rda.py`. In: a record of results, an image, names of zoo models (quality 1). Out: a cell, and a
+Markdown table of such cells; also a figure in the run that makes the pictures, because the record keeps only
+numbers.
+Fails with ``OSError`` if Pillow was built without JPEG 2000.
 """
 
 from __future__ import annotations

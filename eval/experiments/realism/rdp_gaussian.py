@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perfect realism at the rate that the rate-distortion-perception function promises: the Gaussian.
+"""Perfect realism at the rate of the rate-distortion-perception function, for a Gaussian source.
 
 Theis and Wagner 2021, "A coding theorem for the rate-distortion-perception function".
 
     python eval/run.py rdp-gaussian             # half a minute on one core
     python eval/run.py rdp-gaussian --quick     # a tenth of the blocks
 
-Source: x ~ N(0, I_d), squared error a dimension. Sent is x_hat ~ N(rho x, (1 - rho^2) I_d), coded against
-N(0, I_d) by exact Poisson functional representation with the Zipf code of the index. Then
-* the information is R = -1/2 log2(1 - rho^2) bits a dimension;
+Source: x ~ N(0, I_d), squared error per dimension. The sample x_hat ~ N(rho x, (1 - rho^2) I_d) is sent,
+coded against N(0, I_d) by exact Poisson functional representation with the Zipf code of the index. Then
+* the information is R = -1/2 log2(1 - rho^2) bits per dimension;
 * x_hat ~ N(0, I_d): perfect realism, at D = 2 - 2 rho = 2 - 2 sqrt(1 - 2^-2R), the least that R allows;
 * the same bits decode without realism, as rho x_hat, to D = 1 - rho^2 = 2^-2R, the rate-distortion
   function;
 * the code of one block has a mean length between d R and d R + log2(d R + 1) + 5 bits; a block of more
   dimensions pays this once.
-The search is long where the target is unlikely: 2^(d R) exp(|x|^2 / 2) candidates for an x.
+The search is long for unlikely targets: it takes 2^(d R) exp(|x|^2 / 2) candidates for an x.
 
 Out: eval/results/rdp_gaussian.json, for each number of dimensions and R: mean ideal code length of the
      Zipf model, mean length of the real bytes (one stream for all blocks), both distortions, the p-values

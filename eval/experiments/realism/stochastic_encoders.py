@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stochastic encoder beats every deterministic one under perfect realism: the circle.
+"""Under perfect realism a stochastic encoder beats every deterministic one: the example of the circle.
 
 Theis and Agustsson 2021, "On the advantages of stochastic encoders".
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent refinement: methods, curves, times, and the zoo without it."""
+"""Latent refinement: methods, curves and times; the zoo's models without refinement."""

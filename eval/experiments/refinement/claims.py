@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Yang et al. 2020 (SGA) claim of refining latents; SGA+ and C3, as far as it is measured here.
+"""Claims about refining latents: Yang et al. 2020 (SGA); SGA+ and C3 as far as measured here.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

@@ -4,14 +4,14 @@
     python eval/run.py refine-curve                              # fast at 88 steps, ssl at 200
     python eval/run.py refine-curve --entries best:480 --quality 3
 
-In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); entries
-     PRESET:STEPS; all qualities that the zoo has, or those named.
-Out: eval/results/refine-curve-NAME[-cropN]-PRESET-STEPS.json in CompressAI's schema (one list entry a
-     quality), eval/figures/refine-curve.png, and a Markdown table with the BD-rate of each refined
+In:  a folder of images, of which the central squares are used (--crop, 0 for whole images); entries
+     PRESET:STEPS; all qualities of the zoo, or those named.
+Out: eval/results/refine-curve-NAME[-cropN]-PRESET-STEPS.json in CompressAI's schema (one list entry for
+     each quality), eval/figures/refine-curve.png, and a Markdown table with the BD-rate of each refined
      curve against the unrefined one (package bjontegaard, pchip of log rate over PSNR, overlap).
 
-Every quality is measured by eval/experiments/refinement/methods.py, whose results are reused and which goes
-on where it stopped. Where something failed there are no curves.
+Every quality is measured by eval/experiments/refinement/methods.py. Its results are reused, and it goes on
+where it stopped. If something failed, no curves are written.
 """
 
 from __future__ import annotations

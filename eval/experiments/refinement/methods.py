@@ -4,15 +4,15 @@
     python eval/run.py refine-methods                             # every entry of ENTRIES
     python eval/run.py refine-methods --entries ssl:500 fast:88   # some; --table prints what is there
 
-In:  a folder of images, of each the square in the middle (--crop, 0 for the whole image); a model of
+In:  a folder of images, of which the central squares are used (--crop, 0 for whole images); a model of
      the zoo; entries PRESET:STEPS.
-Out: eval/results/refine-methods-NAME-QUALITY[-cropN].json, a cell an entry and batch: of every image the
-     loss, bpp and PSNR before and after (real strings, stock decoder), and the trace of the relaxed loss;
+Out: eval/results/refine-methods-NAME-QUALITY[-cropN].json, one cell for each entry and batch: loss, bpp and
+     PSNR of every image before and after (real strings, stock decoder), and the trace of the relaxed loss;
      eval/figures/refine-methods.png (loss against steps); a Markdown table on stdout.
 
 The loss is bpp + lmbda 255^2 MSE with hard rounding; "lowering" is 1 - (mean loss after) / (mean loss
-before). Images are refined in batches of one shape. A second call measures again only what belongs to another
-weight (by sha256), other settings of a preset or another batch.
+before). Images are refined in batches of one shape. A second call measures only entries whose weight (by
+sha256), preset settings or batch have changed.
 """
 
 from __future__ import annotations

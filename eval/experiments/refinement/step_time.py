@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of one refinement step against the loop that the SGA+ paper's authors published.
+"""Time of one refinement step, compared with the loop published by the authors of SGA+.
 
     python eval/run.py step-time [--size 256] [--rounds 15]     # a minute on one core
 
-Their loop (yperugachidiaz/flexible_neural_image_compression), written here from its description and
-not from its code: weights stay trainable, so that backward also computes their gradients; float32,
-contiguous; two columns of logits through a relaxed one-hot distribution; after every step a complete
-hard evaluation; several values read back a step. Ours: the loop of `compressai_sga.refine` with
-`ssl-paper`, in the precision that it chooses (bfloat16 where that is fast) and in float32.
+Their loop (yperugachidiaz/flexible_neural_image_compression) is written here from its description, not from
+its code. The weights stay trainable, so that the backward pass also computes their gradients. Tensors are
+float32 and contiguous. Two columns of logits go through a relaxed one-hot distribution. Every step is
+followed by a complete hard evaluation and reads several values back. Ours is the loop of
+`compressai_sga.refine` with `ssl-paper`, in the precision that it chooses (bfloat16 where that is fast) and
+in float32.
 
-All do the same: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. They are
-timed in turn, `rounds` times a few steps each, in CPU time of the process, so that other programs on the
-machine hardly count.
+All loops do the same work: mean-scale hyperprior, SSL two-class relaxation, Adam on y and z, one thread. They
+are timed in turn, `rounds` times a few steps each. CPU time of the process is measured, which other programs
+hardly change.
 
-Out: eval/results/step-time.json, of each the median time of a step and the ratios of neighbours; a Markdown
-     table on stdout. A second call measures only on another kind of processor.
+Out: eval/results/step-time.json, the median time of a step of each loop and the ratios of neighbours; a
+     Markdown table on stdout. A second call measures only on another kind of processor.
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@
 
 In:  a folder of images; the models of the zoo that are installed; published mean points of other
      codecs (JSON: {codec: {"source": ..., "results": {"bpp": [...], "psnr-rgb": [...]}}}).
-Out: eval/results/zoo-kodak.json, a cell a model, quality and image, which a second call does not measure
-     again unless the weight has changed (by sha256); of it eval/results/zoo-kodak-NAME.json, means in
-     CompressAI's schema; the published points that are compared with (`published`);
-     eval/figures/zoo-kodak.png; on stdout two Markdown tables: the points, and BD-rates with the
-     PSNR interval over which they were taken.
+Out: eval/results/zoo-kodak.json, one cell for each model, quality and image, which a second call does not
+     measure again unless the weight has changed (by sha256); eval/results/zoo-kodak-NAME.json, the means in
+     CompressAI's schema; the published points of the comparison (`published`);
+     eval/figures/zoo-kodak.png; on stdout two Markdown tables: the points, and BD-rates with their PSNR
+     interval.
 
-Bits are those of real bitstreams by CompressAI's own `inference`; PSNR is the mean of the images'
-PSNRs, as in the anchors used. A model of which an image failed has no means, and is left out.
-BD-rate: package `bjontegaard`, pchip interpolation of log rate over PSNR, on the interval that both
-curves cover. With fewer than three points there is none.
-Fails with ``FileNotFoundError`` when the images or the anchors are missing.
+Bits are those of real bitstreams by CompressAI's own `inference`. PSNR is the mean of the images' PSNRs, as
+in the anchors. A model for which an image failed has no means and is left out. BD-rate: package
+`bjontegaard`, pchip interpolation of log rate over PSNR, on the interval that both curves cover. It needs
+three points or more.
+Fails with ``FileNotFoundError`` if the images or the anchors are missing.
 """
 
 from __future__ import annotations

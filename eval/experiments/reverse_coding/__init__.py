@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel simulation: what sending a sample costs, and whose law it has."""
+"""Channel simulation: the cost of sending a sample, and the distribution of the sample."""

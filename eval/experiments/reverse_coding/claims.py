@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Theis & Yosri 2022 claim of sending samples.
+"""Claims of Theis & Yosri 2022 about sending samples.
 
 In:  the folder of results. Out: `CLAIMS`. Verdicts and sentences are computed from the results (`claim`).
 """

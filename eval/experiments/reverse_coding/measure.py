@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sending a sample instead of a number: what MRC, PFR, ORC and their hybrid with dithering cost.
+"""Sending a sample instead of a number: the cost of MRC, PFR, ORC and their hybrid with dithering.
 
 Theis & Yosri, "Algorithms for the communication of samples", 2022 (ORC, hybrid); Havasi et al.,
 "Minimal random code learning", 2019 (MRC); Li & El Gamal, "Strong functional representation lemma",
@@ -13,15 +13,15 @@ normal:     N(m, 1) and the narrower N(m, 1/16) against N(0, 1), at KL = 4, 8 an
             number, of its Zipf code and of real bytes; error of the sample's mean and standard deviation.
             Truncated methods see N = 2^8, 2^12, 2^16 candidates. Exact PFR has no stop rule for N(m, 1),
             whose density ratio is unbounded, and is measured on the narrower target.
-dirichlet:  the published experiment: ten targets from a Dirichlet(0.01) law on 8192 symbols, a uniform
+dirichlet:  the published experiment: ten targets from a Dirichlet(0.01) prior on 8192 symbols, a uniform
             proposal, N = 2^0 ... 2^10: total variation between target and histogram of the draws, and the
             entropy of the number, for MRC, PFR, ORC, rejection and greedy rejection sampling.
 hybrid:     the published example: N(mu, 1) in two dimensions, mu ~ N(0, diag(40^2, 20^2)), against
             N(0, diag(40^2 + 1, 20^2 + 1)): candidates and bits of the hybrid and of plain PFR.
 blocks:     a Gaussian of 3072 dimensions cut into blocks of bounded KL, as diffusion codecs need it: bits
-            against the sum of the KLs, how much the sample falls short of the mean, time.
-speed:      candidates of an 8-dimensional block scored a second on one core; with --device cuda on the
-            GPU, and for how many blocks it finds the number that the CPU finds.
+            against the sum of the KLs, the bias of the sample towards zero, time.
+speed:      candidates of an 8-dimensional block that one core scores in a second; with --device cuda the
+            same on the GPU, and the number of blocks for which it chooses the same candidate as the CPU.
 
 Out: eval/results/samples.json, eval/figures/samples.png, Markdown tables on stdout; with --quick the
      names end in -quick. A second call measures only what is missing.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and the figure of eval/experiments/reverse_coding/measure.py, made from the cells of its results
-file.
+"""Tables and figure of eval/experiments/reverse_coding/measure.py, made from its results file.
 
 Parts that were not measured yet are left out. Error bars are two standard errors.
 
-In:  cells. Out: Markdown, in short and in full; a figure.
+In:  cells. Out: short and full tables in Markdown; a figure.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the SGA+ paper claims, and whether our results agree (Perugachi-Diaz et al. 2024).
+"""The claims of the SGA+ paper, and whether our results agree (Perugachi-Diaz et al. 2024).
 
 The claims are those of the abstracts (arXiv:2401.17789, versions 1 and 3) and of the captions of tables and
 figures; the paper's own numbers are not quoted. "Yes" and "no" mean that Student's 95 % interval of the mean
-over the images leaves out zero on that side; else the images are too few to tell: "undecided". For a claim
-that two settings are alike, "yes" means that the interval holds zero, with a standard error that is at least
-the one between two seeds.
+over the images excludes zero on that side. If it contains zero, the images are too few to tell: "undecided".
+For a claim that two settings are equally good, "yes" means that the interval contains zero; its standard
+error is not smaller than the one between two seeds.
 
-In:  the folder of results, or `Results`. Out: rows, of those parts that were measured.
+In:  the folder of results, or `Results`. Out: one row for each claim whose part was measured.
 Fails as `Results` does.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several refinements of SGA+ side by side, as its tables, figures and claims need them.
+"""Comparisons between several refinements of SGA+, for its tables, figures and claims.
 
-In:  `Results`. Out: estimates, of those parts that were measured.
+In:  `Results`. Out: estimates, for the parts that were measured.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of eval/experiments/sga_plus/measure.py, made from the cells of its results file: one a part.
+"""Figures of eval/experiments/sga_plus/measure.py, made from its results file: one for each part.
 
-Bars are standard errors of the means over the images: of changes of the loss, which differ between images, or
-of differences between two settings, taken image by image, which differ less.
+Error bars are standard errors of means over the images. They are large for changes of the loss, which vary
+between images, and smaller for differences between two settings on the same image.
 
-In:  cells; a folder, where `draw` writes. Out: figures; PREFIX-PART.png for those parts that were measured.
+In:  cells; the folder where `draw` writes. Out: figures; PREFIX-PART.png for the parts that were measured.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The claims of SGA+ on the small zoo and Kodak (Perugachi-Diaz et al. 2024): what holds here and what not.
+"""The claims of SGA+ (Perugachi-Diaz et al. 2024), tested on the small zoo and Kodak.
 
     python eval/run.py sga-plus --reduced --workers 2     # 15 minutes on two idle cores
     python eval/run.py sga-plus --parts curves tmax       # whole images, for a GPU: eval/gpu_runs.md j
     python eval/run.py sga-plus --reduced --table         # prints and draws what is there
 
 In:  a folder of images (Kodak); a model of the zoo; the parts of `plan`.
-Out: eval/results/sga-plus[-reduced].json, per setting and batch of images the loss, bpp and PSNR of each
-     image before and after, from real strings, decoded by the stock decoder, and for some settings the
-     method's loss beside the true one on the way;
-     eval/figures/sga-plus[-reduced]-PART.png; on stdout Markdown tables, and a table of the claims, whose
-     verdicts are computed (`claims`).
+Out: eval/results/sga-plus[-reduced].json, one cell for each setting and batch: loss, bpp and PSNR of each
+     image before and after, from real strings and the stock decoder; for some settings also the method's
+     loss and the true loss during the run;
+     eval/figures/sga-plus[-reduced]-PART.png; on stdout Markdown tables, and a table of the claims with
+     computed verdicts (`claims`).
 
-A cell belongs to the weight (sha256), the whole configuration, the crop and the images; what is there is not
-measured again. Unlike the papers' code, ours optimises what is really coded, and keeps the unrefined latents
-of an image where refining makes it worse. Exit code 1 where something failed, 130 after Ctrl-C.
+A cell belongs to the weight (sha256), the whole configuration, the crop and the images; a second call does
+not measure it again. Unlike the papers' code, ours optimises the bits that are really coded, and keeps the
+unrefined latents of an image if refining makes it worse. Exit code 1 if something failed, 130 after Ctrl-C.
 """
 
 from __future__ import annotations

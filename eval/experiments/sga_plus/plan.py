@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which refinements the claims of SGA+ need, as data (Perugachi-Diaz et al. 2024; `measure` does them).
+"""The refinements that the claims of SGA+ need, as data (Perugachi-Diaz et al. 2024; `measure` runs them).
 
-A `Setting` is one refinement of all images: a method with the paper's numbers, of which some are changed. Of
-the paper: lr 5e-3; T = min(T_max, exp(-1e-3 t)) with T_max = 1 for linear, cosine, SSL; a = 2.3. Of Yang et
-al. 2020: T_max = 0.5 for atanh (their formula is this one, but for a factor of 1.007), lr 1e-4 for STE. The
-three-class methods have r, n and a of the authors' code. "fast" and "best" are our presets.
+A `Setting` is one refinement of all images: a method with the paper's settings, some of them changed. From
+the paper: lr 5e-3; T = min(T_max, exp(-1e-3 t)) with T_max = 1 for linear, cosine, SSL; a = 2.3. From Yang et
+al. 2020: T_max = 0.5 for atanh (their formula differs from this one by a factor of 1.007), lr 1e-4 for STE.
+The three-class methods have r, n and a of the authors' code. "fast" and "best" are our presets.
 
     curves   all methods by quality, at both numbers of steps; fast and best
     tmax     the upper bound of the temperature
     a        SSL's parameter: 2/3 has atanh's slope at the half-integer, 1 is linear, pi/2 has cosine's slope;
-             and a second seed, as a yardstick
+             and a second seed, to measure the difference between seeds
     lr       the learning rate
     classes  two against three classes
-    loss     the loss of the method on its way beside the true one (runs of the curves, looked at: `watched`)
+    loss     the loss of the method and the true loss during the run, for runs of the part curves
     rates    one model refined for the lambdas of the others
 
-Parts share settings, and each is measured once. A temperature that depends on the step alone is at 0.61 after
-500 steps: in a run of 500, each T_max up to 0.6 is a constant temperature.
+Settings that several parts share are measured once. The temperature depends on the step alone and is 0.61
+after 500 steps. So in a run of 500 steps, every T_max up to 0.6 gives a constant temperature.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of eval/experiments/sga_plus/measure.py, made from the cells of its results file.
 
-Losses are bpp + lmbda 255^2 MSE of real strings; changes are in percent of an image's unrefined loss, means
-over the images with their standard errors. BD-rates and BD-PSNRs (pchip) are of the means over the images, at
-the qualities that both curves have. Parts that were not measured are left out.
+Losses are bpp + lmbda 255^2 MSE of real strings. Changes are in percent of an image's unrefined loss, given
+as means over the images with standard errors. BD-rates and BD-PSNRs (pchip) are those of the means over the
+images, at the qualities that both curves have. Parts that were not measured are left out.
 
 In:  cells. Out: Markdown.
 """

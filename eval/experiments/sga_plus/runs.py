@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The refinements of a results file of SGA+, compared image by image.
 
-Differences between methods are a few thousandths of the loss, and images differ by factors. So two runs are
-compared on each image first: the difference of their losses in percent of the image's unrefined loss. Its
-mean comes with its standard error, and `Estimate.sign` says whether Student's 95 % interval leaves out zero.
+Methods differ by a few thousandths of the loss, while the losses of images differ by factors. So two runs are
+first compared on each image, by the difference of their losses in percent of the image's unrefined loss. The
+mean of these differences has a standard error, and `Estimate.sign` says whether Student's 95 % interval
+excludes zero.
 
-In:  cells. Out: `Results`, by `Setting`; runs that lack images which others have are left out, and named.
-Fails with ``ValueError`` where cells belong to different weights, models or crops.
+In:  cells. Out: `Results`, by `Setting`. Incomplete runs, which lack images of other runs, are left out and
+named.
+Fails with ``ValueError`` if cells belong to different weights, models or crops.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_explicit_architectures_have_no_default_nets():
     other = replace(ARCHITECTURE, refinements=1)
     assert other not in KNOWN and nearest(other, 1e-3) is None
     integers = tuple(np.zeros(spec.shape, np.int64) for spec in layout(other))
-    with pytest.raises(ValueError, match="default nets fit a known architecture only"):
+    with pytest.raises(ValueError, match="default nets exist for known architectures only"):
         encode_nets(Nets(other, (8, 8), 1, integers, (8,) * len(integers), defaults()[0]))
 
 

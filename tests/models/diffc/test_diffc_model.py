@@ -180,7 +180,7 @@ def test_a_bar_counts_steps(capsys):
         (lambda m: DiffC(random_denoiser()).compress(images()), SgaError, "measure_costs"),
         (lambda m: DiffC(random_denoiser(), quality=9), ValueError, "1 to 8"),
         (lambda m: DiffC(random_denoiser(), bpp=0.0), ValueError, "positive"),
-        (lambda m: DiffC(random_denoiser(), steps=0), ValueError, "one step"),
+        (lambda m: DiffC(random_denoiser(), steps=0), ValueError, "at least 1"),
         (lambda m: DiffC(random_denoiser(), seed=-1), ValueError, "seed"),
         (lambda m: DiffC(random_denoiser(), steps_limit=256), ValueError, "1 to 255"),
         (lambda m: DiffC(random_denoiser(), channel="mrc"), ValueError, "orc"),

@@ -177,7 +177,7 @@ def test_the_quality_chooses_label_and_deviation():
 @pytest.mark.parametrize(
     "knobs, message",
     [
-        ({"realism": -0.1}, "realism is -0.1; it goes from 0"),
+        ({"realism": -0.1}, "realism is -0.1; choose from 0"),
         ({"realism": 1.1}, "realism is 1.1"),
         ({"realism": math.nan}, "realism is nan"),
         ({"seed": -1}, "take it modulo"),
@@ -213,7 +213,7 @@ def test_small_images_say_what_to_do():
 
 @pytest.mark.parametrize("counts", [(), (0, 0), (1, 2)])
 def test_strings_that_do_not_belong_together_are_refused(counts):
-    with pytest.raises(BitstreamError, match="each part has one an image"):
+    with pytest.raises(BitstreamError, match="each part must have one an image"):
         decoded(hfd(), {"strings": [[b"1234"] * count for count in counts], "shape": (4, 4)})
 
 

@@ -216,7 +216,7 @@ def test_small_images_are_refused_with_the_cure():
         ({"overlap": -1}, "half the window"),
         ({"method": "euler"}, "method is 'euler'; choose one of ancestral, ddim"),
         ({"precision": "half"}, "precision is 'half'; choose one of auto"),
-        ({"window": 3, "overlap": 0}, "multiples of 4 px: give more"),
+        ({"window": 3, "overlap": 0}, "must be at least 4 px for this network"),
     ],
 )
 def test_knobs_out_of_range_are_refused(wrong, message):

@@ -2,8 +2,8 @@
 """The encoder of C3: latents and nets of one image, by gradient descent.
 
 loop                                    the two stages
-initialisation, grid_plane, stage2      first weights; latents as planes; temperature and noise of the second
-adam, soap, memory                      optimisers, and what keeps them fast on a CPU
-weight_quantisation                     weights rounded
-checkpoint                              a fit that was killed goes on
+initialisation, grid_plane, stage2      first weights; latents as planes; best results and rates of stage 2
+adam, soap, memory                      optimisers; memory settings that keep them fast on a CPU
+weight_quantisation                     rounds the weights
+checkpoint                              lets a killed fit go on
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adam (Kingma & Ba 2015) for B fits at once, each with its own learning rate.
 
-torch.optim.Adam has one rate for a whole tensor; here tensors have the images in front, and an image whose
-fit has stalled gets a smaller rate than its neighbour. With equal rates the results are torch's.
+torch.optim.Adam has one rate for a whole tensor. Here the first dimension is the image, and an image whose
+fit has stalled gets a smaller rate than the others. With equal rates the results are the same as torch's.
 
 In:  parameters (B, ...) with gradients; rates. Out: parameters, updated in place.
 """
@@ -18,7 +18,7 @@ __all__ = ["Adam"]
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015) with a learning rate for each image; tensors have images in front.
+    """Adam (Kingma & Ba 2015) with a learning rate for each image, the first dimension of all tensors.
 
     Args:
         parameters: updated in place; all with the same number of images.

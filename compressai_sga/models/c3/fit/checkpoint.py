@@ -5,13 +5,13 @@
     fit.run(report=keeper)                      # saves every half a minute
     keeper.save()                               # the finished fit, before anything slow is done with it
 
-The file names the fit by everything that determines it (image, preset, lmbda, budget, seed); another
-one's file is refused, not overwritten. It is replaced at once, so that it is whole at any time. A fit
-that goes on from it gives the bytes that it would have given, unless `max_seconds` cuts it. Where it
-cannot be written there is a warning, and the fit goes on.
+The file holds everything that determines the fit (image, preset, lmbda, budget, seed); the file of another
+fit is refused, not overwritten. It is replaced atomically, so it is complete at any time. A fit that goes on
+from it gives the same bytes as without the interruption, unless `max_seconds` cuts it. Where the file cannot
+be written there is a warning, and the fit goes on.
 
-In:  a path, a `Fit`. Out: a callable that saves now and then.
-Fails with ``ValueError`` on a file of another fit, or one that is no checkpoint.
+In:  a path, a `Fit`. Out: a callable that saves from time to time.
+Fails with ``ValueError`` on the file of another fit, or one that is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _LOADING_ERRORS = (
 
 
 class Checkpoint:
-    """Saves a fit now and then; see the file's head.
+    """Saves a fit from time to time; see the file's head.
 
     Args:
         path: of the file.
         fit: not yet run; it is put where the file says.
         seed: of the fit.
-        every_sec: between two savings; EVERY_SEC by default.
+        every_sec: time between two saves; EVERY_SEC by default.
     """
 
     def __init__(self, path: str | Path, fit: Fit, seed: int, every_sec: float | None = None) -> None:
@@ -73,7 +73,7 @@ class Checkpoint:
             self._load()
 
     def __call__(self, progress: Progress | None = None) -> None:
-        """Save if it is time to."""
+        """Saves if `every_sec` have passed."""
         if time.monotonic() - self._saved >= self.every_sec:
             self.save()
 
@@ -94,7 +94,7 @@ class Checkpoint:
 
     @staticmethod
     def remove(path: str | Path) -> None:
-        """Delete the file, and what a process that was killed while saving left beside it."""
+        """Deletes the file, and the temporary file of a process that was killed while saving."""
         for each in (Path(path), _temporary(Path(path))):
             each.unlink(missing_ok=True)
 
@@ -104,11 +104,11 @@ class Checkpoint:
             facts, state = dict(found["facts"]), found["state"]
         except _LOADING_ERRORS as error:
             raise ValueError(
-                f"{self.path} is no checkpoint of a fit ({_brief(error)}): delete or move it"
+                f"{self.path} is not a checkpoint of a fit ({_brief(error)}): delete or move it"
             ) from None
         if facts != self.facts:
             raise ValueError(
-                f"{self.path} is of another fit: {self._difference(facts)}; give the arguments that it had, "
+                f"{self.path} is of another fit: {self._difference(facts)}; give the arguments of that fit, "
                 "or delete it to start again"
             )
         try:
@@ -120,7 +120,7 @@ class Checkpoint:
             ) from None
 
     def _difference(self, facts: dict[str, Any]) -> str:
-        """What the file's fit has otherwise."""
+        """The differences between the file's fit and this one."""
         other = [name for name in self.facts if facts.get(name) != self.facts[name]]
         if "image" in other or "shape" in other:
             return "its image is not this one"
@@ -140,10 +140,10 @@ def _temporary(path: Path) -> Path:
 
 @contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within it Ctrl-C only sets what the yielded function returns, so that no step is cut in two.
+    """A context in which Ctrl-C only sets what the yielded function returns, so that no step is cut in two.
 
-    A second one interrupts at once. Where Ctrl-C is not Python's own affair, and in other threads than the
-    main one, nothing is changed.
+    A second Ctrl-C interrupts at once. Where Python's own handler is not in place, and outside the main
+    thread, nothing is changed.
     """
     held = False
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All latent grids of an image side by side in one plane, so that a step of the fit is few operations.
+"""All latent grids of an image side by side in one plane, so that a step of the fit takes few operations.
 
     0000000000000
     0 aaaa 0 bb 0        a: the finest grid, b: the next, c, ... below it; 0: zeros, which are also what
@@ -8,14 +8,14 @@
     0000000000000
 
 A tap (dy, dx) of all latents of all grids is then a run of the flattened plane, dy * width + dx elements
-away: no gather, no convolution, no loop over grids. Each grid starts at an even row and column; hence the
-mirrored taps of a coarser grid (`contexts`) are exchanges of neighbouring rows and columns of a plane
-that holds, for every latent, its parent.
+away: no gather, no convolution, no loop over grids. Each grid starts at an even row and column. So the
+mirrored taps of a coarser grid (`contexts`) are found by exchanging neighbouring rows and columns of a plane
+that holds every latent's parent.
 
 In:  planes (B, height, width) float32. Out: the entropy net's inputs, (B, taps, positions), where
      positions are all elements of the rows that hold latents; `mask` says which of them are latents.
-Source: the plane is ours; masked convolution is what C3 (Kim et al. 2024) has in its place.
-Fails with ``ValueError`` on contexts whose taps of a coarser grid are not among (0 or 1, 0 or 1).
+Source: the plane is ours; C3 (Kim et al. 2024) uses masked convolutions instead.
+Fails with ``ValueError`` on contexts with taps of a coarser grid other than (0 or 1, 0 or 1).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MARGIN = 2  # rows for the taps below of another grid, kept even
 
 
 class Canvas:
-    """Where the grids of an image are; see the file's head.
+    """The places of an image's grids in the plane; see the file's head.
 
     Args:
         size: (height, width) of the image, pixels.
@@ -54,7 +54,7 @@ class Canvas:
     ) -> None:
         if context.source == "coarser" and not set(context.other) <= {(0, 0), (0, 1), (1, 0), (1, 1)}:
             raise ValueError(
-                f"other taps {context.other}: a fit knows those with offsets 0 or 1 of a coarser grid"
+                f"other taps {context.other}; a fit supports offsets 0 or 1 in a coarser grid only"
             )
         self.context = context
         self.sizes = grid_sizes(*size, grids, first)
@@ -175,7 +175,7 @@ class _Shift(torch.autograd.Function):
 
 
 class _Swap(torch.autograd.Function):
-    """Exchanges rows (or columns) 2k - 1 and 2k; the first and the last are 0. Its own transpose."""
+    """Exchanges rows (or columns) 2k - 1 and 2k; the first and the last become 0. It is its own transpose."""
 
     @staticmethod
     def forward(ctx, plane: Tensor, dim: int) -> Tensor:

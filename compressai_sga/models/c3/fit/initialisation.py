@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a fit starts: the first weights of the nets, and the units in which they are optimised.
+"""The start of a fit: the first weights of the nets, and the units in which they are optimised.
 
-The optimiser's parameters are not the nets' arrays themselves: an array is its parameter times a factor,
-so that one learning rate suits all and so that presets that were stated in other units (the paper's
-latents in pixels, its second output -log scale^2) take the steps that they would take there.
+The optimiser's parameters are not the nets' arrays themselves: an array is its parameter times a factor. So
+one learning rate suits all arrays, and presets stated in other units (the paper's latents in pixels, its
+second output -log scale^2) take the same steps as in those units.
 
-A warm start takes the default nets of the zoo (`defaults`), a cold one random weights; from both, latents
+A warm start takes the default nets of the zoo (`defaults`), a cold start random weights. With both, latents
 that are all zero give each image's mean colour.
 
 In:  a `Preset`; images; a seed or default nets. Out: flat tensors of parameters in the order of
@@ -31,7 +31,7 @@ _BILINEAR = (0.0, 0.25, 0.75, 0.0)
 
 
 def parameter_scale(preset: Preset) -> Tensor:
-    """Arrays are parameters times this, (parameters,)."""
+    """The factors from parameters to arrays, (parameters,)."""
     settings, last = preset.fit, len(preset.architecture.entropy_hidden)
     out = torch.tensor(settings.output_scale)
     scales = []
@@ -99,7 +99,7 @@ def warm_parameters(preset: Preset, x: Tensor, starts: Sequence[DefaultNets]) ->
 
 
 def origin_of(preset: Preset, starts: Sequence[DefaultNets]) -> Tensor:
-    """Parameters of the default nets as they are, from which differences are coded, (B, parameters)."""
+    """Parameters of the unchanged default nets, from which differences are coded, (B, parameters)."""
     return torch.stack(
         [
             _flat(preset, {name: torch.from_numpy(array) for name, array in start.arrays().items()})

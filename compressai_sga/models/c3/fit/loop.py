@@ -5,22 +5,22 @@
     fit.run(report=print)
     fit.plane_hat(), fit.arrays()             # rounded latents (`grid_plane`), float nets
 
-In most steps the latents are softly rounded, disturbed by noise, and softly rounded again; noise and softness
-shrink from step to step (paper, section 3.1). In the last steps, the "finish", they are rounded, and the best
-result of each image is kept. The loss counts what is coded, with the bits of the nets where `weight_bits`
-says so; nothing in it is clamped (see `config`).
+In most steps the latents are softly rounded, noise is added, and they are softly rounded again; noise and
+softness shrink from step to step (paper, section 3.1). In the last steps (stage 2, "finish" in the settings)
+they are rounded, and the best result of each image is kept. The loss is that of the real bitstream, with the
+bits of the nets if `weight_bits` is set; nothing in it is clamped (see `config`).
 
-Gradients are clipped, learning rates lowered and best results kept for each image by itself. All images of a
-batch get the same noise and the same random first weights. So the images beside it do not change an image's
-fit, except in the last bits of its sums. SOAP's first steps make these differences larger: the loss stays the
-same, and the bytes differ by some per cent.
+Gradients are clipped, learning rates lowered and best results kept for each image separately. All images of a
+batch get the same noise and the same random first weights. So the other images of a batch do not change an
+image's fit, except in the last bits of its sums. SOAP's first steps make these differences larger: the loss
+stays the same, and the bytes differ by some per cent.
 
-Schedules run over the share of the budget that is spent, the greater of step / steps and seconds /
-max_seconds: a fit that is short of time anneals faster and ends in time. (It is then not reproducible;
-with steps alone, the same seed and machine give the same bytes.)
+Schedules follow the share of the budget that is spent, the greater of step / steps and seconds / max_seconds.
+So a fit with little time anneals faster and ends in time. (It is then not reproducible; with steps alone, the
+same seed and machine give the same bytes.)
 
 In:  x (B, 3, H, W) float32 in [0, 1]; lmbda > 0, one or one for each image.
-State: `Fit.state_dict` is all there is, so that a killed fit can go on.
+State: `Fit.state_dict` holds all of it, so that a killed fit can go on.
 Fails with ``ValueError`` on images, steps, times or lmbda out of range.
 """
 
@@ -59,7 +59,7 @@ _RESERVED_STEPS = 100  # what the search for the weights' steps and the coding m
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit is; values of the last step, mean over images.
+    """The progress of a fit: values of the last step, averaged over the images.
 
     Args:
         step, steps: done, and the budget.
@@ -147,14 +147,14 @@ class Fit:
 
     @torch.no_grad()
     def plane_hat(self) -> Tensor:
-        """The rounded latents, a plane of the canvas."""
+        """The rounded latents, a plane of `grid_plane`."""
         return (self.plane * self._gain).round().clamp(-MAX_LATENT, MAX_LATENT)
 
     # --- Steps ---------------------------------------------------------------------------------------
 
     @property
     def share(self) -> float:
-        """Of the budget that is spent, 0 to 1."""
+        """Share of the budget that is spent, 0 to 1."""
         spent = self.step_count / self.steps
         if self.max_seconds is not None:
             pace = self.seconds / max(1, self.step_count)
@@ -168,9 +168,9 @@ class Fit:
         return finished or (self.step_count > 0 and self.share >= 1.0)
 
     def run(self, report: Callable[[Progress], None] | None = None, every: int = 20) -> None:
-        """All steps that are left; `report` is called every so many of them, and at the end.
+        """Runs all remaining steps; `report` is called every so many of them, and at the end.
 
-        An interrupt leaves the state of the last complete step or of the one that was being made.
+        After an interrupt the state is that of the last complete step or of the interrupted one.
         """
         keep = nullcontext() if self.x.is_cuda else memory.kept()
         with torch.enable_grad(), keep:
@@ -180,7 +180,7 @@ class Fit:
                     report(self.progress())
 
     def progress(self) -> Progress:
-        """Where the fit is."""
+        """The fit's progress so far."""
         mse, bpp = (float(t.mean()) for t in self._last)
         loss = float((self._last[0] + self.lmbda * self._last[1]).mean())
         share = max(self.share, 1e-9)
@@ -206,7 +206,7 @@ class Fit:
         self._update(self.settings.learning_rate * _half_cosine(part))
 
     def _soft(self, part: float) -> Tensor:
-        """Latents that are softly rounded around noise."""
+        """Latents, softly rounded before and after noise is added."""
         settings = self.settings
         temperature, size = (a + (b - a) * part for a, b in (settings.temperature, settings.noise_range))
         latents = self.plane * self._gain
@@ -233,10 +233,10 @@ class Fit:
         return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
 
     def _weight_bpp(self) -> Tensor:
-        """What the nets cost, up to a constant, (B,): N log2 of the mean size for an array of N weights.
+        """Bits of the nets up to a constant, (B,): N log2 of the mean magnitude for an array of N weights.
 
-        That is the code length of a Laplace law whose scale is fitted to the array, or to its differences
-        from the default nets.
+        That is the code length of a Laplace distribution whose scale is fitted to the array, or to its
+        differences from the default nets.
         """
         size = ((self.nets - self._origin) * self._scale).abs()
         bits = [
@@ -308,7 +308,7 @@ class Fit:
 
     @torch.no_grad()
     def take_best(self) -> None:
-        """Put the best of the finish in place, for each image; before it there is only the last."""
+        """Restores each image's best result of stage 2; before stage 2 there is only the current one."""
         if self._finish is None:
             return
         with torch.enable_grad():
@@ -340,7 +340,7 @@ class Fit:
             raise ValueError(
                 f"the state is of planes {tuple(state['plane'].shape)}, nets {tuple(state['nets'].shape)}; "
                 f"this fit's are {tuple(self.plane.shape)} and {tuple(self.nets.shape)}: make the fit with "
-                "the arguments that it had"
+                "the arguments of the saved fit"
             )
         self.plane.requires_grad_()
         self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]

@@ -3,8 +3,8 @@
 
 A step of a fit allocates and frees the same few hundred megabytes. glibc gives blocks of that size back to
 the kernel at every free, and the kernel hands them out again page by page, all zeroed: at 512x768 that is
-half of the time of a step. Within `kept` they stay; after it they are given back, and glibc's limits are
-those that it comes to by itself once a program has freed large blocks.
+half of the time of a step. Inside `kept` the process keeps these blocks. Afterwards they are given back, and
+glibc's limits are those that it sets itself once a program has freed large blocks.
 
 In:  nothing. Without glibc, and where the user has set MALLOC_ variables, nothing happens.
 """
@@ -27,7 +27,7 @@ _OUTSIDE = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 6
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within it, freed memory stays in the process."""
+    """A context in which freed memory stays in the process."""
     library = _glibc()
     if library is None:
         yield

@@ -4,11 +4,11 @@
 For a matrix W with gradient G, running means L of G G^T and R of G^T G have eigenvectors U and V. Adam runs
 on the gradient in their basis, where its coordinates are nearly uncorrelated:
     G' = U^T G V,   M' = U^T M V,   W <- W - rate U (M' / sqrt(mean of G'^2)) V^T,   M the mean of G.
-The eigenvectors are refreshed every few steps by one power iteration, Q <- QR(L Q), with the columns
-sorted by what they have of L, so that most steps cost a few products of matrices no wider than 50.
+The eigenvectors are updated every few steps by one power iteration, Q <- QR(L Q), with the columns sorted by
+their share of L. So most steps cost only a few products of matrices no wider than 50.
 
-A layer's bias is the last column of its matrix: a layer is one linear map of inputs and a constant 1.
-Nets are flat here, (B, parameters), as in `fit`; each image has its own bases, and a rate of its own.
+A layer's bias is the last column of its matrix: a layer is one linear map of its inputs and a constant 1.
+Nets are flat here, (B, parameters), as in `loop`; each image has its own bases and its own rate.
 
 In:  parameters (B, P) with gradient; specs of `config.layout`. Out: parameters, updated in place.
 """
@@ -33,7 +33,7 @@ class Soap:
         nets: (B, parameters), updated in place.
         specs: what the parameters are.
         betas: decay of the mean gradient, and of its square in the basis and of L and R.
-        every: steps between two refreshings of the bases.
+        every: steps between two updates of the bases.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Soap:
 
     @property
     def state(self) -> list[Tensor]:
-        """All tensors that change beside the parameters; images in front."""
+        """All tensors that change beside the parameters; the first dimension is the image."""
         return [self._mean, *self._squares, *(tensor for side in self._sides for tensor in side)]
 
     @torch.no_grad()

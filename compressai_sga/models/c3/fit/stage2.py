@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last part of a fit, with rounded latents: what is best so far for each image, and the rate to go on at.
+"""The last part of a fit, with rounded latents: each image's best result so far and its learning rate.
 
-As in C3 (Kim et al. 2024, section 3.1, "stage 2"): an image whose loss has not become better for some
-steps goes back to its best, optimiser and all, and goes on from there at a smaller rate.
+As in C3 (Kim et al. 2024, section 3.1, "stage 2"): an image whose loss has not improved for some steps goes
+back to its best state, including the optimiser's, and continues from there at a smaller rate.
 
-In:  tensors that move, images in front; losses (B,). Out: the same tensors, put back where it serves.
+In:  the tensors that change, with the image as first dimension; losses (B,). Out: the same tensors, restored
+     for images that went back.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class Finish:
         _copy_where(better, self.moving, self.best)
 
     def decay(self, factor: float, patience: int) -> None:
-        """Images that have waited long enough go back to their best at a smaller rate."""
+        """Images without an improvement for long enough go back to their best state, at a smaller rate."""
         tired = self.waited >= patience
         self.rate = torch.where(tired, self.rate * factor, self.rate)
         self.waited = torch.where(tired, 0.0, self.waited)
         _copy_where(tired, self.best, self.moving)
 
     def take_best(self) -> None:
-        """Put the best of every image in place."""
+        """Restores the best state of every image."""
         _copy_where(torch.ones_like(self.loss, dtype=torch.bool), self.best, self.moving)
 
     def state_dict(self) -> dict[str, Any]:

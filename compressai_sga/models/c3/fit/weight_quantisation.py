@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps to which the nets' weights are rounded: a search on mse + lmbda * (latent + weight bits) / px.
+"""The quantisation steps of the nets' weights: a search on mse + lmbda * (latent + weight bits) / px.
 
 C3 (Kim et al. 2024, section 3.3) tries 7 x 7 steps, one for all weights and one for all biases, with 49
-runs of the whole codec (`shared`; here powers of two). Better and not slower: every array has its own step
-(`each`), found by coordinate descent, two octaves a move, then one; then a dead zone, within which weights
-are rounded towards what costs least (0, or the default nets' value); then nothing but those values. An
-array of the entropy net changes only the rate and any other only the mse. The latents are what they are,
-so what the nets see is computed once.
+runs of the whole codec (`shared`; here powers of two). The mode `each` is better and not slower: every array
+has its own step, found by coordinate descent in moves of two octaves, then of one. Then it tries a dead zone,
+inside which weights are rounded to the value that costs least (0, or the default nets' value), and last the
+whole array at those values. An array of the entropy net changes only the rate, any other only the mse. The
+latents are fixed, so the nets' inputs are computed once.
 
-In:  a `Fit` that is done. Out: for each image, `Nets` whose entropy net is known to stay in 32 bits.
-Fails with RuntimeError if there is no step with which it does, which takes weights beyond 2^15.
+In:  a finished `Fit`. Out: for each image, `Nets` whose entropy net is known to stay within 32 bits.
+Fails with RuntimeError if no step achieves that, which happens only with weights beyond 2^15.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def round_nets(fit: Fit) -> list[Nets]:
 
 
 class _Search:
-    """Shifts of all arrays of all images, and what they cost."""
+    """Shifts of all arrays of all images, and their costs."""
 
     def __init__(self, fit: Fit) -> None:
         self.fit, self.specs = fit, layout(fit.architecture)
@@ -82,7 +82,7 @@ class _Search:
         return self.fit.lmbda * bits / self.px
 
     def error(self, arrays: dict[str, Tensor], channels: Tensor | None = None) -> Tensor:
-        """mse of the image that a user sees, within [0, 1]; from the upsampled grids if they are known."""
+        """mse of the decoded image, clamped to [0, 1]; from the upsampled grids if they are known."""
         if channels is None:
             channels = upsample(arrays, self.grids, self.fit.size, self.fit.architecture)
         return self._distance(synthesise(arrays, channels, self.fit.architecture))
@@ -103,7 +103,7 @@ class _Search:
         return None if start is None else start.at(index, int(shifts[image]))
 
     def _round(self, index: int, shifts: Tensor, zones: Tensor, bare: bool = False) -> Tensor:
-        """An array of all images in multiples of their steps; `bare`: what its zone would leave at last."""
+        """An array of all images in multiples of their steps; `bare`: only 0 or the default nets' values."""
         spec = self.specs[index]
         exact = self.exact[spec.name]
         column = (-1, *[1] * len(spec.shape))
@@ -131,7 +131,7 @@ class _Search:
     # --- Searches -----------------------------------------------------------------------------------
 
     def each(self) -> None:
-        """Coordinate descent: for every array from coarser or finer, for every image by itself."""
+        """Coordinate descent: every array tries coarser and finer steps, for every image separately."""
         for _ in range(_SWEEPS):
             cost, part = None, ""
             for index, spec in enumerate(self.specs):
@@ -160,7 +160,7 @@ class _Search:
         cost: Callable[[dict], Tensor],
         bare: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Move the shifts and zones of some images; which images it served, and costs after."""
+        """Tries other shifts and zones for some images; returns which images gained, and the costs after."""
         spec = self.specs[index]
         old, old_zones = self.shifts[spec.name], self.zones[spec.name]
         allowed = moving & self._allowed(spec, old + octaves) & (old_zones + zone <= _LARGEST_ZONE)
@@ -218,7 +218,7 @@ class _Search:
     # --- Results ------------------------------------------------------------------------------------
 
     def nets(self, image: int, plane: Tensor) -> Nets:
-        """What was found for an image; the clamp is the smallest that changes nothing."""
+        """The nets found for an image; the clamp is the smallest that changes nothing."""
         shifts = tuple(int(self.shifts[spec.name][image]) for spec in self.specs)
         integers = tuple(
             np.rint(self.rounded[spec.name][image].cpu().double().numpy() * 2.0**shift).astype(np.int64)
@@ -229,7 +229,7 @@ class _Search:
 
 
 def _that_fits(nets: Nets) -> Nets:
-    """The nets with steps of the entropy net as coarse as 32 bits demand; mostly they are already."""
+    """The nets, with coarser steps of the entropy net where 32 bits require it, which is rare."""
     specs = layout(nets.architecture)
     for _ in range(MAX_ENTROPY_SHIFT):
         try:

@@ -206,7 +206,7 @@ def test_checkpoint_continues_and_refuses_another_fit(tmp_path):
         Checkpoint(path, Fit(x, PRESETS["c3-fast"], 2e-3, steps=12), 0)
     for nonsense in (b"nonsense", b"junk", b""):
         path.write_bytes(nonsense)
-        with pytest.raises(ValueError, match="no checkpoint"):
+        with pytest.raises(ValueError, match="not a checkpoint"):
             Checkpoint(path, again, 0)
 
 
