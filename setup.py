@@ -132,6 +132,7 @@ setup(
     extras_require={
         "test": [
             "pytest",
+            "pytest-xdist",
             "ruff",
             "setuptools",
             "matplotlib",

@@ -82,7 +82,13 @@ def test_samples_are_large_enough_for_ms_ssim_and_one_needs_padding():
     assert sum(path.stat().st_size for path in zoo.sample_images()) < 600_000
 
 
-@pytest.mark.parametrize("record", [r for r in RECORDS if r.golden], ids=label)
+def golden_case(record: zoo.ModelRecord):
+    """DiffC codes a sample image in half a minute; `tests/files` has golden bytes of a crop."""
+    marks = [pytest.mark.slow] if record.architecture.startswith("diffc") else []
+    return pytest.param(record, id=label(record), marks=marks)
+
+
+@pytest.mark.parametrize("record", [golden_case(r) for r in RECORDS if r.golden])
 def test_golden_results_of_stock_evaluation(record):
     net = load_pretrained(record.name, record.metric, record.quality)
     assert type(net) is model_architectures[record.architecture]

@@ -96,7 +96,7 @@ def _numbers(out):
     return {key: value for key, value in out["results"].items() if not key.startswith(TIMES)}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_run_continues(kind, python, evaluate, images, checkpoint, tmp_path):
     folder = tmp_path / "out" if kind == signal.SIGKILL else tmp_path / "cache" / "compressai-sga"
     more = ["-d", folder, "--per-image"] if kind == signal.SIGKILL else []

@@ -121,8 +121,11 @@ REGISTERED = (
     [
         "",
         "import compressai_sga",
-        "import compressai_sga.refine",
-        "import torch, compressai_sga_startup as s; s.uninstall(); import compressai, compressai_sga",
+        pytest.param("import compressai_sga.refine", marks=pytest.mark.slow),
+        pytest.param(
+            "import torch, compressai_sga_startup as s; s.uninstall(); import compressai, compressai_sga",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_scripts_find_the_zoo_in_compressais_dictionaries(python, first):
@@ -205,9 +208,8 @@ def test_a_broken_plugin_warns_and_leaves_stock_working(python, plugin_path, tmp
     (package / "__init__.py").write_text("raise OSError('half an installation')\n")
     path = os.pathsep.join([str(package.parent), plugin_path])
     # A user who turns warnings into errors must not lose stock either.
-    for command in (EVAL_MODEL, ("-c", "import compressai.zoo")):
-        done = python("-W", "error::UserWarning", *command, PYTHONPATH=path)
-        assert done.stderr.count("half an installation") == 1
+    done = python("-W", "error::UserWarning", "-c", "import compressai.zoo", PYTHONPATH=path)
+    assert done.stderr.count("half an installation") == 1
     done = python("-W", "error::UserWarning", *EVAL_MODEL, "--help", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("half an installation") == 1

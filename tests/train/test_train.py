@@ -27,6 +27,7 @@ def tiny_batches(monkeypatch):
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "FINE", {"size": 128, "count": 1})
     monkeypatch.setattr(train, "CHECK_PX", 128)
+    monkeypatch.setattr(train, "CHECK_CROPS", 2)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -79,6 +79,7 @@ COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}
 MS_SSIM_COARSE = {"size": 192, "count": 4}  # its coarsest scale needs more than 160 pixels
 CHECK_PX = 256
+CHECK_CROPS = 8  # where no photographs are held out
 SAVE_SECONDS = 120
 CHECK_SECONDS = 300
 REWARM_STEPS = 100  # after a resume from fp16 weights, while the optimisers find their momenta again
@@ -238,7 +239,7 @@ class HeldOut:
             crops = [center_crop(pil_to_tensor(read_rgb(p)), CHECK_PX) for p in paths]
             self.crops = torch.stack(crops).float() / 255
         else:
-            self.crops = sampler.batch(count=8, size=CHECK_PX)
+            self.crops = sampler.batch(count=CHECK_CROPS, size=CHECK_PX)
 
     @torch.no_grad()
     def scores(
