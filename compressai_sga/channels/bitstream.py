@@ -23,9 +23,9 @@ from torch import Tensor
 from ..errors import ShapeError
 from . import index_code
 
-__all__ = ["Code", "Method", "check_method", "code_bits", "expanded", "index_model", "pack", "unpack"]
+__all__ = ["Code", "CodingMethod", "check_method", "code_bits", "expanded", "index_model", "pack", "unpack"]
 
-Method = Literal["mrc", "pfr", "orc", "hybrid"]
+CodingMethod = Literal["mrc", "pfr", "orc", "hybrid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Code:
     examined: Tensor
     log_mass: Tensor
     effective_size: Tensor
-    method: Method
+    method: CodingMethod
     support: int
     cells: Tensor | None
 
 
 def index_model(
-    method: Method, kl_bits: float | None, support: int, cells: Tensor | None = None
+    method: CodingMethod, kl_bits: float | None, support: int, cells: Tensor | None = None
 ) -> index_code.IndexModel:
     """The model of a number that both sides can build.
 
@@ -93,7 +93,7 @@ def unpack(
     data: bytes,
     count: int,
     *,
-    method: Method,
+    method: CodingMethod,
     kl_bits: float | Tensor | None = None,
     support: int = index_code.MAX_SUPPORT,
     cells: Tensor | None = None,
@@ -118,7 +118,7 @@ def unpack(
 
 
 def _models(
-    count: int, method: Method, kl_bits: float | Tensor | None, support: int, cells: Tensor | None
+    count: int, method: CodingMethod, kl_bits: float | Tensor | None, support: int, cells: Tensor | None
 ) -> list[tuple[Tensor, index_code.IndexModel]]:
     """Entries (flat) that share a model, ascending in their divergence."""
     everything = torch.arange(count)
@@ -136,7 +136,7 @@ def _models(
 
 
 def code_bits(
-    index: Tensor, method: Method, kl_bits: float | Tensor | None, support: int, cells: Tensor | None,
+    index: Tensor, method: CodingMethod, kl_bits: float | Tensor | None, support: int, cells: Tensor | None,
     batch_shape: torch.Size,
 ) -> Tensor:  # fmt: skip
     if isinstance(kl_bits, Tensor):
@@ -161,5 +161,5 @@ def expanded(name: str, value: Tensor, batch_shape: torch.Size) -> Tensor:
 
 
 def check_method(method: str) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}")
+    if method not in get_args(CodingMethod):
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(get_args(CodingMethod))}")

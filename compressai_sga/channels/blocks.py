@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..errors import BitstreamError, SgaError, ShapeError
 from . import index_code, prng
-from .bitstream import Method, index_model
+from .bitstream import CodingMethod, index_model
 from .candidates import chosen_draws
 from .distributions import DiagonalGaussian
 from .reverse import encode
@@ -67,7 +67,7 @@ class BlockPlan:
     kl_eighths: int
     log2_support: int
 
-    def model(self, method: Method) -> index_code.IndexModel:
+    def model(self, method: CodingMethod) -> index_code.IndexModel:
         """The model of the blocks' numbers."""
         return index_model(method, self.kl_eighths / 8, 2**self.log2_support)
 
@@ -93,7 +93,7 @@ class BlockCode:
     bits: Tensor
     log_mass: Tensor
     effective_size: Tensor
-    method: Method
+    method: CodingMethod
 
     @property
     def side_bits(self) -> int:
@@ -116,7 +116,7 @@ def encode_blocks(
     seed: int,
     step: int = 0,
     block: int = 0,
-    method: Method = "orc",
+    method: CodingMethod = "orc",
     block_bits: float = 8.0,
     max_block_bits: float = 14.0,
     padding_bits: int = 4,
@@ -253,7 +253,7 @@ def pack_blocks(code: BlockCode) -> bytes:
     return _header(code.plan) + numbers
 
 
-def unpack_blocks(data: bytes, dims: int, *, method: Method = "orc") -> tuple[BlockPlan, Tensor]:
+def unpack_blocks(data: bytes, dims: int, *, method: CodingMethod = "orc") -> tuple[BlockPlan, Tensor]:
     """Plan and numbers back from the bytes of `pack_blocks`.
 
     Args:

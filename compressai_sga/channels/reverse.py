@@ -35,13 +35,13 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import hybrid, index_code
-from .bitstream import Code, Method, check_method, code_bits, expanded, index_model, pack, unpack
+from .bitstream import Code, CodingMethod, check_method, code_bits, expanded, index_model, pack, unpack
 from .candidates import candidate_draws, chosen_draws, expanded_rows
 from .density_ratio import check_pair, divergence_bits, log_ratio_bound, ratio_scorer
 from .distributions import DiagonalGaussian, Law, Proposal
 from .selection import Found, search
 
-__all__ = ["Code", "Method", "decode", "default_candidates", "encode", "index_model", "pack", "unpack"]
+__all__ = ["Code", "CodingMethod", "decode", "default_candidates", "encode", "index_model", "pack", "unpack"]
 
 MAX_CANDIDATES = 2**24
 _PADDING_BITS = 4  # of the default N over 2^KL
@@ -52,7 +52,7 @@ def encode(
     target: Law,
     proposal: Proposal,
     *,
-    method: Method = "pfr",
+    method: CodingMethod = "pfr",
     seed: int,
     step: int = 0,
     block: int | Tensor = 0,
@@ -151,7 +151,7 @@ def decode(
     index: Tensor,
     proposal: Proposal,
     *,
-    method: Method = "pfr",
+    method: CodingMethod = "pfr",
     seed: int,
     step: int = 0,
     block: int | Tensor = 0,
@@ -308,7 +308,7 @@ def _bound(target: Law, proposal: Proposal, log_bound: float | Tensor | None, ex
 
 def _counts(
     candidates: int | Tensor | None, target: Law, proposal: Proposal, kl_bits: float | Tensor | None,
-    method: Method, batch_shape: torch.Size, max_candidates: int,
+    method: CodingMethod, batch_shape: torch.Size, max_candidates: int,
 ) -> Tensor:  # fmt: skip
     """N for every batch entry, flat int64."""
     if candidates is None and method in ("pfr", "hybrid"):

@@ -34,7 +34,7 @@ from .parametrisations import Denoiser
 from .schedules import alpha_sigma
 
 __all__ = [
-    "Method",
+    "SamplerName",
     "Noise",
     "SampleProgress",
     "Step",
@@ -44,7 +44,7 @@ __all__ = [
     "torch_noise",
 ]
 
-Method = Literal["ancestral", "ddim", "dpm2m", "heun"]
+SamplerName = Literal["ancestral", "ddim", "dpm2m", "heun"]
 Noise = Callable[[int, Tensor], Tensor]
 """(step, z) -> standard normal numbers of z's shape, type and device; step counts from 0."""
 
@@ -99,7 +99,7 @@ def sample(
     z: Tensor,
     log_snrs: Tensor,
     *,
-    method: Method = "ancestral",
+    method: SamplerName = "ancestral",
     noise: Noise | None = None,
     progress: SampleProgress | None = None,
 ) -> Tensor:
@@ -116,8 +116,8 @@ def sample(
     Returns:
         z at log_snrs[-1]; the image, if that is infinite or large.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method is {method!r}; it must be one of {', '.join(get_args(Method))}")
+    if method not in get_args(SamplerName):
+        raise ValueError(f"method is {method!r}; it must be one of {', '.join(get_args(SamplerName))}")
     if method == "ancestral" and noise is None:
         raise ValueError("method is 'ancestral' and noise is missing; give noise=torch_noise(generator)")
     levels = [float(level) for level in log_snrs.double().cpu()]

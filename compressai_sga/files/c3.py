@@ -46,6 +46,7 @@ from .kinds import Request
 __all__ = [
     "DEFAULT_QUALITY",
     "PARTS",
+    "PROGRESSIVE",
     "TAKES",
     "FitResult",
     "checkpoint_of",
@@ -58,6 +59,7 @@ __all__ = [
 
 TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint"})
 PARTS = ("nets", "latents")
+PROGRESSIVE = False
 DEFAULT_QUALITY = 4
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
@@ -103,6 +105,8 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
         SgaError: the coded image does not decode on this machine.
     """
     model, lmbda = request.model, request.lmbda
+    if request.metric != "mse":
+        raise ValueError(f"metric {request.metric}: {model} is fitted for mse; leave it out")
     quality = DEFAULT_QUALITY if request.quality is None else request.quality
     net = architecture(model)(
         quality,

@@ -176,7 +176,7 @@ def describe(data: bytes) -> Description:
     """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
     container = unpack(data)
     kind = kind_of(container.model)
-    nets = c3.nets_of(container) if kind is c3 else None
+    nets = kind.nets_of(container)
     sizes = part_bytes(data)
     parts = {}
     for i in range(len(container.strings)):
@@ -256,8 +256,6 @@ def _refuse_others(request: Request, kind: Kind) -> None:
                 f"{field.name} {value}: {request.model} has no such option for coding; leave it out, or "
                 "choose another model"
             )
-    if kind is c3 and request.metric != "mse":
-        raise ValueError(f"metric {request.metric}: {request.model} is fitted for mse; leave it out")
 
 
 def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: Any) -> Picture:
@@ -288,7 +286,7 @@ def _unpack(data: bytes, max_bytes: int | None) -> Container:
     if max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
     container = unpack_cut(data[:max_bytes])
-    if kind_of(container.model) is not diffc:
+    if not kind_of(container.model).PROGRESSIVE:
         raise ValueError(
             f"max_bytes is for files of DiffC, this one is of {container.model}: it decodes as a whole or "
             "not at all"

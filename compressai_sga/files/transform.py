@@ -32,10 +32,11 @@ from .images import Picture, pixels_of, tensor_of
 from .kinds import Request
 from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, required
 
-__all__ = ["DEFAULT_CODER", "PARTS", "TAKES", "compress", "decompress", "is_known"]
+__all__ = ["DEFAULT_CODER", "PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
 
 TAKES = frozenset({"coder", "refine", "steps", "lmbda", "seed"})
 PARTS = ("y", "z")
+PROGRESSIVE = False
 DEFAULT_CODER = "constriction-exact"
 
 
@@ -121,6 +122,10 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     left, _, top, _ = padding(container.width, container.height, container.stride)
     x_hat = x_hat[0, :, top : top + container.height, left : left + container.width]
     return Picture(pixels_of(x_hat, container.mode), container.profile)
+
+
+def nets_of(container: Container) -> None:
+    """The nets that the file itself holds: none."""
 
 
 def is_known(container: Container) -> bool:

@@ -34,7 +34,7 @@ from ..errors import SgaError
 
 __all__ = ["Delta", "bd_psnr", "bd_rate"]
 
-Method = Literal["pchip", "akima", "cubic"]
+Interpolation = Literal["pchip", "akima", "cubic"]
 _LEAST = {"pchip": 3, "akima": 3, "cubic": 4}  # two points would be a straight line under another name
 
 
@@ -69,7 +69,11 @@ class Delta:
 
 
 def bd_rate(
-    anchor: Mapping[str, Any], test: Mapping[str, Any], *, metric: str = "psnr-rgb", method: Method = "pchip"
+    anchor: Mapping[str, Any],
+    test: Mapping[str, Any],
+    *,
+    metric: str = "psnr-rgb",
+    method: Interpolation = "pchip",
 ) -> Delta:
     """Mean change of the rate at equal quality, from `anchor` to `test`, in percent; negative is better.
 
@@ -92,7 +96,11 @@ def bd_rate(
 
 
 def bd_psnr(
-    anchor: Mapping[str, Any], test: Mapping[str, Any], *, metric: str = "psnr-rgb", method: Method = "pchip"
+    anchor: Mapping[str, Any],
+    test: Mapping[str, Any],
+    *,
+    metric: str = "psnr-rgb",
+    method: Interpolation = "pchip",
 ) -> Delta:
     """Mean change of the quality at equal rate, from `anchor` to `test`, in the metric's unit.
 
@@ -108,8 +116,8 @@ def bd_psnr(
 
 
 def _package(method: str) -> ModuleType:
-    if method not in get_args(Method):
-        raise ValueError(f"method is {method!r}; it must be one of {', '.join(get_args(Method))}")
+    if method not in get_args(Interpolation):
+        raise ValueError(f"method is {method!r}; it must be one of {', '.join(get_args(Interpolation))}")
     try:
         import bjontegaard
     except ImportError as error:

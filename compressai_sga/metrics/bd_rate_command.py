@@ -17,7 +17,7 @@ import sys
 from typing import get_args
 
 from ..errors import SgaError
-from .bd_rate import Method, bd_psnr, bd_rate
+from .bd_rate import Interpolation, bd_psnr, bd_rate
 
 __all__ = ["compare_curves"]
 
@@ -34,7 +34,7 @@ def compare_curves(argv: list[str]) -> int:
     parser.add_argument("anchor", metavar="ANCHOR.json", help="JSON of CompressAI with several qualities")
     parser.add_argument("tests", metavar="TEST.json", nargs="*", help="none: ANCHOR against itself unrefined")
     parser.add_argument("--metric", metavar="KEY", default="psnr-rgb", help="of the results (%(default)s)")
-    parser.add_argument("--method", choices=get_args(Method), default="pchip", help="(%(default)s)")
+    parser.add_argument("--method", choices=get_args(Interpolation), default="pchip", help="(%(default)s)")
     args = parser.parse_args(argv)
     anchor, tests = _columns(args.anchor), {path: _columns(path) for path in args.tests}
     against = args.anchor

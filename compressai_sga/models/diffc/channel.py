@@ -30,9 +30,9 @@ from torch import Tensor
 from ...channels import circulant, index_code, trellis
 from ...channels.index_code import IndexModel
 
-__all__ = ["CODES", "Channel", "Method", "announced_millibits"]
+__all__ = ["CODES", "Channel", "ChannelName", "announced_millibits"]
 
-Method = Literal["trellis", "orc", "pfr"]
+ChannelName = Literal["trellis", "orc", "pfr"]
 
 CODES = ("trellis", "blocks")
 """What a decoder must tell apart."""
@@ -63,12 +63,14 @@ class Channel:
         size: in `SIZES`.
     """
 
-    method: Method = "trellis"
+    method: ChannelName = "trellis"
     size: int = 10
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(get_args(Method))}")
+        if self.method not in get_args(ChannelName):
+            raise ValueError(
+                f"method is {self.method!r}; it must be one of {', '.join(get_args(ChannelName))}"
+            )
         if self.size not in SIZES[self.code]:
             raise ValueError(f"size is {self.size}; for {self.code} it must be one of {SIZES[self.code]}")
 

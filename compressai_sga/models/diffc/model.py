@@ -37,7 +37,7 @@ from ...diffusion.pretrained import load
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError, ShapeError
 from ..settings import from_buffer, to_buffer
-from .channel import Channel, Method
+from .channel import Channel, ChannelName
 from .codec import Coder, Decoded, StepReport, decode_image, encode_image, path_of
 from .costs import Ladder, measure_errors
 from .exact_denoiser import ExactDenoiser, machine_tag, module_tag
@@ -90,7 +90,7 @@ class DiffC(CompressionModel):
         bits: float | None = None,
         step: int | None = None,
         costs: Tensor | None = None,
-        channel: Method = "trellis",
+        channel: ChannelName = "trellis",
         size: int = 10,
         steps_limit: int | None = None,
         steps: int | None = None,

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion.parametrisations import Denoiser, diffuse
-from ...diffusion.samplers import Method, Noise, SampleProgress, ancestral_step, sample
+from ...diffusion.samplers import Noise, SampleProgress, SamplerName, ancestral_step, sample
 
 __all__ = [
     "IdealRun",
@@ -154,7 +154,7 @@ def reconstruct(
     method: Reconstruction = "flow",
     steps: int = 32,
     highest: float = 9.5,
-    sampler: Method = "dpm2m",
+    sampler: SamplerName = "dpm2m",
     noise: Noise | None = None,
     progress: SampleProgress | None = None,
 ) -> Tensor:

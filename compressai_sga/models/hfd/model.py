@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...coding.binding import stock_class
-from ...diffusion.samplers import Method
+from ...diffusion.samplers import SamplerName
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError
 from ...refine.synthesis import Precision
@@ -83,7 +83,7 @@ class HFD(CompressionModel):
         steps: int = 16,
         seed: int | None = None,
         realism: float = 1.0,
-        method: Method = "dpm2m",
+        method: SamplerName = "dpm2m",
         window: int = 256,
         overlap: int = 32,
         batch: int = 4,

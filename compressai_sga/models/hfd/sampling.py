@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ...channels import prng
 from ...diffusion.parametrisations import convert
-from ...diffusion.samplers import Method, sample
+from ...diffusion.samplers import SamplerName, sample
 from ...diffusion.schedules import LinearLogSnr, grid
 from ...diffusion.tiling import blend
 from ...errors import ShapeError
@@ -71,14 +71,17 @@ class Sampling:
     """
 
     steps: int
-    method: Method
+    method: SamplerName
     window: int
     overlap: int
     batch: int
     precision: Precision
 
     def __post_init__(self) -> None:
-        for name, value, known in (("method", self.method, Method), ("precision", self.precision, Precision)):
+        for name, value, known in (
+            ("method", self.method, SamplerName),
+            ("precision", self.precision, Precision),
+        ):
             if value not in get_args(known):
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(known))}")
         if min(self.steps, self.batch, self.window) < 1 or not 0 <= self.overlap <= self.window // 2:
