@@ -7,11 +7,11 @@ Written by zoo/train/critic_model.py from 129 squares of 256 px of 43 photograph
 
 from __future__ import annotations
 
-from .pixel_model import PhotographModel, Plane
+from .pixel_model import PixelModel, Plane
 
 __all__ = ["PHOTOGRAPHS"]
 
-PHOTOGRAPHS = PhotographModel(
+PHOTOGRAPHS = PixelModel(
     planes=(
         Plane(
             predictor=(

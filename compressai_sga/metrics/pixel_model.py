@@ -12,7 +12,7 @@ from all neighbours within 3 x 3 in the earlier planes; W is the left neighbour:
 F is a mixture of two logistic distributions; its scale s and form depend on the context, the half octave of
 m. The product of P over all values sums to 1 over all images. CALIC (Wu and Memon 1997) is of this kind.
 
-`PhotographModel.fit` has a closed form: least squares, then a choice of s and F. It rounds the parameters
+`PixelModel.fit` has a closed form: least squares, then a choice of s and F. It rounds the parameters
 so that they take few bits: half-precision weights, 8 bits a context. `FittedPixelModel` is the two-part
 code of minimum description length (Rissanen 1978): an image's parameters, then the image under them.
 
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 
-__all__ = ["FittedPixelModel", "PhotographModel", "Plane", "check_images"]
+__all__ = ["FittedPixelModel", "PixelModel", "Plane", "check_images"]
 
 _ORDER = (1, 0, 2)  # G first: it says most about the others
 _REACH = 2
@@ -74,7 +74,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class PhotographModel:
+class PixelModel:
     """A probability model of images; see the head of the file.
 
     Args:
@@ -122,7 +122,7 @@ class PhotographModel:
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, images: Sequence[Tensor], levels: int = 256) -> PhotographModel:
+    def fit(cls, images: Sequence[Tensor], levels: int = 256) -> PixelModel:
         """The model of this family that codes `images` in few bits.
 
         Args:
@@ -154,7 +154,7 @@ class FittedPixelModel:
         check_images(x)
         every = -(-x.numel() // (3 * _FIT_PX))
         bands = [band for image in x.split(1) for band in image.split(_BAND_ROWS, 2)]
-        model = PhotographModel.fit([x] if every == 1 else bands[::every])
+        model = PixelModel.fit([x] if every == 1 else bands[::every])
         return model.description_bits + model.joint_bits(x)
 
 

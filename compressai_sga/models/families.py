@@ -166,7 +166,7 @@ FAMILIES: list[Family] = [
     Family("HFD", "realistic detail from the same bits", hfd.ARCHITECTURES),
     Family("DiffC", "any rate, and any prefix, of one stream", diffc.ARCHITECTURES, file="diffc"),
 ]
-STOCK = Family("CompressAI", "published architectures", {})
+STOCK = Family("CompressAI", "CompressAI's own architectures: fast to decode, and refinable", {})
 """CompressAI's own architectures, and whatever else is registered with it."""
 
 

@@ -14,10 +14,10 @@ from compressai_sga.errors import ShapeError
 from compressai_sga.metrics import pixel_model
 from compressai_sga.metrics.critic import Compressor, critic, default_reference
 from compressai_sga.metrics.photographs import PHOTOGRAPHS
-from compressai_sga.metrics.pixel_model import FittedPixelModel, PhotographModel, Plane
+from compressai_sga.metrics.pixel_model import FittedPixelModel, PixelModel, Plane
 
 
-def random_model(levels: int) -> PhotographModel:
+def random_model(levels: int) -> PixelModel:
     """Any parameters make a law."""
     generator = np.random.default_rng(levels)
     planes = tuple(
@@ -28,7 +28,7 @@ def random_model(levels: int) -> PhotographModel:
         )
         for index in range(3)
     )
-    return PhotographModel(planes, levels)
+    return PixelModel(planes, levels)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_photographs_cost_about_what_a_lossless_codec_needs(photographs):
 
 def test_fitting_lowers_the_bits_and_pays_for_its_parameters(photographs):
     for x in photographs:
-        fitted = PhotographModel.fit([x])
+        fitted = PixelModel.fit([x])
         under = float(fitted.bits(x))
         assert under < float(PHOTOGRAPHS.bits(x))
         assert float(FittedPixelModel().bits(x)) == under + fitted.description_bits
@@ -81,7 +81,7 @@ def test_a_batch_shares_its_parameters(photographs):
     code = FittedPixelModel()
     twice = photographs[0].repeat(2, 1, 1, 1)
     one = code.bits(photographs[0])
-    shared = PhotographModel.fit([photographs[0]]).description_bits
+    shared = PixelModel.fit([photographs[0]]).description_bits
     assert float(code.joint_bits(twice)) == pytest.approx(2 * float(one) - shared, rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import save_image
 
 from compressai_sga.metrics import photographs
-from compressai_sga.metrics.pixel_model import PhotographModel
+from compressai_sga.metrics.pixel_model import PixelModel
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_file_is_the_model(recipe, tmp_path, capsys):
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     square = recipe.square(recipe.read_rgb(tmp_path / "a.png"), 0)
-    bits = [float(model.bits(square)) for model in (made.PHOTOGRAPHS, PhotographModel.fit([square]))]
+    bits = [float(model.bits(square)) for model in (made.PHOTOGRAPHS, PixelModel.fit([square]))]
     assert bits[0] == pytest.approx(bits[1], rel=1e-4)  # weights are half precision, written with five digits
 
 

@@ -3,7 +3,7 @@
 
     python zoo/train/critic_model.py --data PHOTOS
 
-The P of `compressai_sga.metrics.critic` is a `PhotographModel`. It is fitted in closed form to one square
+The P of `compressai_sga.metrics.critic` is a `PixelModel`. It is fitted in closed form to one square
 of 256 pixels from the diagonal of every photograph, at one of the scales of the other recipes (crops.py).
 It has so few parameters that they can be written as code.
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from compressai_sga.metrics.pixel_model import PhotographModel, Plane
+from compressai_sga.metrics.pixel_model import PixelModel, Plane
 from crops import NO_PHOTOGRAPHS, photographs, read_rgb, resized
 
 SIDE_PX = 256
@@ -45,11 +45,11 @@ Written by zoo/train/critic_model.py from {squares} squares of 256 px, one of a 
 
 from __future__ import annotations
 
-from .pixel_model import PhotographModel, Plane
+from .pixel_model import PixelModel, Plane
 
 __all__ = ["PHOTOGRAPHS"]
 
-PHOTOGRAPHS = PhotographModel(
+PHOTOGRAPHS = PixelModel(
     planes=(
 '''
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise FileNotFoundError(
             f"{args.data} holds no image of {SIDE_PX} px a side; name another with --data"
         )
-    model = PhotographModel.fit([torch.cat(crops[i : i + AT_ONCE]) for i in range(0, len(crops), AT_ONCE)])
+    model = PixelModel.fit([torch.cat(crops[i : i + AT_ONCE]) for i in range(0, len(crops), AT_ONCE)])
     bpp = float(model.bits(torch.cat(crops)).mean()) / SIDE_PX**2
     head = HEAD.format(squares=len(crops), folders=fill(", ".join(folders), WIDTH), bpp=bpp)
     text = head + "\n".join(map(as_python, model.planes)) + "\n    ),\n)\n"
