@@ -67,9 +67,7 @@ LMBDA_0 = 0.018
 
 
 RATES = "rates"
-"""Of a convolution: what its channels make of the rate, shape (4, channels), in units of RATE_UNIT."""
-RATE_UNIT = 5.0
-"""Adam moves all numbers by its learning rate; with that of all others these would be slow."""
+"""Of a convolution: what its channels make of the rate, shape (4, channels)."""
 T_STEP = 2.0**-20
 """Of t in `fold`: machines may differ in the last bit of a logarithm, and must not in folded weights."""
 
@@ -266,7 +264,7 @@ def _convolutions(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _scale_and_offset(rates: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and offset of every channel at every t, two of (B, C), from `rates` (4, C) and t (B, 1)."""
-    a, b, c, d = RATE_UNIT * rates
+    a, b, c, d = rates
     return 1 + t * (a + t * b), t * (c + t * d)
 
 
