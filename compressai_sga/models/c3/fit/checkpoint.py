@@ -5,11 +5,11 @@
     fit.run(report=keeper)                      # saves every half a minute
     keeper.save()                               # the finished fit, before anything slow is done with it
 
-The file holds everything that determines the fit (image, preset, lmbda, budget, seed, and on a CPU the number
-of threads, which changes the order of sums); the file of another fit is refused, not overwritten. It is
-replaced atomically, so it is complete at any time. A fit that goes on from it on the same kind of machine, with
-the same torch, gives the same bytes as without the interruption, unless `max_seconds` cuts it. Where the file
-cannot be written there is a warning, and the fit goes on.
+The file holds everything that determines the fit (image, preset, lmbda, budget, seed, and on a CPU the
+number of threads, which changes the order of sums); the file of another fit is refused, not overwritten. It
+is replaced atomically, so it is complete at any time. A fit that goes on from it on the same kind of machine,
+with the same torch, gives the same bytes as without the interruption, unless `max_seconds` cuts it. Where the
+file cannot be written there is a warning, and the fit goes on.
 
 In:  a path, a `Fit`. Out: a callable that saves from time to time.
 Fails with ``ValueError`` on the file of another fit, or one that is not a checkpoint.
