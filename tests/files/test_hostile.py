@@ -90,11 +90,8 @@ def test_what_ends_otherwise_is_reported(monkeypatch):
         current.append(number)
         real(seed, number, report)
 
-    ends, current, real = (
-        {3: lambda: [][0], 5: lambda: os.kill(os.getpid(), signal.SIGKILL), 6: spin},
-        [],
-        hostile.run_case,
-    )
+    ends = {3: lambda: [][0], 5: lambda: os.kill(os.getpid(), signal.SIGKILL), 6: spin}
+    current, real = [], hostile.run_case
     monkeypatch.setattr(hostile, "KINDS", {case: 100})
     monkeypatch.setattr(hostile, "FILE_KINDS", {})
     monkeypatch.setattr(hostile, "HANG_SEC", 1)
