@@ -15,7 +15,7 @@ import torch
 import compressai_sga
 from compressai_sga import files, zoo
 from compressai_sga.__main__ import main
-from compressai_sga.coding.container import pack, unpack
+from compressai_sga.coding.container import checksum_of, pack, unpack
 from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, read_picture
 from compressai_sga.files import c3 as module
@@ -407,5 +407,9 @@ def test_damaged_fields_are_refused():
         with pytest.raises(BitstreamError, match="the file is damaged"):
             decompress_picture(pack(dataclasses.replace(container, **change)))
     # Another preset's name changes nothing: the architecture is in the strings.
-    renamed = decompress_picture(pack(dataclasses.replace(container, model="c3-paper")))
-    assert np.array_equal(renamed.pixels, decompress_picture(pack(container)).pixels)
+    renamed = dataclasses.replace(container, model="c3-paper")
+    with pytest.raises(BitstreamError, match="the file is damaged"):  # the name is under the checksum
+        decompress_picture(pack(renamed))
+    crc32 = module._checksum(*module._decoded(container))[1]
+    renamed = dataclasses.replace(renamed, checksum=checksum_of(renamed, crc32))
+    assert np.array_equal(decompress_picture(pack(renamed)).pixels, decompress_picture(pack(container)).pixels)
