@@ -54,7 +54,7 @@ from compressai_sga.models.c3.macs import macs_per_pixel
 from compressai_sga.models.c3.model import Fitted
 from compressai_sga.models.c3.network import context_of, entropy_net, latent_bits
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.c3.plain import PlainFit
 from experiments.c3.report import ANCHORS, REFERENCE, figure, pictures, tables
 from images import KODAK, SHARED, centre_crop, levels
@@ -366,8 +366,7 @@ def main(argv: list[str] | None = None) -> None:
             "whole": tasks_of_whole,
         }
         fits = [task for part in args.parts if part in makers for task in makers[part](args)]
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures = run(record, fits, title="c3", **how)
+        failures = run(record, fits, title="c3", **run_options(args))
         if "step" in args.parts:
             failures |= run(record, tasks_of_step(args), title="c3, step")
         if "figure" in args.parts:
