@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,29 +75,78 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return os.pathsep.join([str(folder), str(ROOT)])
 
 
-@pytest.fixture
-def environment(plugin_path: str, tmp_path: Path) -> dict[str, str]:
-    """Variables of a process that sees the plugin and has a cache folder of its own."""
+@pytest.fixture(scope="session")
+def variables(plugin_path: str) -> dict[str, str]:
+    """Variables of a process that sees the plugin."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("COMPRESSAI_SGA", "PYTHON"))}
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    return {**kept, "PYTHONPATH": plugin_path, "OMP_NUM_THREADS": "1", **cache}
+    return {**kept, "PYTHONPATH": plugin_path, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
-def python(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python in that environment; keywords are further variables."""
+def environment(variables: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Such variables, and a cache folder of its own."""
+    return {**variables, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
-    def run(*arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            env={**environment, **variables},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+
+@pytest.fixture(scope="session")
+def warm_python(variables: dict[str, str]) -> Iterator[Callable[[dict[str, Any]], int]]:
+    """A server of `warm_python.py`: runs a request, gives its exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", Path(__file__).with_name("warm_python.py")],
+        env={**variables, "MPLBACKEND": "agg"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+
+        def run(request: dict[str, Any]) -> int:
+            print(json.dumps(request), file=server.stdin, flush=True)
+            return int(server.stdout.readline())
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def run_python(
+    variables: dict[str, str], request: pytest.FixtureRequest
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a folder; `changes` are variables.
+
+    The process is a fork that has imported torch, but neither CompressAI nor the plugin; a new one if
+    `fresh`, or if its options or variables are none that such a fork can follow.
+    """
+
+    def run(
+        *arguments: Any, cwd: Path, input: str = "", check: bool = False, fresh: bool = False, **changes: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [*map(str, arguments)]
+        job = {"env": {**variables, **changes}, "cwd": str(cwd), "timeout": 300}
+        options = command[2:] if command[:2] == ["-W", "ignore"] else command
+        fresh |= not changes.keys() <= {"OMP_NUM_THREADS", "COMPRESSAI_SGA_DISABLE", "XDG_CACHE_HOME"}
+        fresh |= options[0].startswith("-") and options[0] not in ("-m", "-c")
+        if fresh:
+            done = subprocess.run(
+                [sys.executable, *command], input=input, capture_output=True, text=True, **job
+            )
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                streams = {name: f"{folder}/{name}" for name in ("stdin", "stdout", "stderr")}
+                Path(streams["stdin"]).write_text(input)
+                code = request.getfixturevalue("warm_python")({"arguments": command, **job, **streams})
+                output = (Path(streams[name]).read_text() for name in ("stdout", "stderr"))
+                done = subprocess.CompletedProcess(command, code, *output)
+        assert not check or done.returncode == 0, done.stderr
+        return done
 
     return run
+
+
+@pytest.fixture
+def python(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a folder of the test, with a cache of its own."""
+    return partial(run_python, cwd=tmp_path, XDG_CACHE_HOME=environment["XDG_CACHE_HOME"])
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ normals that are normal (two-sided tests, false-alarm rate 1e-4 each, fixed seed
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -124,13 +122,13 @@ def test_normals_are_the_quantiles_of_their_words():
     assert ours.abs().max() < 6.34
 
 
-def test_normals_are_alike_in_a_fresh_process():
+def test_normals_are_alike_in_a_fresh_process(python):
     code = (
         "import torch; from compressai_sga.channels import prng;"
         "print(int((prng.normal(5, lanes=7, candidate=torch.arange(1000)) * 2**26).sum()))"
     )
     here = int((prng.normal(5, lanes=7, candidate=torch.arange(1000)) * 2**26).sum())
-    there = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    there = python("-c", code)
     assert there.stdout.strip() == str(here), there.stderr
 
 

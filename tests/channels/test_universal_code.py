@@ -5,8 +5,6 @@ entropy of the noisy source, decoded from the bytes and the dither alone."""
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -53,7 +51,7 @@ def test_bytes_are_the_differential_entropy_of_the_noisy_source(source):
     assert 8 * len(data) / n == pytest.approx(h_bits - math.log2(step), rel=0.01)
 
 
-def test_decodes_in_a_fresh_process(tmp_path):
+def test_decodes_in_a_fresh_process(tmp_path, python):
     law = SOURCES["laplace"]
     y, u = draw(law, 500), dither(9, (500,))
     k = quantise(y, u, 0.5)
@@ -65,8 +63,7 @@ def test_decodes_in_a_fresh_process(tmp_path):
         "u = dither(9, (500,)); code = UniversalCode(stats.laplace(-0.2, 0.5).cdf, 0.5);"
         "print(float(dequantise(code.decode(Path(sys.argv[1]).read_bytes(), u), u, 0.5).sum()))"
     )
-    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "string")]
-    there = subprocess.run(command, capture_output=True, text=True)
+    there = python("-c", program, tmp_path / "string")
     assert float(there.stdout) == float(dequantise(k, u, 0.5).sum()), there.stderr
 
 

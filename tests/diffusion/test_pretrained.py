@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -292,9 +291,6 @@ def test_without_the_extra_the_error_names_it(monkeypatch, tmp_path):
         pretrained.load(tmp_path)
 
 
-def test_importing_the_adapter_does_not_import_diffusers():
+def test_importing_the_adapter_does_not_import_diffusers(python):
     code = "import sys, compressai_sga.diffusion.pretrained; print('diffusers' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[-1] == "False"
+    assert python("-c", code, check=True).stdout.split()[-1] == "False"

@@ -5,11 +5,7 @@ same from process to process, and under `exact_cpu` does not depend on threads a
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -127,12 +123,9 @@ def test_exact_whatever_threads_and_batch(size):
         assert torch.allclose(network(z, LEVEL, label=LABEL), alone, rtol=1e-3, atol=1e-4)
 
 
-def test_exact_in_another_process_with_other_threads():
-    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
-    folders = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
-    environment["PYTHONPATH"] = os.pathsep.join(folders)
-    command = [sys.executable, "-c", "import test_unet; print(test_unet.fingerprint())"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+def test_exact_in_another_process_with_other_threads(python):
+    code = "from tests.diffusion.test_unet import fingerprint; print(fingerprint())"
+    done = python("-c", code, check=True, OMP_NUM_THREADS="3")
     assert done.stdout.split()[-1] == fingerprint()
 
 

@@ -5,10 +5,7 @@ byte is counted, and a fit that is killed at any point gives the file that it wo
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -210,19 +207,9 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.fixture
 def one_thread():
-    """As in the processes of `run`: sums in another order are other bits."""
+    """As in the processes of `python`: sums in another order are other bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -237,14 +224,14 @@ def whole(image, one_thread, tmp_path_factory) -> bytes:
     return target.read_bytes()
 
 
-def test_killed_again_and_again_it_gives_the_same_file(image, tmp_path, whole, capsys):
+def test_killed_again_and_again_it_gives_the_same_file(image, tmp_path, whole, capsys, python):
     """Among the steps with noise, among those with rounded latents, after them; always the same command."""
     target = tmp_path / "out.csga"
     target.write_bytes(b"old")
     command = ["compress", str(image), str(target), *COMMAND]
     kept = Path(f"{target}.fit")
     for place, steps in (("17", 17), ("38", 38), ("search", 40)):
-        killed = run("-c", KILLED, place, *command)
+        killed = python("-W", "ignore", "-c", KILLED, place, *command)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert ("going on from" in killed.stderr) == (steps > 17)
         assert target.read_bytes() == b"old"
@@ -380,7 +367,7 @@ def test_a_full_disk_costs_the_checkpoint_only(image, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.csga"]
 
 
-def test_a_fresh_process_decodes_by_the_file_alone(tmp_path):
+def test_a_fresh_process_decodes_by_the_file_alone(tmp_path, python):
     """With the C++ decoder, where there is one, and without; at most a level of 255 apart."""
     code = """
 import sys
@@ -393,8 +380,7 @@ files.decompress_file(sys.argv[1], sys.argv[3])
 """
     paths = [tmp_path / name for name in ("a.csga", "native.png", "python.png")]
     paths[0].write_bytes(fitted_file(crop(33, 40), steps=30))
-    done = run("-c", code, *paths)
-    assert done.returncode == 0, done.stderr
+    python("-c", code, *paths, check=True)
     expected = decompress_picture(paths[0].read_bytes()).pixels.astype(int)
     for path in paths[1:]:
         assert np.abs(read_picture(path).pixels - expected).max() <= 1

@@ -7,10 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import pickle
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -123,17 +120,14 @@ for prepare in (lambda net: net, make_portable):
 """
 
 
-def test_means_and_scales_are_the_same_bits_with_other_instructions(tmp_path):
+def test_means_and_scales_are_the_same_bits_with_other_instructions(tmp_path, python):
     """All that six steps predict from one another; in float32 they are not, so that this test can fail."""
     y, params = torch.randn(1, 56, 24, 24, generator=torch.Generator().manual_seed(0)).split([24, 32], 1)
     (tmp_path / "job.pkl").write_bytes(pickle.dumps((build(), 4 * y, params)))
-    command = [sys.executable, "-W", "ignore", "-c", PREDICT, str(tmp_path / "job.pkl")]
-    outputs = []
-    for variables in ({}, OTHER_INSTRUCTIONS):
-        done = subprocess.run(
-            command, check=True, env={**os.environ, **variables}, capture_output=True, text=True
-        )
-        outputs.append(done.stdout.split())
+    outputs = [
+        python("-W", "ignore", "-c", PREDICT, tmp_path / "job.pkl", check=True, **variables).stdout.split()
+        for variables in ({}, OTHER_INSTRUCTIONS)
+    ]
     (plain, portable), (other_plain, other_portable) = outputs
     assert portable == other_portable
     if plain == other_plain:
@@ -217,7 +211,7 @@ for path in sys.argv[2:]:
 """
 
 
-def test_files_decode_with_other_instructions_and_threads(tiny_zoo, tmp_path):
+def test_files_decode_with_other_instructions_and_threads(tiny_zoo, tmp_path, python):
     """In a process where CompressAI was to be left alone, which has no name for the model's class then."""
     paths, expected = [], []
     for coder in CODERS.values():
@@ -225,8 +219,7 @@ def test_files_decode_with_other_instructions_and_threads(tiny_zoo, tmp_path):
         paths.append(tmp_path / f"{coder}.csga")
         paths[-1].write_bytes(data)
         expected.append(decompress_picture(data).pixels.astype(int))
-    command = [sys.executable, "-W", "ignore", "-c", DECODE, str(tiny_zoo), *map(str, paths)]
     variables = {**OTHER_INSTRUCTIONS, "COMPRESSAI_SGA_DISABLE": "1"}
-    subprocess.run(command, check=True, env={**os.environ, **variables})
+    python("-W", "ignore", "-c", DECODE, tiny_zoo, *paths, check=True, **variables)
     for path, wanted in zip(paths, expected):
         assert np.abs(read_picture(path.with_suffix(".png")).pixels - wanted).max() <= 1

@@ -7,8 +7,6 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-import subprocess
-import sys
 
 import compressai.zoo
 import pytest
@@ -175,7 +173,7 @@ torch.save(images, sys.argv[2])
 
 
 @torch.no_grad()
-def test_a_fresh_process_decodes(tmp_path):
+def test_a_fresh_process_decodes(tmp_path, python):
     """From the numbers and the strings; a folded model of another rate too."""
     x, jobs, expected = image(), [], []
     for gain, coder in ((1.0, "ans"), (1.0, "constriction-exact"), (0.6, "constriction-ans"), (1.7, "ans")):
@@ -187,8 +185,7 @@ def test_a_fresh_process_decodes(tmp_path):
     sizes = [sum(len(s[0]) for s in strings) for _, _, strings, _ in jobs]
     assert sizes[2] < 0.9 * sizes[0] < sizes[0] < 0.95 * sizes[3]
     (tmp_path / "jobs.pkl").write_bytes(pickle.dumps(jobs))
-    command = [sys.executable, "-W", "ignore", "-c", DECODER, tmp_path / "jobs.pkl", tmp_path / "images.pt"]
-    subprocess.run(command, check=True)
+    python("-c", DECODER, tmp_path / "jobs.pkl", tmp_path / "images.pt", check=True)
     for got, wanted in zip(torch.load(tmp_path / "images.pt"), expected, strict=True):
         assert (got - wanted).abs().max() < 1e-5
 

@@ -6,10 +6,7 @@ reason."""
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -316,7 +313,7 @@ torch.save(images, sys.argv[2])
 """
 
 
-def test_stock_alone_decodes_the_folded_models(tmp_path):
+def test_stock_alone_decodes_the_folded_models(tmp_path, python):
     jobs, expected = {}, {}
     for name, size in STOCK.items():
         model, x = fold(with_rates(build(name)), 1.9), images(1)
@@ -327,11 +324,8 @@ def test_stock_alone_decodes_the_folded_models(tmp_path):
         assert expected[name].std() > 1e-3
         jobs[name] = (size, model.state_dict(), out["strings"], out["shape"])
     (tmp_path / "jobs.pkl").write_bytes(pickle.dumps(jobs))
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", STOCK_DECODER, tmp_path / "jobs.pkl", tmp_path / "images.pt"],
-        env={**os.environ, "COMPRESSAI_SGA_DISABLE": "1"},
-        check=True,
-    )
+    files = tmp_path / "jobs.pkl", tmp_path / "images.pt"
+    python("-c", STOCK_DECODER, *files, check=True, COMPRESSAI_SGA_DISABLE="1")
     decoded = torch.load(tmp_path / "images.pt")
     for name in STOCK:
         assert (decoded[name] - expected[name]).abs().max() <= 1e-5, name

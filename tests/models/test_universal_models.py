@@ -7,8 +7,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import subprocess
-import sys
 
 import compressai.zoo
 import pytest
@@ -144,7 +142,7 @@ def test_state_dict_pickle_and_copy_code_alike(tmp_path):
             assert other.compress(x)["strings"] == strings
 
 
-def test_strings_decode_in_a_fresh_process(tmp_path):
+def test_strings_decode_in_a_fresh_process(tmp_path, python):
     net, x = build(MeanScaleHyperprior), images(1)
     with torch.no_grad():
         coded = net.compress(x)
@@ -157,10 +155,7 @@ def test_strings_decode_in_a_fresh_process(tmp_path):
         "x_hat = net.decompress(coded['strings'], coded['shape'])['x_hat'];"
         "torch.save(x_hat.detach(), sys.argv[1])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "file")], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    python("-c", program, tmp_path / "file", check=True)
     torch.testing.assert_close(torch.load(tmp_path / "file"), expected, rtol=0, atol=1e-5)
 
 

@@ -7,10 +7,7 @@ refinement gains is shown on trained models in test_gains.py and in eval/.
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -64,9 +61,8 @@ def results(images):
 
 
 @pytest.fixture(scope="module")
-def stock_images(results, tmp_path_factory):
+def stock_images(results, tmp_path_factory, run_python):
     folder = tmp_path_factory.mktemp("stock")
-    (folder / "decode.py").write_text(STOCK_DECODER)
     decoded = {}
     for own in (False, True):
         jobs = {
@@ -75,12 +71,9 @@ def stock_images(results, tmp_path_factory):
             if (name in OWN) is own
         }
         (folder / "jobs.pkl").write_bytes(pickle.dumps(jobs))
-        command = [sys.executable, folder / "decode.py", folder / "jobs.pkl", folder / "images.pt"]
-        subprocess.run(
-            command + ["ours"] * own,
-            env={**os.environ, **({} if own else {"COMPRESSAI_SGA_DISABLE": "1"})},
-            check=True,
-        )
+        arguments = folder / "jobs.pkl", folder / "images.pt", *["ours"] * own
+        switch = {} if own else {"COMPRESSAI_SGA_DISABLE": "1"}
+        run_python("-c", STOCK_DECODER, *arguments, cwd=folder, check=True, **switch)
         decoded |= torch.load(folder / "images.pt")
     return decoded
 

@@ -5,9 +5,6 @@ are those that the estimate says and those of every version; other bytes are ref
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import zlib
 
@@ -129,7 +126,7 @@ def test_golden_bytes():
     assert same(decode_latents(data, [grid.shape for grid in grids], net, context), grids)
 
 
-def test_fresh_process_with_other_threads():
+def test_fresh_process_with_other_threads(python):
     """From bytes and the net's integers alone, with four threads."""
     net = random_net(9, 24)
     sizes = grid_sizes(45, 70)
@@ -148,10 +145,7 @@ for backend in ("auto", "python"):
     grids = decode_latents(bytes.fromhex(data), sizes, IntegerNet(made, clamp), C3, backend=backend)
     print(zlib.crc32(b"".join(grid.tobytes() for grid in grids)))
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], input=message, capture_output=True, text=True, env=environment
-    )
+    done = python("-c", program, input=message, OMP_NUM_THREADS="4")
     expected = zlib.crc32(b"".join(grid.tobytes() for grid in grids))
     assert done.stdout.split() == [str(expected)] * 2, done.stderr
 

@@ -9,8 +9,6 @@ import json
 import math
 import pickle
 import signal
-import subprocess
-import sys
 
 import compressai.zoo
 import numpy as np
@@ -103,7 +101,7 @@ def test_within_inference_mode_and_without_gradients():
 # --- The strings are everything -------------------------------------------------------------------
 
 
-def test_decodes_in_a_fresh_process_from_strings_and_shape(coded, tmp_path):
+def test_decodes_in_a_fresh_process_from_strings_and_shape(coded, tmp_path, python):
     x, fitted, out = coded
     (tmp_path / "out.pkl").write_bytes(
         pickle.dumps({"strings": out["strings"], "shape": tuple(out["shape"])})
@@ -114,7 +112,7 @@ from compressai_sga.models.c3 import C3Paper
 out = pickle.load(open(sys.argv[1] + "/out.pkl", "rb"))
 torch.save(C3Paper().decompress(out["strings"], out["shape"])["x_hat"], sys.argv[1] + "/x_hat.pt")
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=300)
+    python("-c", code, tmp_path, check=True)
     found = torch.load(tmp_path / "x_hat.pt", weights_only=True)
     torch.testing.assert_close(found, torch.stack([f.x_hat for f in fitted]), atol=1e-6, rtol=0)
 

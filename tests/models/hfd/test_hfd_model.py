@@ -5,9 +5,6 @@ the knobs, realism 0 is the first stage, state dicts hold everything, refinement
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -89,7 +86,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch():
         assert torch.equal(decoded(model, alone), together[index : index + 1])
 
 
-def test_another_process_decodes_the_same_image(tmp_path):
+def test_another_process_decodes_the_same_image(tmp_path, python):
     model = hfd("mbt2018-mean", realism=0.8)
     out = compressed(model, images(2, 64, 128))
     torch.save((model.state_dict(), out["strings"], tuple(out["shape"])), tmp_path / "sent.pt")
@@ -102,9 +99,8 @@ def test_another_process_decodes_the_same_image(tmp_path):
         "torch.save(x_hat, sys.argv[2])\n"
     )
     there = tmp_path / "there.pt"
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "sent.pt"), str(there)]
-    subprocess.run(command, check=True, env=os.environ | threads)
+    threads = str(torch.get_num_threads())
+    python("-c", program, tmp_path / "sent.pt", there, check=True, OMP_NUM_THREADS=threads)
     assert torch.equal(torch.load(there), decoded(model, out))
 
 
