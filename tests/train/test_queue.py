@@ -402,10 +402,8 @@ def test_scripts_beside_queue_get_the_standard_librarys(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train.py", "queue.py"])
-def test_both_commands_start(script):
-    done = subprocess.run([sys.executable, RECIPE / script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--data" in done.stdout
+def test_both_commands_start(script, python):
+    assert "--data" in python(RECIPE / script, "--help", check=True).stdout
 
 
 @pytest.fixture

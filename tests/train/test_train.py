@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -305,10 +303,3 @@ def test_out_is_named_after_architecture_and_rate(photos):
     assert args.out == Path("runs/mbt2018") and args.lmbdas == train.LMBDA
     args = train.parse_args(["--arch", "mbt2018", "--quality", "4", "--data", str(photos)])
     assert args.out == Path("runs/mbt2018-lmbda0.013") and args.lmbdas == (0.013,)
-
-
-def test_recipe_runs_as_a_script():
-    done = subprocess.run(
-        [sys.executable, RECIPE / "train.py", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "--max-minutes" in done.stdout
