@@ -28,11 +28,11 @@ from compressai_sga import files, zoo, zoo_joint
 from compressai_sga.coding.container import pack, unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files.images import Picture
-from compressai_sga.hooks import registration
 from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.models.gains import Gained, condition
 from compressai_sga.models.universal import ARCHITECTURES, anneal
 from compressai_sga.refine import trained_lmbda
+from tests.own_zoo import joint_record, used
 
 LMBDA = {1: 0.0018, 3: 0.0067, 6: 0.0483}
 MODELS = {
@@ -72,19 +72,11 @@ def _joint(name: str) -> torch.nn.Module:
 def _record(folder, name: str) -> dict:
     gains = {quality: zoo.gain_at(lmbda, "mse") for quality, lmbda in LMBDA.items()}
     tensors = zoo_joint.stored(_joint(name), gains)
-    path = folder / "weights" / f"{name}.safetensors"
-    save_file(tensors, path)
     architecture = MODELS[name][0]
     net = zoo_joint.folded(tensors, model_architectures[architecture], gains[3], 3)
-    return {
-        **{"name": name, "architecture": architecture, "N": net.N, "M": net.M, "metric": "mse"},
-        **{"file": f"weights/{name}.safetensors", "bytes": path.stat().st_size, "wheel": False},
-        **{"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "licence": "Apache-2.0"},
-        **{"training_data": [], "command": "none", "training": {}, "tolerance": {}},
-        "lmbda_range": [min(LMBDA.values()), max(LMBDA.values())],
-        "gaussian_tables_crc32": zoo.tables_checksum(net),
-        "qualities": {str(q): {"lmbda": lmbda, "golden": {}, "kodak": None} for q, lmbda in LMBDA.items()},
-    }
+    facts = {"architecture": architecture, "N": net.N, "M": net.M}
+    facts["gaussian_tables_crc32"] = zoo.tables_checksum(net)
+    return joint_record(folder, name, tensors, LMBDA, **facts)
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +98,8 @@ def own_zoo(made, tmp_path, monkeypatch):
     """The same, for a test that may damage it; CompressAI knows its names."""
     folder = tmp_path / "zoo"
     shutil.copytree(made, folder)
-    registration.unregister()
-    monkeypatch.setattr(zoo, "_folder", lambda: folder)
-    registration.register()
-    yield folder
-    registration.unregister()
-    monkeypatch.undo()
-    registration.register()
+    with used(folder, monkeypatch):
+        yield folder
 
 
 @pytest.fixture

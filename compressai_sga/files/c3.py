@@ -35,14 +35,14 @@ import numpy as np
 
 from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container, checksum_of
-from ..errors import BitstreamError, SgaError
+from ..errors import BitstreamError
 from ..models.c3.fit.checkpoint import Checkpoint
 from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request
+from .kinds import Request, decoding_here
 
 __all__ = [
     "DEFAULT_QUALITY",
@@ -137,12 +137,8 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
         profile=picture.profile,
     )
     container = replace(container, checksum=checksum_of(container, crc32))
-    try:
+    with decoding_here(model):
         _decoded(container)
-    except BitstreamError as error:
-        raise SgaError(
-            f"the image that {model} coded here cannot be decoded here ({error}); please report the image"
-        ) from error
     error = pixels_of(fitted.x_hat, picture.mode).astype(np.float64) - picture.pixels
     psnr_db = -10 * math.log10(max(np.square(error / 255).mean(), 1e-99))
     return container, FitResult(net.lmbda, net.settings["steps"], psnr_db)

@@ -7,16 +7,18 @@ In:  a `Request`. Out: see `Kind`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..coding.container import Container
+from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
 from ..typing import StepCallback
 from .images import Picture
 
-__all__ = ["Kind", "Request"]
+__all__ = ["Kind", "Request", "decoding_here"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,18 @@ class Kind(Protocol):
 
     def is_known(self, container: Container) -> bool:
         """Whether everything that decoding needs is installed."""
+
+
+@contextmanager
+def decoding_here(model: str) -> Iterator[None]:
+    """Around the check that what `model` has just coded also decodes.
+
+    Raises:
+        SgaError: in place of a ``BitstreamError``, which would blame the file.
+    """
+    try:
+        yield
+    except BitstreamError as error:
+        raise SgaError(
+            f"the image that {model} coded here cannot be decoded here ({error}); please report the image"
+        ) from error

@@ -30,7 +30,7 @@ from ..errors import BitstreamError, SgaError
 from ..refine import PRESETS, RefineConfig, RefineResult
 from ..refine import refine as refine_latents
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request
+from .kinds import Request, decoding_here
 from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, required
 
 __all__ = ["DEFAULT_CODER", "PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
@@ -75,15 +75,10 @@ def compress(picture: Picture, request: Request) -> tuple[Container, RefineResul
             with torch.no_grad(), checksum.record() as coded:
                 out = net.compress(x)
             strings, shape = out["strings"], out["shape"]
-        try:
+        with decoding_here(record.name):
             symbols, crc32 = _check_symbols(net, [part[0] for part in strings], shape)
             if result is None and (symbols, crc32) != (coded.symbols, coded.crc32):
                 raise BitstreamError("the decoded symbols differ from the coded ones")
-        except BitstreamError as error:
-            raise SgaError(
-                f"the image that {record.name} coded here cannot be decoded here ({error}); please report "
-                "the image"
-            ) from error
     container = Container(
         model=record.name,
         quality=record.quality,
