@@ -28,8 +28,9 @@ from ..coding.binding import METHODS, CoderProxy, by_coder
 from ..coding.coders import CODERS
 from ..coding.entropy_models import coder_name
 from ..errors import BitstreamError
+from ..inputs import check_latents
 
-__all__ = ["register", "unregister", "wrap_coder", "wrap_method"]
+__all__ = ["register", "unregister", "wrap_coder", "wrap_method", "wrap_quantize"]
 
 Function = Callable[..., Any]
 
@@ -106,7 +107,24 @@ _OURS = {
 def wrap_method(module: ModuleType, stock: Function) -> Function:
     """Wrapper of a method of `METHODS`; before stock decodes, strings of other coders are refused."""
     check = _refuse_foreign if "decompress" in stock.__name__ else None
+    if stock.__qualname__ == "GaussianMixtureConditional.compress":  # which rounds without `quantize`
+        check = _refuse_unroundable
     return by_coder(stock, _OURS[stock.__qualname__], check)
+
+
+def wrap_quantize(module: ModuleType, stock: Function) -> Function:
+    """Wrapper of a `quantize`: before latents become symbols, those that have none are refused.
+
+    Stock's coder never ends on the symbol that NaN becomes.
+    """
+
+    @functools.wraps(stock)
+    def quantize(self: Any, inputs: Any, mode: str, means: Any = None, *rest: Any, **more: Any) -> Any:
+        if mode == "symbols":
+            check_latents(inputs, means, more.get("qs", rest[0] if rest else None))
+        return stock(self, inputs, mode, means, *rest, **more)
+
+    return quantize
 
 
 def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -118,6 +136,11 @@ def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
                 f"a string of {len(string)} bytes is not of CompressAI's coder `ans`, whose strings are "
                 "multiples of 4 bytes: decode it with the coder that made it (coding.set_coder)"
             )
+
+
+def _refuse_unroundable(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    for part in (*args, *kwargs.values()):
+        check_latents(part)
 
 
 def _strings(given: Any) -> Iterator[bytes]:
