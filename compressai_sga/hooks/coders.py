@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..coding.binding import METHODS, CoderProxy, by_coder
 from ..coding.coders import CODERS
 from ..coding.entropy_models import coder_name
 from ..errors import BitstreamError
-from ..inputs import check_latents
+from ..inputs import check_latents, check_weights
 
 __all__ = ["register", "unregister", "wrap_coder", "wrap_method", "wrap_quantize"]
 
@@ -106,9 +106,7 @@ _OURS = {
 
 def wrap_method(module: ModuleType, stock: Function) -> Function:
     """Wrapper of a method of `METHODS`; before stock decodes, strings of other coders are refused."""
-    check = _refuse_foreign if "decompress" in stock.__name__ else None
-    if stock.__qualname__ == "GaussianMixtureConditional.compress":  # which rounds without `quantize`
-        check = _refuse_unroundable
+    check = _refuse_foreign if "decompress" in stock.__name__ else _ROUNDS_ITSELF.get(stock.__qualname__)
     return by_coder(stock, _OURS[stock.__qualname__], check)
 
 
@@ -138,9 +136,21 @@ def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
             )
 
 
-def _refuse_unroundable(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+def _refuse_latents(self: nn.Module, *args: Any, **kwargs: Any) -> None:
     for part in (*args, *kwargs.values()):
-        check_latents(part)
+        if isinstance(part, Tensor):
+            check_latents(part)
+
+
+def _refuse_latents_and_weights(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    _refuse_latents(self, *args, **kwargs)
+    check_weights(self)  # the means are computed pixel by pixel, within stock's loop
+
+
+_ROUNDS_ITSELF = {  # without `quantize`
+    "GaussianMixtureConditional.compress": _refuse_latents,
+    "JointAutoregressiveHierarchicalPriorsVbr._compress_ar": _refuse_latents_and_weights,
+}
 
 
 def _strings(given: Any) -> Iterator[bytes]:

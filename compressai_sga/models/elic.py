@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
@@ -123,6 +124,7 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         return super().forward(x)
 
     @full_precision()
+    @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
         """As stock: strings and shape.
 
@@ -135,6 +137,7 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         return super().compress(x)
 
     @full_precision()
+    @torch.no_grad()  # stock's channel groups write into views, which autograd refuses
     def decompress(self, strings: list[list[bytes]], shape: Any) -> dict[str, Any]:
         """As stock."""
         return super().decompress(strings, shape)

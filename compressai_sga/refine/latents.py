@@ -209,8 +209,8 @@ class LatentAdapter:
         if unbounded:
             self.notes.append(
                 f"the likelihoods of {', '.join(unbounded)} have the lower bound 0, which half precision "
-                f"makes of {LIKELIHOOD_BOUND:g}; refinement used {LIKELIHOOD_BOUND:g}, since with 0 a gradient "
-                "may be NaN. Set likelihood_lower_bound.bound before you train the model further"
+                f"makes of {LIKELIHOOD_BOUND:g}; refinement used {LIKELIHOOD_BOUND:g}, since with 0 a "
+                "gradient may be NaN. Set likelihood_lower_bound.bound before you train the model further"
             )
 
     @staticmethod

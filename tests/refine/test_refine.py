@@ -74,12 +74,16 @@ def rate_point(name: str) -> dict:
     return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)}
 
 
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
+def picture_pair() -> torch.Tensor:
     """Two smooth random images of 68x100 pixels: neither side a multiple of 64."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, 3, 10, 14, generator=generator)
     return nn.functional.interpolate(coarse, size=(68, 100), mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return picture_pair()
 
 
 @pytest.fixture(scope="module")
