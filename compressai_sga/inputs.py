@@ -53,7 +53,7 @@ def check_images(x: Tensor, *, channels: int = 3, dtypes: tuple[torch.dtype, ...
             f"x must be a batch of {kind} (B, {channels}, H, W) with B, H and W above 0, not "
             f"{tuple(x.shape)}{_cure(x, channels)}"
         )
-    low, high = (float(value) for value in torch.aminmax(x))
+    low, high = torch.stack(torch.aminmax(x)).tolist()  # NaN if any pixel is
     if -TOLERANCE <= low and high <= 1 + TOLERANCE:
         return
     wrong = ~torch.isfinite(x)

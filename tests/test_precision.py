@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is coded, refined or fitted does not depend on what the caller has switched on: autocast, another
-default dtype, a default device, inference mode. Strings made under autocast decoded to another image elsewhere.
-"""
+default dtype, a default device, inference mode. Strings of autocast decoded to another image elsewhere."""
 
 from __future__ import annotations
 

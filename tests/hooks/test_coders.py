@@ -11,7 +11,7 @@ import compressai
 import numpy as np
 import pytest
 import torch
-from compressai.entropy_models import GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.registry import MODELS
 from PIL import Image
 from torch import nn
@@ -288,3 +288,15 @@ def test_other_coders_go_to_stock(monkeypatch):
     for function in ("scan_compress", "scan_decompress"):
         monkeypatch.setattr(autoregressive_models, function, fail)
     both_ways(make_model("mbt2018"), picture(64, 64, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_wrapped_entropy_models_can_be_scripted_as_stock_ones_can():
+    for module, inputs in (
+        (EntropyBottleneck(2), (torch.rand(1, 2, 3, 3),)),
+        (GaussianConditional([0.5, 1.0]), (torch.rand(1, 2, 3, 3), torch.ones(1, 2, 3, 3))),
+    ):
+        module.eval()
+        assert hasattr(type(module).quantize, "__wrapped__")
+        for ours, scripted in zip(module(*inputs), torch.jit.script(module)(*inputs)):
+            assert torch.equal(ours, scripted)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refinement notices what would spoil it: tables that do not fit, likelihood bounds of 0, gradients of NaN."""
+"""Refinement notices what would spoil it: tables that do not fit, likelihood bounds of 0, NaN gradients."""
 
 from __future__ import annotations
 
 import copy
 import re
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,6 +117,20 @@ def test_an_image_with_a_gradient_that_is_no_number_skips_the_step_alone(images,
     assert (result.after.loss < result.before.loss).all()
     assert [part[1] for part in result.strings] == [part[1] for part in clean.strings]
     assert [part[0] for part in result.strings] != [part[0] for part in clean.strings]
+
+
+def test_a_skipped_image_stands_still_in_spite_of_its_momentum():
+    latent = torch.zeros(2, 1, 1, 1, requires_grad=True)
+    optimizer = torch.optim.Adam([latent], lr=0.1)
+    run = SimpleNamespace(skipped=torch.zeros(2, dtype=torch.int64))
+    places = []
+    for first in (1.0, float("nan"), float("-inf"), 1.0):
+        _Run._step(run, optimizer, [latent], [torch.tensor([first, 1.0]).view(2, 1, 1, 1)])
+        places.append(latent.flatten().tolist())
+    (a, b, c, d), falling = zip(*places)
+    assert 0 > a == b == c > d
+    assert sorted(falling, reverse=True) == list(falling) and len({*falling}) == 4
+    assert run.skipped.tolist() == [2, 0]
 
 
 def test_nothing_is_said_of_a_refinement_without_a_fault(images):
