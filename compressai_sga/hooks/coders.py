@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+import torch  # by this name: TorchScript looks here for what stock's `quantize` uses
+from torch import nn
 
 from ..coding.binding import METHODS, CoderProxy, by_coder
 from ..coding.coders import CODERS
@@ -138,7 +139,7 @@ def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
 
 def _refuse_latents(self: nn.Module, *args: Any, **kwargs: Any) -> None:
     for part in (*args, *kwargs.values()):
-        if isinstance(part, Tensor):
+        if torch.is_tensor(part):
             check_latents(part)
 
 
