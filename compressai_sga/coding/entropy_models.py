@@ -66,7 +66,6 @@ def compress(
         )
     _check(entropy_model)
     check_latents(inputs, means, qs)
-    check_latents(indexes)  # scales, with a continuous coder
     if qs is None:
         symbols = entropy_model.quantize(inputs, "symbols", means)
     else:
