@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BitstreamError", "SgaError", "ShapeError", "UnsupportedModelError"]
+__all__ = ["BitstreamError", "InputError", "SgaError", "ShapeError", "UnsupportedModelError"]
 
 
 class SgaError(Exception):
@@ -20,3 +20,7 @@ class BitstreamError(SgaError, ValueError):
 
 class ShapeError(SgaError, ValueError):
     """A tensor has another shape than the function takes."""
+
+
+class InputError(SgaError, ValueError):
+    """An image, a latent or a weight is of another type than can be coded, or out of range."""

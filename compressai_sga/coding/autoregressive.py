@@ -20,7 +20,8 @@ images are the same, except at ties y - mean = 1/2, which stock's float32 decide
 
 In:  y (1, C, H, W), params (1, P, H, W), the modules of CompressAI's model, and `Rounding`, which tells
      how symbols and y_hat are related. Out: string and y_hat, or y_hat.
-Fails with ``BitstreamError`` on a string that was not made for these parameters.
+Fails with ``InputError`` on latents that are not finite, ``BitstreamError`` on a string that was not made for
+these parameters.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BitstreamError
+from ..inputs import check_latents
 from .entropy_models import coder_of, symbol_indexes, tables_of
 
 __all__ = ["MEANS", "Rounding", "VariableRounding", "scan_compress", "scan_decompress"]
@@ -60,11 +62,16 @@ class Rounding:
 
     def symbols(self, y: Tensor, means: Tensor) -> Tensor:
         """What is coded, int32, shape of y."""
-        return torch.round(y - means).int()
+        return _rounded(y - means)
 
     def y_hat(self, symbols: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """The reconstruction that both sides use as context, (n, C), float64."""
         return symbols.to(means.dtype) + means
+
+
+def _rounded(v: Tensor) -> Tensor:
+    check_latents(v)
+    return torch.round(v).int()
 
 
 MEANS = Rounding()
@@ -89,7 +96,7 @@ class VariableRounding(Rounding):
     lower_bound: Callable[[Tensor], Tensor] | None = None
 
     def symbols(self, y: Tensor, means: Tensor) -> Tensor:
-        return torch.round((y - means) * self.scale).int()
+        return _rounded((y - means) * self.scale)
 
     def y_hat(self, symbols: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         values = symbols.to(means.dtype)

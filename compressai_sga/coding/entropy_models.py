@@ -10,7 +10,8 @@ Under a coder with `continuous` scales, `build_indexes` gives the bounded scales
 and `compress` and `decompress` take them as `indexes`.
 
 In:  an updated entropy model, tensors (N, C, ...). Out: N strings, or the tensor.
-Fails with ``ValueError`` like stock (no tables, wrong sizes), ``BitstreamError`` on a bad string.
+Fails with ``ValueError`` like stock (no tables, wrong sizes), ``InputError`` on latents that are not finite,
+``BitstreamError`` on a bad string.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..inputs import check_latents
 from .coders import CODERS, AnyTables, Coder
 from .tables import ScaleTable, Tables, gaussian_tables
 
@@ -54,12 +56,16 @@ def compress(
         indexes: what `build_indexes` gave, same size.
         means: subtracted before rounding; broadcast.
         qs: the quantisation step of VBR bottlenecks.
+
+    Raises:
+        InputError: a latent that has no symbol, such as NaN.
     """
     if inputs.ndim < 2 or inputs.size() != indexes.size():
         raise ValueError(
             f"inputs {tuple(inputs.shape)}, indexes {tuple(indexes.shape)}: expected one size, (N, C, ...)"
         )
     _check(entropy_model)
+    check_latents(inputs, means, qs)
     if qs is None:
         symbols = entropy_model.quantize(inputs, "symbols", means)
     else:

@@ -7,7 +7,8 @@ Symbols lie within the table by its construction, so that there are no escapes. 
 throughout are left out, as in stock.
 
 In:  y (1, C, H, W); scales, means, weights (1, K C, H, W). Out: as stock's.
-Fails with ``ShapeError`` on more than one image, where the stock code mixes the images up;
+Fails with ``ShapeError`` on more than one image, where the stock code mixes the images up; ``InputError`` on
+values that are not finite;
 ``BitstreamError`` on a string that was not made for these parameters, or on an impossible `abs_max`.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BitstreamError, ShapeError
+from ..inputs import check_latents
 from .entropy_models import coder_of
 
 __all__ = ["compress", "decompress"]
@@ -33,6 +35,8 @@ def compress(
 ) -> tuple[tuple[bytes, int, Tensor], Tensor]:
     """GaussianMixtureConditional.compress: ((string, abs_max, zero_bitmap), y rounded)."""
     _require_one(y)
+    for part in (y, scales, means, weights):
+        check_latents(part)
     y_quantized = torch.round(y)
     largest = int(y_quantized.abs().max()) if y.numel() else 0
     # Stock's own bound, which it takes before rounding: 1 more than the largest integer part.

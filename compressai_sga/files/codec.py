@@ -38,6 +38,7 @@ from ..coding.container import (
 from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
 from ..models.families import FAMILIES, Filing, family_of
+from ..precision import full_precision
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
@@ -195,6 +196,7 @@ def kind_of(model: str) -> Kind:
     return KINDS[own]
 
 
+@full_precision()
 def compress_picture(
     picture: Picture,
     *,
@@ -258,6 +260,7 @@ def _refuse_others(request: Request, kind: Kind) -> None:
             )
 
 
+@full_precision()
 def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: Any) -> Picture:
     """The picture of a `.csga` file.
 

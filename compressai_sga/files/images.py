@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..coding.container import MAGIC, MAX_SIDE_PX
-from ..errors import SgaError
+from ..errors import InputError, SgaError
 
 __all__ = [
     "OUTPUT_FORMATS",
@@ -135,6 +135,13 @@ def _picture(image: Image.Image, path: str | os.PathLike[str]) -> Picture:
 def tensor_of(picture: Picture) -> Tensor:
     """The input of a model: (1, 3, H, W) in [0, 1]; grey becomes three equal channels."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels))
+    grey_or_rgb = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != torch.uint8 or not grey_or_rgb or not pixels.numel():
+        raise InputError(
+            f"a picture's pixels are {picture.pixels.dtype} {picture.pixels.shape}; give uint8, (H, W) for "
+            "grey or (H, W, 3) for RGB: floats in [0, 1] become that by "
+            "(255 * pixels).round().astype('uint8')"
+        )
     if picture.mode == "L":
         pixels = pixels[..., None].expand(-1, -1, 3)
     return pixels.permute(2, 0, 1)[None].to(torch.float32) / 255

@@ -13,6 +13,8 @@ E = compressai.utils.eval_model.__main__; every row was checked against Compress
 | entropy_models.entropy_models_vbr: EntropyModelVbr.compress EntropyModelVbr.decompress | wrapped | the same | enabled |
 | models.google: JointAutoregressiveHierarchicalPriors._compress_ar JointAutoregressiveHierarchicalPriors._decompress_ar | wrapped | front by front, for this package's coders; stock ignores the coder | enabled |
 | models.vbr: JointAutoregressiveHierarchicalPriorsVbr._compress_ar JointAutoregressiveHierarchicalPriorsVbr._decompress_ar | wrapped | the same | enabled |
+| entropy_models.entropy_models: EntropyModel.quantize | wrapped | refuses latents that have no symbol, such as NaN, on which stock's coder never ends | enabled |
+| entropy_models.entropy_models_vbr: EntropyModelVbr.quantize EntropyModelVbr.quantize_variable | wrapped | the same | enabled |
 | latent_codecs.rasterscan: RasterScanLatentCodec.compress RasterScanLatentCodec.decompress | wrapped | the same | enabled |
 | E.setup_args | wrapped | --refine..., --metrics and the options of this package's models in every parser and its --help | E loaded |
 | E.main | wrapped | refinement when an option of this package is given; else stock's main runs as it is | E loaded |
@@ -80,11 +82,14 @@ PATCHES = (
     Patch("compressai.zoo.image", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
+    Patch(_ENTROPY, "EntropyModel.quantize", "coders:wrap_quantize"),
     Patch(_ENTROPY, "EntropyModel.compress", "coders:wrap_method"),
     Patch(_ENTROPY, "EntropyModel.decompress", "coders:wrap_method"),
     Patch(_ENTROPY, "GaussianConditional.build_indexes", "coders:wrap_method"),
     Patch(_ENTROPY, "GaussianMixtureConditional.compress", "coders:wrap_method"),
     Patch(_ENTROPY, "GaussianMixtureConditional.decompress", "coders:wrap_method"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.quantize", "coders:wrap_quantize"),
+    Patch(_ENTROPY_VBR, "EntropyModelVbr.quantize_variable", "coders:wrap_quantize"),
     Patch(_ENTROPY_VBR, "EntropyModelVbr.compress", "coders:wrap_method"),
     Patch(_ENTROPY_VBR, "EntropyModelVbr.decompress", "coders:wrap_method"),
     Patch(_GOOGLE, f"{_AR}._compress_ar", "coders:wrap_method"),
@@ -129,6 +134,7 @@ _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
         "GaussianMixtureConditional.decompress": ("self", "strings", "abs_max", "zero_bitmap", *_MIXTURE),
     },
     _ENTROPY_VBR: {
+        "EntropyModelVbr.quantize": ("self", "inputs", "mode", "means"),
         "EntropyModelVbr.quantize_variable": ("self", "inputs", "mode", "means", "qs"),
         "EntropyModelVbr.dequantize_variable": ("inputs", "means", "dtype", "qs"),
         "EntropyModelVbr.compress": ("self", "inputs", "indexes", "means", "qs"),

@@ -22,14 +22,16 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import torch  # by this name: TorchScript looks here for what stock's `quantize` uses
 from torch import nn
 
 from ..coding.binding import METHODS, CoderProxy, by_coder
 from ..coding.coders import CODERS
 from ..coding.entropy_models import coder_name
 from ..errors import BitstreamError
+from ..inputs import check_latents, check_weights
 
-__all__ = ["register", "unregister", "wrap_coder", "wrap_method"]
+__all__ = ["register", "unregister", "wrap_coder", "wrap_method", "wrap_quantize"]
 
 Function = Callable[..., Any]
 
@@ -105,8 +107,23 @@ _OURS = {
 
 def wrap_method(module: ModuleType, stock: Function) -> Function:
     """Wrapper of a method of `METHODS`; before stock decodes, strings of other coders are refused."""
-    check = _refuse_foreign if "decompress" in stock.__name__ else None
+    check = _refuse_foreign if "decompress" in stock.__name__ else _ROUNDS_ITSELF.get(stock.__qualname__)
     return by_coder(stock, _OURS[stock.__qualname__], check)
+
+
+def wrap_quantize(module: ModuleType, stock: Function) -> Function:
+    """Wrapper of a `quantize`: before latents become symbols, those that have none are refused.
+
+    Stock's coder never ends on the symbol that NaN becomes.
+    """
+
+    @functools.wraps(stock)
+    def quantize(self: Any, inputs: Any, mode: str, means: Any = None, *rest: Any, **more: Any) -> Any:
+        if mode == "symbols":
+            check_latents(inputs, means, more.get("qs", rest[0] if rest else None))
+        return stock(self, inputs, mode, means, *rest, **more)
+
+    return quantize
 
 
 def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -118,6 +135,23 @@ def _refuse_foreign(self: nn.Module, *args: Any, **kwargs: Any) -> None:
                 f"a string of {len(string)} bytes is not of CompressAI's coder `ans`, whose strings are "
                 "multiples of 4 bytes: decode it with the coder that made it (coding.set_coder)"
             )
+
+
+def _refuse_latents(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    for part in (*args, *kwargs.values()):
+        if torch.is_tensor(part):
+            check_latents(part)
+
+
+def _refuse_latents_and_weights(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    _refuse_latents(self, *args, **kwargs)
+    check_weights(self)  # the means are computed pixel by pixel, within stock's loop
+
+
+_ROUNDS_ITSELF = {  # without `quantize`
+    "GaussianMixtureConditional.compress": _refuse_latents,
+    "JointAutoregressiveHierarchicalPriorsVbr._compress_ar": _refuse_latents_and_weights,
+}
 
 
 def _strings(given: Any) -> Iterator[bytes]:

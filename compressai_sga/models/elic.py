@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
@@ -38,6 +39,8 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from ..errors import ShapeError
+from ..inputs import check_images
+from ..precision import full_precision
 
 __all__ = ["ARCHITECTURES", "SpaceChannelContext"]
 
@@ -120,10 +123,24 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         self._check(x)
         return super().forward(x)
 
+    @full_precision()
+    @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """As stock: strings and shape; raises as `forward`."""
+        """As stock: strings and shape.
+
+        Raises:
+            ShapeError: a side is no multiple of 64 px, or x is no batch of RGB images.
+            InputError: as `inputs.check_images`.
+        """
+        check_images(x, dtypes=(next(self.parameters()).dtype,))
         self._check(x)
         return super().compress(x)
+
+    @full_precision()
+    @torch.no_grad()  # stock's channel groups write into views, which autograd refuses
+    def decompress(self, strings: list[list[bytes]], shape: Any) -> dict[str, Any]:
+        """As stock."""
+        return super().decompress(strings, shape)
 
     def _check(self, x: Tensor) -> None:
         (height, width), factor = x.shape[-2:], self.downsampling_factor

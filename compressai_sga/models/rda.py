@@ -32,6 +32,8 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from ..inputs import check_images, check_latents
+from ..precision import full_precision
 
 __all__ = [
     "ARCHITECTURES",
@@ -124,6 +126,7 @@ class RoundingBottleneck(EntropyBottleneck):
             raise ValueError(f"quantisation mode {mode!r}; it must be noise, dequantize or symbols")
         symbols = round_half_up(inputs if means is None else inputs - means)
         if mode == "symbols":
+            check_latents(symbols)
             return symbols.int()
         return symbols if means is None else symbols + means
 
@@ -141,6 +144,17 @@ class RateDistortionAutoencoder(FactorizedPrior):
     def __init__(self, N: int, M: int, **kwargs: Any) -> None:
         super().__init__(N, M, **kwargs)
         self.entropy_bottleneck = RoundingBottleneck(M)
+
+    @full_precision()
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """As stock; raises ShapeError and InputError as `inputs.check_images`."""
+        check_images(x, dtypes=(next(self.parameters()).dtype,))
+        return super().compress(x)
+
+    @full_precision()
+    def decompress(self, strings: list[list[bytes]], shape: Any) -> dict[str, Tensor]:
+        """As stock."""
+        return super().decompress(strings, shape)
 
 
 class L1Autoencoder(RateDistortionAutoencoder):

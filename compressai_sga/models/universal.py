@@ -38,6 +38,8 @@ from torch import Tensor, nn
 from ..channels.universal_quantisation import conditional_mean, dither, noisy, quantise
 from ..coding.gaussians import decode_gaussians, encode_gaussians
 from ..errors import UnsupportedModelError
+from ..inputs import check_images, check_latents
+from ..precision import full_precision
 
 __all__ = [
     "ARCHITECTURES",
@@ -88,12 +90,9 @@ class _Universal(EntropyModel):
         """What is sent for centred latents v with the dither u.
 
         Raises:
-            ValueError: a latent is infinite or NaN.
+            InputError: a latent has no symbol, such as NaN.
         """
-        if not bool(torch.isfinite(v).all()):
-            raise ValueError(
-                "a latent is infinite or NaN and cannot be coded; check the image and the weights"
-            )
+        check_latents(v)
         return quantise(v, u.to(v.dtype), temperature=float(self.temperature))
 
     def _dither(self, shape: torch.Size, device: torch.device) -> Tensor:
@@ -350,6 +349,15 @@ def universal(architecture: type[CompressionModel]) -> type[CompressionModel]:
                 new = _REPLACEMENTS[type(module)](module)
                 new.dither_block = number
                 setattr(self.get_submodule(parent), last, new)
+
+        @full_precision()
+        def compress(self, x: Tensor, **kwargs: Any) -> dict[str, Any]:
+            check_images(x, dtypes=(next(self.parameters()).dtype,))
+            return super().compress(x, **kwargs)
+
+        @full_precision()
+        def decompress(self, strings: list[list[bytes]], shape: Any, **kwargs: Any) -> dict[str, Tensor]:
+            return super().decompress(strings, shape, **kwargs)
 
     Universal.__name__ = Universal.__qualname__ = f"Universal{architecture.__name__}"
     Universal.__module__ = __name__

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models_vbr import EntropyBottleneckVbr
+from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from ..coding.binding import stock_class
@@ -51,6 +52,8 @@ __all__ = [
 
 Rounding = Callable[[Tensor, str], Tensor]
 Latents = dict[str, Tensor]
+
+LIKELIHOOD_BOUND = 1e-9  # CompressAI's own
 
 
 def hard_rounding(v: Tensor, name: str) -> Tensor:
@@ -190,12 +193,25 @@ class LatentAdapter:
         self.model = model
         self.compress_kwargs = dict(compress_kwargs)
         self.sources = self.find_sources(model)
-        for module in model.modules():
+        self.notes: list[str] = []
+        """What the caller should know about the model."""
+        unbounded = []
+        for name, module in model.named_modules():
             if isinstance(module, EntropyBottleneck | EntropyBottleneckVbr | GaussianConditional):
                 if module._quantized_cdf.numel() == 0:
                     raise UnsupportedModelError(
                         "the model has no coding tables yet; call model.update() first"
                     )
+                if not module.use_likelihood_bound or not module.likelihood_lower_bound.bound > 0:
+                    bound = LowerBound(LIKELIHOOD_BOUND)
+                    module.likelihood_lower_bound = bound.to(module._quantized_cdf.device)
+                    unbounded.append(name)
+        if unbounded:
+            self.notes.append(
+                f"the likelihoods of {', '.join(unbounded)} have the lower bound 0, which half precision "
+                f"makes of {LIKELIHOOD_BOUND:g}; refinement used {LIKELIHOOD_BOUND:g}, since with 0 a "
+                "gradient may be NaN. Set likelihood_lower_bound.bound before you train the model further"
+            )
 
     @staticmethod
     def matches(model: nn.Module) -> bool:

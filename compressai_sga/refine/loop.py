@@ -19,7 +19,8 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,9 @@ from compressai.ops import compute_padding
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
+from ..inputs import check_images, check_weights
 from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
+from ..precision import full_precision
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
@@ -47,6 +50,9 @@ ADAPTERS: tuple[type[LatentAdapter], ...] = (
     FactorizedLatents,
 )
 STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
+# Bits of strings against -log2 of their likelihoods. Below: no symbol takes more than 16 bits of a table, and
+# a likelihood may be as small as 1e-9, 30 bits. Above: a coder's start and end, and escapes.
+LEAST_BITS, MOST_BITS, STRING_BITS = 0.5, 1.25, 128
 MS_SSIM_SIDE = 160  # pytorch_msssim's five scales need more
 Padding = tuple[int, int, int, int]
 
@@ -66,6 +72,9 @@ class RefineResult:
         config: the configuration used.
         trace: one row a step: step, loss (mean over the images, relaxed rounding).
         seconds: wall time of everything.
+        threads: of torch on the CPU, with which sums may differ in their last bits, and the bytes with them.
+        notes: what was wrong on the way, in sentences: a model without likelihood bounds, steps that an image
+            skipped because its gradient was not finite. Each is also a warning.
     """
 
     strings: list[list[bytes]]
@@ -80,8 +89,11 @@ class RefineResult:
     config: RefineConfig
     trace: list[dict[str, float]] = field(repr=False)
     seconds: float
+    threads: int
+    notes: tuple[str, ...] = ()
 
 
+@full_precision()
 def refine(
     model: nn.Module,
     x: Tensor,
@@ -121,14 +133,18 @@ def refine(
         RefineResult. The loss after is never above the loss before, for any image.
 
     Raises:
-        UnsupportedModelError: a part is missing, or the model is not in float32.
+        UnsupportedModelError: a part is missing, the model is not in float32, or its coding tables do not
+            fit its likelihoods.
         ShapeError: x is no batch of RGB images, or smaller than its padding.
+        InputError: x is not of float32 in [0, 1], or a weight is not finite.
         ValueError: an option is out of range.
     """
     start = time.perf_counter()
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
     model = getattr(model, "first_stage", model)
+    check_model(model)
+    check_images(x)
     x, pad = _pad(x, pad)
     if config.metric == "ms-ssim" and min(_inner_size(x, pad)) <= MS_SSIM_SIDE:
         raise ShapeError(
@@ -139,7 +155,10 @@ def refine(
         x = x.clone()
         run = _Run(model, x, pad, config, dict(compress_kwargs or {}))
         trace = run.descend(on_step)
-        return run.finish(trace, start)
+        result = run.finish(trace, start)
+    for note in result.notes:
+        warnings.warn(note, stacklevel=3)
+    return result
 
 
 @contextmanager
@@ -166,7 +185,8 @@ def refined(
     outer = vars(model).get("compress")
 
     def compress(x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if x.ndim == 4 and (x.shape[2] % STRIDE or x.shape[3] % STRIDE):
+        check_images(x)
+        if x.shape[2] % STRIDE or x.shape[3] % STRIDE:
             raise ShapeError(
                 f"compress takes images padded to multiples of {STRIDE}, not {tuple(x.shape)}; pad x as "
                 "compressai.ops.compute_padding says and name it with pad=, or call refine"
@@ -190,8 +210,6 @@ def refined(
 
 
 def _pad(x: Tensor, pad: Padding | None) -> tuple[Tensor, Padding]:
-    if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
-        raise ShapeError(f"x must be a batch of RGB images (B, 3, H, W), not {tuple(x.shape)}")
     height, width = x.shape[2:]
     if pad is None:
         pad, _ = compute_padding(height, width, min_div=STRIDE)
@@ -207,11 +225,12 @@ def _inner_size(x: Tensor, pad: Padding) -> tuple[int, int]:
     return x.shape[2] - top - bottom, x.shape[3] - left - right
 
 
-def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> LatentAdapter:
-    """The adapter for the model's latent structure, over a frozen copy of the model.
+def check_model(model: nn.Module) -> None:
+    """Refuse a model that cannot be refined, whatever its latents are.
 
     Raises:
-        UnsupportedModelError: no structure matches; the message says what was looked for.
+        UnsupportedModelError: a part is missing, it is not in float32, or says itself that it cannot.
+        InputError: a weight is NaN or infinite.
     """
     for part in ("g_a", "g_s", "compress", "decompress"):
         if not hasattr(model, part):
@@ -227,6 +246,15 @@ def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> Laten
     for module in model.modules():
         if hasattr(module, "UNREFINABLE"):
             raise UnsupportedModelError(f"{type(model).__name__} {module.UNREFINABLE}")
+    check_weights(model)
+
+
+def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> LatentAdapter:
+    """The adapter for the model's latent structure, over a frozen copy of the model.
+
+    Raises:
+        UnsupportedModelError: no structure matches; the message says what was looked for.
+    """
     for adapter in ADAPTERS:
         if adapter.matches(model):
             frozen = copy.deepcopy(model).eval().requires_grad_(False)
@@ -272,15 +300,16 @@ class _Run:
         self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
         self.best_latents: Latents = {name: v.detach().clone() for name, v in latents.items()}
         self.best_loss = self.hard_loss(self.best_latents)
+        self.skipped = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def _image(self, out: Mapping[str, Any]) -> Tensor:
         return self.adapter.decompress(out)[..., self.crop[0], self.crop[1]]
 
     @torch.no_grad()
     def _check_adapter(self, latents: Latents) -> None:
-        """The adapter's own hard rounding must give the image that the stock decoder gives."""
-        y_hat = self.adapter.code(latents, hard_rounding).y_hat
-        x_hat = self.adapter.synthesise(y_hat).clamp(0, 1)[..., self.crop[0], self.crop[1]]
+        """The adapter's own hard rounding must give stock's image, and about the bits of stock's strings."""
+        coded = self.adapter.code(latents, hard_rounding)
+        x_hat = self.adapter.synthesise(coded.y_hat).clamp(0, 1)[..., self.crop[0], self.crop[1]]
         # Not exact: in autoregressive models a tie may round the other way in another summation order.
         difference = (x_hat - self.before_x_hat).square().mean().sqrt().item()
         error = (self.x - self.before_x_hat).square().mean().sqrt().item()
@@ -288,6 +317,15 @@ class _Run:
             raise UnsupportedModelError(
                 f"{type(self.adapter.model).__name__} does not decode as its parts would: the images differ "
                 f"by {difference:.3g} (RMS); its compress or decompress must do what the stock one does"
+            )
+        strings = [string for part in self.unrefined["strings"] for string in part]
+        real, ideal = 8 * sum(map(len, strings)), coded.bits().sum().item()
+        if not ideal * LEAST_BITS <= real <= ideal * MOST_BITS + STRING_BITS * len(strings):
+            raise UnsupportedModelError(
+                f"{type(self.adapter.model).__name__} codes the unrefined latents in {real} bits, but by "
+                f"their likelihoods they take {ideal:.0f}: the coding tables do not fit the model, and "
+                "refinement would save other bits than are written; call model.update(force=True), and leave "
+                "build_indexes and the coder as they are in CompressAI"
             )
 
     @torch.no_grad()
@@ -319,10 +357,9 @@ class _Run:
             x_hat = self.fast(coded.y_hat)[..., self.crop[0], self.crop[1]]
             losses = coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, config.metric)
             moving = list(self.latents.values())
-            for latent, gradient in zip(moving, torch.autograd.grad(losses.sum(), moving)):
-                latent.grad = gradient
+            gradients = torch.autograd.grad(losses.sum(), moving)
             optimizer.param_groups[0]["lr"] = config.lr(step, steps)
-            optimizer.step()
+            self._step(optimizer, moving, gradients)
             loss = losses.mean().item()
             trace.append({"step": step, "loss": loss})
             if on_step is not None:
@@ -332,6 +369,29 @@ class _Run:
         if config.polish and config.metric == "mse" and self.adapter.independent_symbols:
             self.keep_best(self._polished())
         return trace
+
+    def _step(
+        self, optimizer: torch.optim.Optimizer, moving: list[Tensor], gradients: Sequence[Tensor]
+    ) -> None:
+        """A step of all images but those whose gradient is not finite, without waiting for the device."""
+        finite = torch.stack([gradient.flatten(1).sum(1) for gradient in gradients]).isfinite().all(0)
+        self.skipped += ~finite
+        moves = finite.view(-1, 1, 1, 1)
+        before = [latent.detach().clone() for latent in moving]
+        for latent, gradient in zip(moving, gradients):
+            latent.grad = torch.where(moves, gradient, 0.0)
+        optimizer.step()
+        with torch.no_grad():
+            for latent, start in zip(moving, before):
+                latent.copy_(torch.where(moves, latent, start))
+
+    def _notes(self) -> tuple[str, ...]:
+        return *self.adapter.notes, *(
+            f"image {index} of the batch skipped {count} of {self.config.steps} steps, because its gradient "
+            "was not finite"
+            for index, count in enumerate(self.skipped.tolist())
+            if count
+        )
 
     def _polished(self) -> Latents:
         return polish(
@@ -378,6 +438,8 @@ class _Run:
             config=self.config,
             trace=trace,
             seconds=time.perf_counter() - start,
+            threads=torch.get_num_threads(),
+            notes=self._notes(),
         )
 
     def _measure(self, strings: list[list[bytes]], x_hat: Tensor) -> RateDistortion:

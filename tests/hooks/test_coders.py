@@ -11,7 +11,7 @@ import compressai
 import numpy as np
 import pytest
 import torch
-from compressai.entropy_models import GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.registry import MODELS
 from PIL import Image
 from torch import nn
@@ -256,3 +256,13 @@ def test_other_coders_go_to_stock(monkeypatch):
     for function in ("scan_compress", "scan_decompress"):
         monkeypatch.setattr(autoregressive_models, function, fail)
     both_ways(make_model("mbt2018"), picture(64, 64, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_wrapped_entropy_models_can_be_scripted_as_stock_ones_can():
+    assert hasattr(EntropyModel.quantize, "__wrapped__")
+    torch.jit.script(EntropyBottleneck(2).eval())
+    conditional = GaussianConditional([0.5, 1.0]).eval()
+    inputs = torch.rand(1, 2, 3, 3), torch.ones(1, 2, 3, 3)
+    for ours, scripted in zip(conditional(*inputs), torch.jit.script(conditional)(*inputs)):
+        assert torch.equal(ours, scripted)

@@ -28,6 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ...errors import BitstreamError
+from ...inputs import check_images
+from ...precision import full_precision
 from .config import PRESETS, Preset, lmbda_of
 from .config import adaptive as candidates
 from .fit.checkpoint import Checkpoint, held_interrupt
@@ -104,7 +106,7 @@ class C3(CompressionModel):
         self.steps, self.seed, self.max_seconds = steps, seed, max_seconds
         self.warm, self.checkpoint, self.keep_checkpoint = warm, checkpoint, keep_checkpoint
         self.show_progress = progress
-        self.register_buffer("_where", torch.empty(0), persistent=False)
+        self.register_buffer("_where", torch.empty(0, dtype=torch.float32), persistent=False)
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
@@ -143,6 +145,7 @@ class C3(CompressionModel):
             "warm": self.warm,
         }
 
+    @full_precision()
     def fit(self, x: Tensor) -> list[Fitted]:
         """Fit and code every image.
 
@@ -150,9 +153,11 @@ class C3(CompressionModel):
             x: (B, 3, H, W) in [0, 1].
 
         Raises:
+            ShapeError, InputError: as `inputs.check_images`.
             KeyboardInterrupt: with a checkpoint, only after the current step is complete and saved.
         """
-        x = x.detach().clone().float()
+        check_images(x, dtypes=(torch.float32, self._where.dtype))
+        x = x.detach().clone().float().clamp_(0, 1)
         paths = [self._checkpoint_of(number) for number in range(len(self.candidates))]
         found: list[Fitted] = []
         for preset, path in zip(self.candidates, paths):
@@ -236,6 +241,7 @@ class C3(CompressionModel):
         strings = [[f.strings[part] for f in fitted] for part in (0, 1)]
         return {"strings": strings, "shape": torch.Size(x.shape[2:])}
 
+    @full_precision()
     def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
         """The images that `compress` coded, {"x_hat": (B, 3, H, W)}.
 
@@ -250,6 +256,7 @@ class C3(CompressionModel):
         images = [decode_image(pair, tuple(shape)) for pair in zip(*strings)]
         return {"x_hat": torch.stack(images).to(self._where.device)}
 
+    @full_precision()
     def forward(self, x: Tensor) -> dict[str, Any]:
         """Fits, and returns the reconstruction and likelihoods with the same bits as the strings.
 

@@ -35,7 +35,9 @@ from tqdm import tqdm
 from ...channels import prng
 from ...diffusion.pretrained import load
 from ...diffusion.unet import UNetConfig
-from ...errors import BitstreamError, SgaError, ShapeError
+from ...errors import BitstreamError, SgaError
+from ...inputs import check_images
+from ...precision import full_precision
 from ..settings import from_buffer, to_buffer
 from .channel import Channel, ChannelName
 from .codec import Coder, Decoded, StepReport, decode_image, encode_image, path_of
@@ -140,6 +142,7 @@ class DiffC(CompressionModel):
 
     # Costs.
 
+    @full_precision()
     @torch.no_grad()
     def measure_costs(self, x: Tensor, *, seed: int = 0) -> None:
         """Fills the cost table: the denoiser's error at each level.
@@ -179,12 +182,14 @@ class DiffC(CompressionModel):
             steps_limit=self.steps_limit,
         )
 
+    @full_precision()
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Encodes images (B, 3, H, W) in [0, 1]: one string for each image, and their shape.
 
         Raises:
-            ShapeError: an image is too small for the network.
+            ShapeError: an image is too small for the network, or x is no batch of images.
+            InputError: as `inputs.check_images`.
             SgaError: there is no cost table.
         """
         self._check_images(x)
@@ -197,6 +202,7 @@ class DiffC(CompressionModel):
             strings.append(code.data)
         return {"strings": [strings], "shape": torch.Size(x.shape[2:])}
 
+    @full_precision()
     @torch.no_grad()
     def decompress(
         self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], *, max_bytes: int | None = None
@@ -216,6 +222,7 @@ class DiffC(CompressionModel):
             images.append(self._image(got.z[None].to(self.costs.device), got.log_snr, got.seed))
         return {"x_hat": torch.cat(images).clamp(0, 1)}
 
+    @full_precision()
     @torch.no_grad()
     def check(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> None:
         """Decodes the strings without reconstructing the images.
@@ -226,6 +233,7 @@ class DiffC(CompressionModel):
         for _ in self._decoded(strings, shape, None):
             pass
 
+    @full_precision()
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Any]:
         """Sends over an ideal channel, up to the step where the stream would end.
@@ -325,11 +333,8 @@ class DiffC(CompressionModel):
             yield report
 
     def _check_images(self, x: Tensor) -> None:
-        channels = pixel_diffusion(self.denoiser).channels
-        if x.dim() != 4 or x.shape[1] != channels or not len(x):
-            raise ShapeError(
-                f"x has the shape {tuple(x.shape)}; this model takes images (B, {channels}, H, W)"
-            )
+        dtypes = torch.float32, next(self.parameters()).dtype
+        check_images(x, channels=pixel_diffusion(self.denoiser).channels, dtypes=dtypes)
         self._exact().window_of(*x.shape[2:])
 
     def check_options(self) -> None:

@@ -38,6 +38,8 @@ from ...coding.binding import stock_class
 from ...diffusion.samplers import SamplerName
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError
+from ...inputs import check_images
+from ...precision import full_precision
 from ...refine.synthesis import Precision
 from .. import universal
 from ..settings import from_buffer, to_buffer
@@ -161,17 +163,23 @@ class HFD(CompressionModel):
         """Make the first stage's coding tables; see its `update`."""
         return self.first_stage.update(*args, **kwargs)
 
+    @full_precision()
     def compress(self, x: Tensor, **kwargs: Any) -> dict[str, Any]:
         """The first stage's strings and shape.
 
         Args:
             x: (B, 3, H, W) in [0, 1].
             kwargs: of the first stage's compress (variable rate: stage, s, inputscale).
+
+        Raises:
+            ShapeError, InputError: as `inputs.check_images`.
         """
+        check_images(x, dtypes=(next(self.first_stage.parameters()).dtype,))
         return self.first_stage.compress(x, **kwargs)
 
     # What it has lost.
 
+    @full_precision()
     def decompress(
         self,
         strings: Sequence[Sequence[bytes]],
@@ -207,6 +215,7 @@ class HFD(CompressionModel):
         seeds = [seed_of([part[0] for part in image]) if seed is None else seed for image in single]
         return {"x_hat": self._restored(firsts, seeds, steps, realism).clamp_(0, 1)}
 
+    @full_precision()
     def forward(self, x: Tensor, **kwargs: Any) -> dict[str, Any]:
         """The first stage's likelihoods, and x_hat; without a seed of its own the model takes seed 0.
 
@@ -230,6 +239,7 @@ class HFD(CompressionModel):
         seeds = [FORWARD_SEED if seed is None else seed] * len(firsts)
         return {**out, "x_hat": self._restored(firsts, seeds, None, realism)}
 
+    @full_precision()
     def restore(
         self,
         x_first: Tensor,
