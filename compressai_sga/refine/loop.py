@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
+from ..precision import full_float32
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
@@ -48,6 +49,7 @@ ADAPTERS: tuple[type[LatentAdapter], ...] = (
 )
 STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
 MS_SSIM_SIDE = 160  # pytorch_msssim's five scales need more
+READ_EVERY = 20  # steps after which losses are read from a GPU, which must wait for that
 Padding = tuple[int, int, int, int]
 
 
@@ -113,7 +115,8 @@ def refine(
             `compressai.ops.compute_padding`; it carries no distortion. None: x is bare, and is padded
             here where its sides are not multiples of 64 (the result's `pad` says how).
         config: replaces all of the options above but `pad`.
-        on_step: called after every step with (step, steps, loss).
+        on_step: called for every step with (step, steps, loss); right after it on a CPU, for 20 steps at a
+            time on a GPU, which would have to wait to tell its losses.
         compress_kwargs: further arguments of model.compress and model.decompress (variable-rate models:
             stage, s, inputscale).
 
@@ -135,7 +138,7 @@ def refine(
             f"MS-SSIM needs sides of more than {MS_SSIM_SIDE} pixels, the image has "
             f"{'x'.join(map(str, _inner_size(x, pad)))}; use metric='mse'"
         )
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), full_float32():
         x = x.clone()
         run = _Run(model, x, pad, config, dict(compress_kwargs or {}))
         trace = run.descend(on_step)
@@ -304,7 +307,7 @@ class _Run:
         better = loss < self.best_loss
         self.best_loss = torch.where(better, loss, self.best_loss)
         for name, best in self.best_latents.items():
-            best[better] = latents[name][better]
+            self.best_latents[name] = torch.where(better[:, None, None, None], latents[name], best)
 
     def descend(self, on_step: StepCallback | None) -> list[dict[str, float]]:
         """The gradient steps; returns the trace."""
@@ -312,6 +315,8 @@ class _Run:
         optimizer = torch.optim.Adam(list(self.latents.values()), lr=0.0, betas=config.betas, foreach=False)
         count = config.hard_evaluations
         hard_steps = {round(steps * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)}
+        every = 1 if self.x.device.type == "cpu" else READ_EVERY
+        unread: list[Tensor] = []
         trace: list[dict[str, float]] = []
         for step in range(steps):
             rounding = self._rounding(step)
@@ -323,10 +328,13 @@ class _Run:
                 latent.grad = gradient
             optimizer.param_groups[0]["lr"] = config.lr(step, steps)
             optimizer.step()
-            loss = losses.mean().item()
-            trace.append({"step": step, "loss": loss})
-            if on_step is not None:
-                on_step(step, steps, loss)
+            unread.append(losses.detach().mean())
+            if len(unread) == every or step + 1 == steps:
+                for loss in torch.stack(unread).tolist():
+                    trace.append({"step": len(trace), "loss": loss})
+                    if on_step is not None:
+                        on_step(len(trace) - 1, steps, loss)
+                unread.clear()
             if step + 1 in hard_steps:
                 self.keep_best(self.latents)
         if config.polish and config.metric == "mse" and self.adapter.independent_symbols:
