@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""float32 that is float32 on a GPU too.
+"""float32 that is float32 on a GPU too, and algorithms that give the same numbers every time.
 
 torch lets cuDNN read float32 inputs of convolutions as TF32, with 10 bits of mantissa instead of 23, unless it
 is told otherwise, and users often allow the same for matrix products. That is an error of 1e-3 where a CPU has
-one of 1e-7: images are measured wrongly, and networks that predict coding tables predict other ones.
+one of 1e-7: images are measured wrongly, and networks that predict coding tables predict other ones. Some of
+cuDNN's algorithms, the gradients of convolutions above all, add numbers in an order that changes from call to
+call.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["full_float32"]
+__all__ = ["fixed_algorithms", "full_float32"]
 
 
 @contextmanager
@@ -23,19 +25,30 @@ def full_float32() -> Iterator[None]:
 
     The settings are those of the process, so other threads see them too. The CPU's do not change.
     """
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _settings()]
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older names raise once these were used
+        settings = [(products, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    else:
+        settings = [(products, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    with _set(settings):
+        yield
+
+
+@contextmanager
+def fixed_algorithms() -> Iterator[None]:
+    """A context in which cuDNN takes only algorithms with a fixed order of sums; as `full_float32` otherwise."""
+    with _set([(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]):
+        yield
+
+
+@contextmanager
+def _set(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Gives attributes of (owner, name) these values, and their own again at the end."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
     try:
-        for owner, name, full in _settings():
-            setattr(owner, name, full)
+        for owner, name, value in settings:
+            setattr(owner, name, value)
         yield
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
-
-
-def _settings() -> list[tuple[Any, str, Any]]:
-    """Owner, name and value without TF32 of torch's settings."""
-    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older names raise once these were used
-        return [(products, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
-    return [(products, "allow_tf32", False), (cudnn, "allow_tf32", False)]

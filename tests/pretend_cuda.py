@@ -169,7 +169,7 @@ _NO_FIXED_ORDER = set(
     "upsample_linear1d_backward upsample_bicubic2d_backward scatter_add scatter_add_ index_add index_add_ "
     "grid_sampler_2d_backward kthvalue median histc bincount embedding_dense_backward "
     "adaptive_avg_pool2d_backward".split()
-)  # of torch.use_deterministic_algorithms; cuDNN's convolutions have settings of their own
+)  # of torch.use_deterministic_algorithms
 _WAITS = set(
     "_local_scalar_dense is_nonzero nonzero masked_select equal _unique2 unique_dim unique_consecutive "
     "linalg_qr linalg_eigh _linalg_eigh linalg_cholesky_ex _linalg_svd multinomial".split()
@@ -342,6 +342,7 @@ class PretendCuda(TorchDispatchMode):
             self._add("waits")
         if (
             name in _NO_FIXED_ORDER
+            or (name == "convolution_backward" and not torch.backends.cudnn.deterministic)
             or (name == "cumsum" and leaves[0].dtype.is_floating_point)
             or (name.startswith("index_put") and len(args) > 3 and args[3])
         ):

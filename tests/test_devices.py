@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -16,11 +17,18 @@ from torch import Tensor, nn
 import compressai_sga
 from compressai_sga import zoo
 from compressai_sga.coding.on_cpu import coded_on_cpu
-from compressai_sga.precision import full_float32
-from compressai_sga.refine import latents
+from compressai_sga.files.float64 import make_portable
+from compressai_sga.models.c3 import C3
+from compressai_sga.models.c3.config import PRESETS
+from compressai_sga.models.c3.fit import weight_quantisation
+from compressai_sga.models.c3.fit.grid_plane import border_repeated
+from compressai_sga.models.c3.fit.loop import Fit
+from compressai_sga.precision import fixed_algorithms, full_float32
+from compressai_sga.refine import latents, synthesis
 from compressai_sga.refine.presets import RefineConfig
-from tests.conftest import picture
 from tests.models import test_elic
+from tests.models.diffc import diffc_parts
+from tests.models.hfd import hfd_parts
 from tests.pretend_cuda import REASON, DeviceError, PretendCuda
 from tests.train.synthetic import synthetic_photo
 
@@ -189,3 +197,140 @@ def test_planted_errors_are_caught(gpu, monkeypatch):
         gpu.reset()
         refined()
         assert gpu.count("tf32") > 0
+
+
+def test_an_images_precision_does_not_depend_on_its_company(monkeypatch):
+    """bfloat16, where it is fast, for images below 38 dB; a batch with both kinds computes each as alone."""
+    monkeypatch.setattr(synthesis, "bfloat16_is_fast", lambda device: True)
+    g_s = zoo.load("mbt2018-mean-small", 3).g_s
+    y_hat = torch.randn(3, 96, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+    with torch.no_grad():
+        exact, found = g_s(y_hat), synthesis.FastSynthesis(g_s, "auto", torch.tensor([1e-3, 1e-5, 1e-3]))(y_hat)
+        for i, mse in enumerate((1e-3, 1e-5, 1e-3)):
+            alone = synthesis.FastSynthesis(g_s, "auto", torch.tensor([mse]))
+            assert torch.equal(alone(y_hat[i : i + 1])[0], found[i])
+            assert torch.allclose(found[i], exact[i], atol=1e-5) == (i == 1)
+
+
+def test_portable_models_move(gpu):
+    """To a GPU and as copies, with gradients on the network's own weights."""
+    model = make_portable(zoo.load("mbt2018-mean-small", 3))
+    z = torch.randint(-9, 10, (1, 64, 3, 40), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        here = model.h_s(z)
+    moved = copy.deepcopy(model).cuda()
+    with torch.no_grad():
+        assert torch.equal(moved.h_s(z.cuda()).cpu(), here) and torch.equal(model.h_s(z), here)
+    v = z.cuda().requires_grad_()
+    assert torch.autograd.grad(moved.h_s(v).sum(), v)[0].is_cuda
+
+
+# --- eval_model --------------------------------------------------------------------------------------
+
+
+def test_eval_model_on_a_gpu(gpu, evaluate, images, tmp_path):
+    """What it prints is what a CPU prints; `decompress` has waited for the device when it returns."""
+    shutil.copy(images / "a.png", tmp_path)
+    arguments = ["pretrained", tmp_path, "-a", "mbt2018-mean-small", "-q", "3"]
+    options = ["--refine", "ssl", "--refine-steps", "2"]
+    on_gpu = evaluate(*arguments, "--cuda", *options)["results"]
+    assert any("evaluation/gpu.py" in line for line in gpu.by_line["waits"])
+    on_cpu = evaluate(*arguments, *options)["results"]
+    for key, values in on_cpu.items():
+        if "time" not in key:  # refinement may run in bfloat16 on one of them
+            assert on_gpu[key] == pytest.approx(values, rel=1e-6 if "unrefined" in key else 1e-3), key
+
+
+# --- Models ------------------------------------------------------------------------------------------
+
+
+def test_hfd_on_a_gpu(gpu):
+    model, x = hfd_parts.hfd("mbt2018-mean"), hfd_parts.images(2, 64, 128)
+    cuda = copy.deepcopy(model).cuda()
+    with torch.no_grad():
+        out = cuda.compress(x.cuda())
+        assert out["strings"] == model.compress(x)["strings"]
+        assert [part[1:] for part in out["strings"]] == cuda.compress(x[1:].cuda())["strings"]
+        gpu.reset()
+        x_hat = cuda.decompress(**out)["x_hat"]
+        assert x_hat.is_cuda
+        assert gpu.count("waits") <= 90, gpu.report()
+        first, stock = (m.decompress(**out, realism=0)["x_hat"].cpu() for m in (cuda, model))
+        assert torch.allclose(first, stock, atol=1e-5)
+
+
+def test_diffc_on_a_gpu_whatever_the_user_set(gpu):
+    """Once with torch's new names of precision, which used to raise; the setting stays as it was."""
+    model, x = diffc_parts.random_model().cuda(), diffc_parts.images(seed=4).cuda()
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, fixed = products.fp32_precision, cudnn.deterministic
+    try:
+        products.fp32_precision = "tf32"
+        out = model.compress(x)
+        gpu.reset()
+        x_hat = model.decompress(**out)["x_hat"]
+        assert x_hat.is_cuda and gpu.count("tf32") == gpu.count("no fixed order") == 0
+        assert products.fp32_precision == "tf32" and cudnn.deterministic == fixed
+    finally:
+        products.fp32_precision = before
+
+
+def test_universal_models_on_a_gpu(gpu):
+    model, x = zoo.load("mbt2018-mean-uq-small", 3), photo()
+    codec = coded_on_cpu(copy.deepcopy(model).cuda())
+    with torch.no_grad():
+        out = codec.compress(x.cuda())
+        assert out == model.compress(x)
+        here = codec.decompress(**out)["x_hat"]
+        assert torch.allclose(here.cpu(), model.decompress(**out)["x_hat"], atol=1e-5)
+
+
+# --- C3 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["c3-fast", "c3-paper"])
+def test_fits_on_a_gpu_are_reproducible(preset, gpu):
+    """No operator without a fixed order, and no wait in a main step but for SOAP's new bases."""
+    fit = Fit(photo(48).cuda(), PRESETS[preset], 1e-3, steps=1000)
+    with full_float32(), fixed_algorithms():
+        fit.step()
+        gpu.reset()
+        for _ in range(3):
+            fit.step()
+    assert gpu.count("no fixed order") == gpu.count("tf32") == 0, gpu.report("no fixed order")
+    assert gpu.count("waits") == 0, gpu.report()
+    assert gpu.count("kernels") <= 3 * 1200
+
+
+def test_c3_on_a_gpu(gpu, monkeypatch):
+    """To the end of a short fit, with a short search for the weights' steps; the CPU decodes the same image."""
+    monkeypatch.setattr(weight_quantisation, "_SHARED", (11, 8))
+    x = photo(48)
+    model = C3(preset="c3-paper", lmbda=1e-3, steps=6, progress=False).cuda()
+    out = model.compress(x.cuda())
+    assert gpu.count("no fixed order") == gpu.count("tf32") == 0, gpu.report("no fixed order")
+    here = model.decompress(**out)["x_hat"]
+    assert here.is_cuda and torch.equal(here.cpu(), C3().decompress(**out)["x_hat"])
+
+
+def test_the_border_has_torchs_gradient(gpu):
+    for pad in ((1, 1, 1, 2), (0, 0, 2, 2), (1, 2, 1, 1)):
+        x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+        found = []
+        for place in ("cpu", "cuda"):
+            v = x.to(place).requires_grad_()
+            padded = border_repeated(v, pad)
+            weight = torch.arange(padded.numel()).reshape(padded.shape).float().to(place)
+            found.append([t.cpu() for t in (padded.detach(), torch.autograd.grad((padded * weight).sum(), v)[0])])
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.allclose(found[0][1], found[1][1], rtol=1e-6)
+
+
+def test_time_for_the_end_of_a_fit_is_reserved_in_seconds(gpu):
+    """On a CPU as long as 100 steps; on a GPU, where steps of 0.1 s do not make the search slow, 1.25 s."""
+    shares = []
+    for place in ("cpu", "cuda"):
+        fit = Fit(photo(32).to(place), PRESETS["c3-fast"], 1e-3, steps=10_000, max_seconds=60)
+        fit.step_count, fit.seconds = 100, 10.0
+        shares.append(fit.share)
+    assert shares == pytest.approx([10 / 50, 10 / 58.75])

@@ -42,6 +42,7 @@ from ..errors import SgaError
 from ..evaluation import checks
 from ..evaluation.gpu import waiting
 from ..models.families import family_of
+from ..precision import full_float32
 from ..refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
 from ..tasks.process import device
 from . import classical, entries
@@ -140,12 +141,13 @@ def code(
     """
     entry = entries.parse(label)
     check_image(Path(image))
-    if entry.is_classical:
-        values, x, x_hat = _classical(entry, point, image)
-    else:
-        values, x, x_hat = _model(entry, point, image)
-    for name in further:
-        values[name] = float(metrics.METRICS[name](x, x_hat))
+    with full_float32():
+        if entry.is_classical:
+            values, x, x_hat = _classical(entry, point, image)
+        else:
+            values, x, x_hat = _model(entry, point, image)
+        for name in further:
+            values[name] = float(metrics.METRICS[name](x, x_hat))
     if picture:
         path = Path(picture)
         path.parent.mkdir(parents=True, exist_ok=True)

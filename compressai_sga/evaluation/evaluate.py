@@ -36,6 +36,7 @@ from ..coding import coded_on_cpu
 from ..errors import SgaError
 from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
 from ..models.families import family_of
+from ..precision import full_float32
 from ..progress import Progress
 from ..refine import RefineConfig, refine, refined
 from ..version import __version__
@@ -111,7 +112,7 @@ class Evaluation:
         except OSError as error:
             raise SgaError(f"--refine-trace {request.trace} cannot be written: {error}") from error
         try:
-            with self._replaced():
+            with self._replaced(), full_float32():
                 stock_main(list(request.argv))
         except KeyboardInterrupt:
             raise SystemExit(self._interrupted()) from None

@@ -269,7 +269,7 @@ class _Run:
             if not self.adapter.variable_rate:  # there it would be that of this rate point alone
                 set_trained_lmbda(model, self.lmbda, config.metric)
         self.before_x_hat = self._image(self.unrefined)
-        error = (self.x - self.before_x_hat).square().mean().item()
+        error = (self.x - self.before_x_hat).square().mean((1, 2, 3))
         self.fast = FastSynthesis(self.adapter.model.g_s, config.precision, error)
         self._check_adapter(latents)
         self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
