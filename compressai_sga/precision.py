@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """float32 that is float32 on a GPU too, and algorithms that give the same numbers every time.
 
-torch lets cuDNN read float32 inputs of convolutions as TF32, with 10 bits of mantissa instead of 23, unless it
-is told otherwise, and users often allow the same for matrix products. That is an error of 1e-3 where a CPU has
-one of 1e-7: images are measured wrongly, and networks that predict coding tables predict other ones. Some of
-cuDNN's algorithms, the gradients of convolutions above all, add numbers in an order that changes from call to
-call.
+By default torch lets cuDNN read float32 inputs of convolutions as TF32, with 10 bits of mantissa instead of
+23, and users often allow the same for matrix products. That is an error of 1e-3 where a CPU has one of 1e-7:
+images are measured wrongly, and networks that predict coding tables predict other ones. Some algorithms of
+cuDNN, those of gradients above all, add numbers in an order that changes from call to call.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def fixed_algorithms() -> Iterator[None]:
-    """A context in which cuDNN takes only algorithms with a fixed order of sums; as `full_float32` otherwise."""
+    """A context in which cuDNN takes only algorithms with a fixed order of sums; else as `full_float32`."""
     with _set([(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]):
         yield
 

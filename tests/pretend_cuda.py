@@ -142,6 +142,12 @@ def _to(original):
     return to
 
 
+def _pinned(tensor):
+    copied = tensor.clone()
+    copied.is_pinned_here = True
+    return copied
+
+
 def _placed(value):
     if isinstance(value, str | torch.device):
         place = torch.device(value)
@@ -175,7 +181,10 @@ _WAITS = set(
     "linalg_qr linalg_eigh _linalg_eigh linalg_cholesky_ex _linalg_svd multinomial".split()
 )
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
-_CONVOLUTIONS = {"convolution": (0, 1), "convolution_backward": (0, 1, 2)}  # the arguments that are multiplied
+_CONVOLUTIONS = {
+    "convolution": (0, 1),
+    "convolution_backward": (0, 1, 2),
+}  # the arguments that are multiplied
 _PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
 _COPIES = {"_to_copy", "copy_", "copy", "_copy_from", "_pin_memory", "set_", "lift_fresh", "lift"}
 
@@ -234,6 +243,7 @@ class PretendCuda(TorchDispatchMode):
         yield PretendCuda, "active", self
         yield torch.Tensor, "to", _to(torch.Tensor.to)
         yield torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor.to(CUDA)
+        yield torch.Tensor, "pin_memory", _pinned
         yield torch, "Generator", _Generator
         yield torch, "load", self._loaded(torch.load)
         for name, value in {
@@ -283,7 +293,7 @@ class PretendCuda(TorchDispatchMode):
             kwargs["device"] = CPU
         if name not in _COPIES:
             self._check(func, name, args, kwargs, ours, leaves, on_device)
-        self._count(name, args, ours, leaves, on_device)
+        self._count(name, args, kwargs, ours, leaves, on_device)
         kwargs.pop("pin_memory", None)
         values = tree_map(lambda t: t.value if isinstance(t, Pretend) else t, (args, kwargs))
         with _disable_current_modes():
@@ -327,12 +337,13 @@ class PretendCuda(TorchDispatchMode):
     def _fail(self, text):
         raise DeviceError(f"{text}, at {self._line()}")
 
-    def _count(self, name, args, ours, leaves, on_device):
+    def _count(self, name, args, kwargs, ours, leaves, on_device):
         if name in ("_to_copy", "copy_") and leaves:
             source = leaves[-1] if name == "copy_" else leaves[0]
             target = isinstance(leaves[0], Pretend) if name == "copy_" else on_device
-            if isinstance(source, Pretend) != target:
-                self._add("waits")  # memory that is not pinned: the copy waits
+            waits = not (target and hasattr(source, "is_pinned_here") and kwargs.get("non_blocking"))
+            if isinstance(source, Pretend) != target and waits:
+                self._add("waits")
         if not ours and not on_device:
             return
         if name not in _NO_KERNEL:

@@ -7,12 +7,12 @@
 
 A decoder must find the encoder's coding table for every symbol, and everything after a wrong one is lost. The
 tables follow from scales that networks compute (h_s, contexts). Errors of 1e-3, those of TF32 on GPUs, change
-many tables of an image. Errors of 1e-7 still change one in many images, be it that a GPU sums in another order
-or that one side computes in float64 (`files.float64`, where both sides do).
+many tables of an image. Errors of 1e-7 change one in many images, be it that a GPU sums in another order or
+that one side computes in float64. (Files of this package have float64 on both sides, see `files.float64`.)
 
 So here the GPU runs only the transforms, whose results are not needed to the last bit: g_a and h_a make the
-latents that are rounded, g_s the image. Everything between them runs on the CPU, by the model's own methods in
-float32, where the entropy coder is in any case. The strings are then those of a model on this CPU with the
+latents that are rounded, g_s the image. Everything between them runs on the CPU in float32, by the methods of
+the model; the entropy coder is there in any case. The strings are then those of a model on this CPU with the
 same rounded latents. The transforms run in full float32 (`precision`), so that the image is the CPU's within
 float32's errors.
 
@@ -44,8 +44,8 @@ def coded_on_cpu(model: nn.Module) -> nn.Module:
     """A copy of the model that codes on the CPU and shares the transforms; see the file's head.
 
     Args:
-        model: in evaluation mode, with its tables; unchanged. It is returned itself where it is on the CPU, and
-            where it has no g_a and g_s (C3, HFD and DiffC, whose own methods do what is needed).
+        model: in evaluation mode, with its tables; unchanged. It is returned itself where it is on the CPU,
+            and where it has no g_a and g_s (C3, HFD and DiffC, whose own methods do what is needed).
     """
     device = next((p.device for p in model.parameters()), _CPU)
     if device.type == "cpu" or not (hasattr(model, "g_a") and hasattr(model, "g_s")):
@@ -75,7 +75,7 @@ class _OnDevice(nn.Module):
 
 
 def _with_arguments_on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
-    """`method` whose tensors after the first argument are brought to the CPU: rates of variable-rate models."""
+    """`method` with all tensors but the first argument on the CPU: the rates of variable-rate models."""
 
     def to_cpu(value: Any) -> Any:
         return value.cpu() if isinstance(value, Tensor) else value

@@ -21,8 +21,8 @@ Fails with ``SgaError`` if a model cannot be loaded, and with the errors of the 
 
 from __future__ import annotations
 
-import functools
 import copy
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib import metadata

@@ -5,8 +5,8 @@ Stock reads the clock when `decompress` has returned. A GPU is then still at wor
 too short; here `decompress` returns when the image is there. Refined strings are the CPU's
 (`coding.on_cpu`), and are decoded as such.
 
-In:  a model on its device. Out: an object with `compress`, `decompress` and `forward`, all that stock's functions
-ask of a model.
+In:  a model on its device. Out: an object with `compress`, `decompress` and `forward`, all that stock's code
+asks of a model.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ of the symbols detects this. (The context of raster scans: `coding.autoregressiv
 float64 convolutions unfold their input, which takes 40 bytes or more for each pixel of the image. So a large
 input is computed in blocks, each with as much margin as the layers see.
 
-In:  a model of CompressAI's classes. Out: the same model with these networks in float64, on whatever device it
-is moved to. Its parameters stay float32, and its float64 copies are of the weights that it has now. A pass for
+In:  a model of CompressAI's classes. Out: the same model with these networks in float64; it may be moved to
+another device. Its parameters stay float32; the float64 copies are of the weights that it has now. A pass for
 gradients (refinement) stays float32 too, because it selects no table.
 """
 

@@ -68,7 +68,7 @@ class FastSynthesis:
 
     Args:
         g_s: the model's synthesis transform; not changed.
-        precision: "auto" takes bfloat16 where `bfloat16_is_fast`, for images whose PSNR is not too high for it.
+        precision: "auto" takes bfloat16 where it is fast, for images whose PSNR is not too high for it.
         mse: of the unrefined images in [0, 1], (B,).
 
     Attributes:
@@ -78,9 +78,7 @@ class FastSynthesis:
     def __init__(self, g_s: nn.Module, precision: Precision, mse: Tensor):
         self.device = next(g_s.parameters()).device
         fast = precision == "auto" and bfloat16_is_fast(self.device)
-        self.bfloat16 = [
-            precision == "bfloat16" or (fast and error > BFLOAT16_MSE) for error in mse.tolist()
-        ]
+        self.bfloat16 = [precision == "bfloat16" or (fast and error > BFLOAT16_MSE) for error in mse.tolist()]
         wrapped = nn.ModuleDict({"g_s": copy.deepcopy(g_s)})
         _freeze_gdn(wrapped)
         self.network = wrapped["g_s"].requires_grad_(False)
