@@ -28,7 +28,6 @@ from collections.abc import Iterator
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda:0")
 CPU = torch.device("cpu")
@@ -155,6 +154,29 @@ def _placed(value):
     return value
 
 
+def _leaves(value) -> list[torch.Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [leaf for part in value for leaf in _leaves(part)]
+
+
+def _mapped(function, value):
+    """The same with function(tensor) instead of each tensor."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(function, part) for key, part in value.items()}
+    if isinstance(value, list | tuple) and value:
+        parts = [_mapped(function, part) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
 def _tf32(value):
     """Rounded to 10 bits of mantissa, half away from zero, as the tensor cores read float32."""
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
@@ -276,7 +298,7 @@ class PretendCuda(TorchDispatchMode):
                 return load(*args, map_location=map_location, **kwargs)
             found = load(*args, map_location="cpu", **kwargs)
             place = torch.device(map_location)
-            return tree_map(lambda t: t.to(place) if isinstance(t, torch.Tensor) else t, found)
+            return _mapped(lambda t: t.to(place), found)
 
         return loaded
 
@@ -285,7 +307,7 @@ class PretendCuda(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         name = func._schema.name.split("::")[1]
-        leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        leaves = _leaves((args, kwargs))
         ours = [t for t in leaves if isinstance(t, Pretend)]
         on_device = bool(ours)
         if kwargs.get("device") is not None:
@@ -295,7 +317,7 @@ class PretendCuda(TorchDispatchMode):
             self._check(func, name, args, kwargs, ours, leaves, on_device)
         self._count(name, args, kwargs, ours, leaves, on_device)
         kwargs.pop("pin_memory", None)
-        values = tree_map(lambda t: t.value if isinstance(t, Pretend) else t, (args, kwargs))
+        values = _mapped(lambda t: t.value if isinstance(t, Pretend) else t, (args, kwargs))
         with _disable_current_modes():
             if ours and (rounded := self._multiplied_in_tf32(name, leaves)):
                 self._add("tf32")
@@ -307,8 +329,7 @@ class PretendCuda(TorchDispatchMode):
         if name == "_local_scalar_dense" or not on_device:
             return out
         same = {id(t.value): t for t in ours}
-        known = lambda t: same[id(t)] if id(t) in same else Pretend(t)  # noqa: E731
-        return tree_map(lambda t: known(t) if isinstance(t, torch.Tensor) else t, out)
+        return _mapped(lambda t: same[id(t)] if id(t) in same else Pretend(t), out)
 
     @staticmethod
     def _multiplied_in_tf32(name, leaves):
