@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of visit.py: parts and shards keep to their sizes and lose nothing, a visit ends in time, and the next
-one goes on; on a pretend GPU."""
+"""Claims of visit.py: parts and shards keep to their sizes and lose nothing; a visit ends in time, and the
+next one goes on (on a pretend GPU)."""
 
 from __future__ import annotations
 
