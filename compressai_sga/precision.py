@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["fixed_algorithms", "full_float32"]
+__all__ = ["fixed_algorithms", "full_float32", "tf32_is_allowed"]
 
 
 @contextmanager
@@ -24,13 +24,22 @@ def full_float32() -> Iterator[None]:
 
     The settings are those of the process, so other threads see them too. The CPU's do not change.
     """
+    with _set(_float32_settings()):
+        yield
+
+
+def tf32_is_allowed() -> bool:
+    """Whether a GPU may multiply float32 in less than full precision now."""
+    lowest = ("tf32", "bf16", True)
+    return any(getattr(owner, name) in lowest for owner, name, _ in _float32_settings())
+
+
+def _float32_settings() -> list[tuple[Any, str, Any]]:
+    """Owner, name and value in full precision of torch's settings."""
     products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older names raise once these were used
-        settings = [(products, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
-    else:
-        settings = [(products, "allow_tf32", False), (cudnn, "allow_tf32", False)]
-    with _set(settings):
-        yield
+        return [(products, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    return [(products, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
-from ..precision import full_float32
+from ..precision import full_float32, tf32_is_allowed
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
@@ -58,7 +59,8 @@ class RefineResult:
     """Outcome of `refine`.
 
     Attributes:
-        strings, shape: what model.compress returns; decoded by the stock model.decompress.
+        strings, shape: what model.compress returns; decoded by the stock model.decompress, for a model on a
+            GPU by that of `coding.coded_on_cpu`.
         x_hat: the decoder's image without padding, (B, 3, H, W) in [0, 1].
         likelihoods: per latent name, probability of every refined symbol.
         before, after: rate and distortion of the unrefined and the refined strings.
@@ -129,6 +131,12 @@ def refine(
         ValueError: an option is out of range.
     """
     start = time.perf_counter()
+    if x.is_cuda and tf32_is_allowed():
+        warnings.warn(
+            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those of "
+            "refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
+            stacklevel=2,
+        )
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
     model = getattr(model, "first_stage", model)
