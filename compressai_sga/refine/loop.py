@@ -133,8 +133,8 @@ def refine(
     start = time.perf_counter()
     if x.is_cuda and tf32_is_allowed():
         warnings.warn(
-            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those of "
-            "refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
+            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those "
+            "of refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
             stacklevel=2,
         )
     if config is None:
