@@ -149,7 +149,8 @@ def help_of(capsys, monkeypatch) -> Help:
         elif module in ("compressai_sga", "compressai.utils.eval_model"):
             key = ("eval_model", *[w for w in words if w in ("pretrained", "checkpoint")][:1])
         else:
-            key = words[:1] if not module and (words[0] != "eval/run.py" or "NAME" in words) else words[:2]
+            named = words[0] in ("eval/run.py", "zoo/train/visit.py") and "NAME" not in words
+            key = words[:2] if module or named else words[:1]
         if key not in HELPS:
             HELPS[key] = asked(key)
         return HELPS[key]

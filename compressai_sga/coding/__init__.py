@@ -9,7 +9,7 @@ constriction-ans and constriction-range code with CompressAI's own tables; const
 continuous scales that the network gives, which saves 0.3 to 0.5 % of the bits on Kodak
 (eval/experiments/coding/coders.py). A single image whose scales the model predicts too small can be 0.2 %
 longer. See `coders` (the bytes), `tables`, `escapes`, `autoregressive` (fronts instead of single pixels),
-`binding` (`set_coder`), `checksum`.
+`binding` (`set_coder`), `checksum`, `on_cpu` (models on a GPU whose strings a CPU decodes).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from . import checksum
 from .binding import set_coder
 from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
+from .on_cpu import coded_on_cpu
 from .tables import Tables
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "ConstrictionRange",
     "Tables",
     "checksum",
+    "coded_on_cpu",
     "set_coder",
 ]

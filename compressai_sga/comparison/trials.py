@@ -21,6 +21,7 @@ Fails with ``SgaError`` if a model cannot be loaded, and with the errors of the 
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from .. import coding, metrics, zoo
 from ..errors import SgaError
 from ..evaluation import checks
+from ..evaluation.gpu import waiting
 from ..models.families import family_of
+from ..precision import full_float32
 from ..refine import LMBDA_BY_QUALITY, refined, set_trained_lmbda, trained_lmbda
 from ..tasks.process import device
 from . import classical, entries
@@ -138,12 +141,13 @@ def code(
     """
     entry = entries.parse(label)
     check_image(Path(image))
-    if entry.is_classical:
-        values, x, x_hat = _classical(entry, point, image)
-    else:
-        values, x, x_hat = _model(entry, point, image)
-    for name in further:
-        values[name] = float(metrics.METRICS[name](x, x_hat))
+    with full_float32():
+        if entry.is_classical:
+            values, x, x_hat = _classical(entry, point, image)
+        else:
+            values, x, x_hat = _model(entry, point, image)
+        for name in further:
+            values[name] = float(metrics.METRICS[name](x, x_hat))
     if picture:
         path = Path(picture)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,12 +214,12 @@ def _inference(entry: Entry, net: nn.Module, point: str, x: Tensor) -> dict[str,
         if entry.name != "mbt2018-vbr":
             net.update(force=True, scale=scale)
         vbr = (2, scale)
-    refine = entry.request.refine
+    refine, codec = entry.request.refine, coding.coded_on_cpu(net)
     if refine is None:
-        return stock.inference(net, x, *vbr)
+        return stock.inference(waiting(net, codec, codec), x, *vbr)
     pad, _ = stock.compute_padding(x.size(1), x.size(2), min_div=2**6)
     with refined(net, **refine, metric=entry.option("metric", "mse"), pad=pad):
-        return stock.inference(net, x, *vbr)
+        return stock.inference(waiting(net, decoder=codec), x, *vbr)
 
 
 def _quality(x: Tensor, x_hat: Tensor) -> dict[str, float]:
@@ -236,11 +240,11 @@ def count_macs(label: str, point: str, image: str) -> dict[str, Any]:
     entry = entries.parse(label)
     if entry.is_classical:
         return {}
-    net = load(label, point)
+    net = copy.deepcopy(load(label, point)).cpu()
     if hasattr(net, "macs"):  # C3: its encoder is the fit
         return {"decoder_kmacs_px": net.macs.total / 1000}
     px = MACS_PX if entry.option("metric", "mse") == "mse" else 3 * MACS_PX
-    x = stock.read_image(Path(image))[:, :px, :px].to(device())
+    x = stock.read_image(Path(image))[:, :px, :px]
     if x.shape[1:] != (px, px):
         raise SgaError(f"{image} is {x.shape[2]}x{x.shape[1]} px; counting needs {px}x{px} px or more")
     decoders: list[int] = []

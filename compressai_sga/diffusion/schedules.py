@@ -170,6 +170,8 @@ def _time(t: float | Tensor) -> Tensor:
 
 
 def _fit(values: Tensor, like: Tensor) -> Tensor:
+    if values.dim() == 0 and values.device.type == "cpu":  # works with tensors of any device, without a copy
+        return values.to(like.dtype)
     if values.dim() == 1:
         values = values.reshape(-1, *[1] * (like.dim() - 1))
     return values.to(like)

@@ -32,14 +32,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..coding import coded_on_cpu
 from ..errors import SgaError
 from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
 from ..models.families import family_of
+from ..precision import full_float32
 from ..progress import Progress
 from ..refine import RefineConfig, refine, refined
 from ..version import __version__
 from . import checks
 from .extra_metrics import Measures
+from .gpu import waiting
 from .journal import Journal, cache_folder, weights_sha256
 from .options import Request
 
@@ -109,7 +112,7 @@ class Evaluation:
         except OSError as error:
             raise SgaError(f"--refine-trace {request.trace} cannot be written: {error}") from error
         try:
-            with self._replaced():
+            with self._replaced(), full_float32():
                 stock_main(list(request.argv))
         except KeyboardInterrupt:
             raise SystemExit(self._interrupted()) from None
@@ -231,11 +234,12 @@ class Evaluation:
             return dict(self._known["results"])
         vbr = () if vbr_scale is None else (vbr_stage, vbr_scale)
         if self._config is None:
-            return self._measure("", self._stock.inference, model, x, *vbr)
-        plain = self._measure(_UNREFINED, self._stock.inference, model, x, *vbr)
+            return self._measure("", self._stock.inference, waiting(model), x, *vbr)
+        codec = coded_on_cpu(model)
+        plain = self._measure(_UNREFINED, self._stock.inference, waiting(model, codec, codec), x, *vbr)
         pad, _ = self._module.compute_padding(x.size(1), x.size(2), min_div=2**6)
         with refined(model, **self._keywords(), pad=pad) as made, _refusals():
-            best = self._measure("", self._stock.inference, model, x, *vbr)
+            best = self._measure("", self._stock.inference, waiting(model, decoder=codec), x, *vbr)
         return self._joined(best, plain, made[-1].lmbda)
 
     def inference_entropy_estimation(
@@ -246,7 +250,7 @@ class Evaluation:
         stock = self._stock.inference_entropy_estimation
         vbr = () if vbr_scale is None else (vbr_stage, vbr_scale)
         if self._config is None:
-            return self._measure("", stock, model, x, *vbr)
+            return self._measure("", stock, waiting(model), x, *vbr)
         pad, unpad = self._module.compute_padding(x.size(1), x.size(2), min_div=2**6)
         stock_forward, made = model.forward, []
 
@@ -262,9 +266,9 @@ class Evaluation:
             return {"x_hat": made[-1].x_hat, "likelihoods": made[-1].likelihoods}
 
         with _instance_attribute(model, "forward", forward_padded):
-            plain = self._measure(_UNREFINED, stock, model, x, *vbr)
+            plain = self._measure(_UNREFINED, stock, waiting(model), x, *vbr)
         with _instance_attribute(model, "forward", forward_refined), _refusals():
-            best = self._measure("", stock, model, x, *vbr)
+            best = self._measure("", stock, waiting(model), x, *vbr)
         # Stock shares the time out evenly; refinement belongs to the encoder alone.
         best["encoding_time"] += best["decoding_time"] - plain["decoding_time"]
         best["decoding_time"] = plain["decoding_time"]

@@ -15,15 +15,18 @@ of the symbols detects this. (The context of raster scans: `coding.autoregressiv
 float64 convolutions unfold their input, which takes 40 bytes or more for each pixel of the image. So a large
 input is computed in blocks, each with as much margin as the layers see.
 
-In:  a model of CompressAI's classes. Out: the same model with these networks in float64. Its parameters stay
-float32. A pass for gradients (refinement) stays float32 too, because it selects no table.
+In:  a model of CompressAI's classes. Out: the same model with these networks in float64; it may be moved to
+another device. Its parameters stay float32; the float64 copies are of the weights that it has now. A pass for
+gradients (refinement) stays float32 too, because it selects no table.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
+from types import MethodType
 
 import torch
 from compressai.latent_codecs import (
@@ -42,7 +45,7 @@ BLOCK_OF_Y = 4 * BLOCK
 def make_portable(model: nn.Module) -> nn.Module:
     """Run the networks that predict tables in float64 where no gradient is wanted; returns the same model."""
     for network, block in list(_predictors(model)):
-        network.forward = _in_double(copy.deepcopy(network).double(), network.forward, block)
+        network.forward = MethodType(_in_double(copy.deepcopy(network).double(), block), network)
     return model
 
 
@@ -61,14 +64,21 @@ def _predictors(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
                 yield module.entropy_parameters, BLOCK_OF_Y
 
 
-def _in_double(
-    module: nn.Module, stock: Callable[[Tensor], Tensor], block: int
-) -> Callable[[Tensor], Tensor]:
-    reach = _reach(module)
+def _in_double(network: nn.Module, block: int) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The method `forward` of a network of which `network` is the copy in float64.
 
-    def forward(v: Tensor) -> Tensor:
+    It keeps a copy for each device. As a method it goes along where its owner is copied.
+    """
+    reach = _reach(network)
+
+    @functools.cache
+    def on(device: torch.device) -> nn.Module:
+        return copy.deepcopy(network).to(device)
+
+    def forward(self: nn.Module, v: Tensor) -> Tensor:
         if v.requires_grad:
-            return stock(v)
+            return type(self).forward(self, v)
+        module = on(v.device)
         if reach is None or max(v.shape[-2:]) <= block + 2 * reach:
             return module(v.to(torch.float64)).to(v.dtype)
         return _by_blocks(module, v, reach, block)

@@ -36,6 +36,7 @@ from compressai.ops import LowerBound
 from torch import Tensor, nn
 
 from ..coding.binding import stock_class
+from ..coding.on_cpu import coded_on_cpu
 from ..errors import UnsupportedModelError
 
 __all__ = [
@@ -191,6 +192,7 @@ class LatentAdapter:
 
     def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
         self.model = model
+        self.codec = coded_on_cpu(model)  # which runs the model's own g_a, h_a and g_s
         self.compress_kwargs = dict(compress_kwargs)
         self.sources = self.find_sources(model)
         self.notes: list[str] = []
@@ -242,7 +244,7 @@ class LatentAdapter:
             for name, module in self.sources.items()
         ]
         try:
-            out = self.model.compress(x, **self.compress_kwargs)
+            out = self.codec.compress(x, **self.compress_kwargs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -254,7 +256,7 @@ class LatentAdapter:
         for name, module in self.sources.items():
             module.forward = lambda *_args, value=grid[name]: value.contiguous().clone()
         try:
-            return self.model.compress(x, **self.compress_kwargs)
+            return self.codec.compress(x, **self.compress_kwargs)
         finally:
             for module in self.sources.values():
                 del module.forward
@@ -262,7 +264,7 @@ class LatentAdapter:
     @torch.no_grad()
     def decompress(self, out: Mapping[str, Any]) -> Tensor:
         """The stock decoder's image for what `compress` returned, in [0, 1]."""
-        return self.model.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
+        return self.codec.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
 
     def reset(self) -> None:
         """Clears what is kept from step to step."""

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedModelError
 from ..inputs import check_images, check_weights
 from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
-from ..precision import full_precision
+from ..precision import full_float32, full_precision, tf32_is_allowed
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
@@ -54,6 +54,7 @@ STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
 # a likelihood may be as small as 1e-9, 30 bits. Above: a coder's start and end, and escapes.
 LEAST_BITS, MOST_BITS, STRING_BITS = 0.5, 1.25, 128
 MS_SSIM_SIDE = 160  # pytorch_msssim's five scales need more
+READ_EVERY = 20  # steps after which losses are read from a GPU, which must wait for that
 Padding = tuple[int, int, int, int]
 
 
@@ -62,7 +63,8 @@ class RefineResult:
     """Outcome of `refine`.
 
     Attributes:
-        strings, shape: what model.compress returns; decoded by the stock model.decompress.
+        strings, shape: what model.compress returns; decoded by the stock model.decompress, for a model on a
+            GPU by that of `coding.coded_on_cpu`.
         x_hat: the decoder's image without padding, (B, 3, H, W) in [0, 1].
         likelihoods: per latent name, probability of every refined symbol.
         before, after: rate and distortion of the unrefined and the refined strings.
@@ -125,7 +127,8 @@ def refine(
             `compressai.ops.compute_padding`; it carries no distortion. None: x is bare, and is padded
             here where its sides are not multiples of 64 (the result's `pad` says how).
         config: replaces all of the options above but `pad`.
-        on_step: called after every step with (step, steps, loss).
+        on_step: called for every step with (step, steps, loss); right after it on a CPU, for 20 steps at a
+            time on a GPU, which would have to wait to tell its losses.
         compress_kwargs: further arguments of model.compress and model.decompress (variable-rate models:
             stage, s, inputscale).
 
@@ -140,6 +143,12 @@ def refine(
         ValueError: an option is out of range.
     """
     start = time.perf_counter()
+    if x.is_cuda and tf32_is_allowed():
+        warnings.warn(
+            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those "
+            "of refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
+            stacklevel=2,
+        )
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
     model = getattr(model, "first_stage", model)
@@ -151,7 +160,7 @@ def refine(
             f"MS-SSIM needs sides of more than {MS_SSIM_SIDE} pixels, the image has "
             f"{'x'.join(map(str, _inner_size(x, pad)))}; use metric='mse'"
         )
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), full_float32():
         x = x.clone()
         run = _Run(model, x, pad, config, dict(compress_kwargs or {}))
         trace = run.descend(on_step)
@@ -294,7 +303,7 @@ class _Run:
             if not self.adapter.variable_rate:  # there it would be that of this rate point alone
                 set_trained_lmbda(model, self.lmbda, config.metric)
         self.before_x_hat = self._image(self.unrefined)
-        error = (self.x - self.before_x_hat).square().mean().item()
+        error = (self.x - self.before_x_hat).square().mean((1, 2, 3))
         self.fast = FastSynthesis(self.adapter.model.g_s, config.precision, error)
         self._check_adapter(latents)
         self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
@@ -342,7 +351,7 @@ class _Run:
         better = loss < self.best_loss
         self.best_loss = torch.where(better, loss, self.best_loss)
         for name, best in self.best_latents.items():
-            best[better] = latents[name][better]
+            self.best_latents[name] = torch.where(better[:, None, None, None], latents[name], best)
 
     def descend(self, on_step: StepCallback | None) -> list[dict[str, float]]:
         """The gradient steps; returns the trace."""
@@ -350,6 +359,8 @@ class _Run:
         optimizer = torch.optim.Adam(list(self.latents.values()), lr=0.0, betas=config.betas, foreach=False)
         count = config.hard_evaluations
         hard_steps = {round(steps * (0.5 + 0.5 * (k + 1) / count)) for k in range(count)}
+        every = 1 if self.x.device.type == "cpu" else READ_EVERY
+        unread: list[Tensor] = []
         trace: list[dict[str, float]] = []
         for step in range(steps):
             rounding = self._rounding(step)
@@ -360,10 +371,13 @@ class _Run:
             gradients = torch.autograd.grad(losses.sum(), moving)
             optimizer.param_groups[0]["lr"] = config.lr(step, steps)
             self._step(optimizer, moving, gradients)
-            loss = losses.mean().item()
-            trace.append({"step": step, "loss": loss})
-            if on_step is not None:
-                on_step(step, steps, loss)
+            unread.append(losses.detach().mean())
+            if len(unread) == every or step + 1 == steps:
+                for loss in torch.stack(unread).tolist():
+                    trace.append({"step": len(trace), "loss": loss})
+                    if on_step is not None:
+                        on_step(len(trace) - 1, steps, loss)
+                unread.clear()
             if step + 1 in hard_steps:
                 self.keep_best(self.latents)
         if config.polish and config.metric == "mse" and self.adapter.independent_symbols:

@@ -12,6 +12,7 @@ this copy: they use the model's own modules in the model's own precision.
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Literal
 
 import torch
@@ -67,21 +68,29 @@ class FastSynthesis:
 
     Args:
         g_s: the model's synthesis transform; not changed.
-        precision: "auto" takes bfloat16 where `bfloat16_is_fast` and the images' PSNR is not too high for it.
-        mse: of the unrefined images in [0, 1].
+        precision: "auto" takes bfloat16 where it is fast, for images whose PSNR is not too high for it.
+        mse: of the unrefined images in [0, 1], (B,).
+
+    Attributes:
+        bfloat16: for each image, whether it is computed in bfloat16; the others of a batch do not matter.
     """
 
-    def __init__(self, g_s: nn.Module, precision: Precision, mse: float):
+    def __init__(self, g_s: nn.Module, precision: Precision, mse: Tensor):
         self.device = next(g_s.parameters()).device
-        self.bfloat16 = precision == "bfloat16" or (
-            precision == "auto" and bfloat16_is_fast(self.device) and mse > BFLOAT16_MSE
-        )
+        fast = precision == "auto" and bfloat16_is_fast(self.device)
+        self.bfloat16 = [precision == "bfloat16" or (fast and error > BFLOAT16_MSE) for error in mse.tolist()]
         wrapped = nn.ModuleDict({"g_s": copy.deepcopy(g_s)})
         _freeze_gdn(wrapped)
         self.network = wrapped["g_s"].requires_grad_(False)
         self.network = self.network.to(memory_format=torch.channels_last)
-        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
+        runs = [(bfloat16, len(list(run))) for bfloat16, run in itertools.groupby(self.bfloat16)]
+        self.kinds, self.lengths = zip(*runs)
 
     def __call__(self, y_hat: Tensor) -> Tensor:
-        with self.autocast:
-            return self.network(y_hat.contiguous(memory_format=torch.channels_last)).float()
+        y_hat = y_hat.contiguous(memory_format=torch.channels_last)
+        images = [self._run(part, kind) for part, kind in zip(y_hat.split(self.lengths), self.kinds)]
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+    def _run(self, y_hat: Tensor, bfloat16: bool) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            return self.network(y_hat).float()

@@ -67,7 +67,7 @@ def test_an_oracle_has_no_loss_on_what_the_first_stage_lost():
     task.x = torch.full((3, 3, 64, 64), 120, dtype=torch.uint8)
     task.first = torch.stack([task.x - 20, task.x - 10])  # both two deviations away
     task.generator = torch.Generator().manual_seed(0)
-    task.schedule = denoiser.Cosine()
+    task.schedule, task.deviations = denoiser.Cosine(), task.net.deviations
     generator = torch.Generator().manual_seed(0)
     batch = task.batch(16, 16)
     right = task.loss(Oracle(2.0), batch, generator)

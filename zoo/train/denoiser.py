@@ -38,6 +38,7 @@ from crops import CropSampler, photographs
 from muon import MuonAdam
 from run_files import TrainingError, keep_check, machine, replace
 from train import learning_rate_factor, run_until_done
+from waits import send
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -171,10 +172,10 @@ class DiffC:
 def _v_loss_of(net: nn.Module, x: Tensor, eps: Tensor, log_snr: Tensor, *more: Tensor) -> Tensor:
     """Error of the network's v for z = diffuse(x, eps, log_snr), on the network's device."""
     device = next(net.parameters()).device
-    x, eps, log_snr = x.to(device), eps.to(device), log_snr.to(device)
+    x, eps, log_snr, *more = send(x, eps, log_snr, *more, device=device)
     z = diffuse(x, eps, log_snr).to(memory_format=torch.channels_last)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        v = net(z, log_snr, *(value.to(device) for value in more))
+        v = net(z, log_snr, *more)
     return v_loss(v, x, eps, log_snr)
 
 
@@ -223,6 +224,7 @@ class HFD:
             labels=len(args.qualities),
         )
         self.net = ResidualDenoiser(config, args.qualities, deviations, args.first_stage)
+        self.deviations = self.net.deviations.clone()  # beside the batches, when the network is on a GPU
         self.generator = torch.Generator().manual_seed(args.seed)
         self.schedule = Cosine()
         checks = torch.Generator().manual_seed(CHECK_SEED)
@@ -262,7 +264,7 @@ class HFD:
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         x, first, labels = batch
         log_snr = self.schedule(even(len(x), generator))
-        tau = self.net.deviations.cpu()[labels][:, None, None, None]
+        tau = self.deviations[labels][:, None, None, None]
         return _v_loss_of(
             net, (x - first) / tau, torch.randn(x.shape, generator=generator), log_snr, first, labels
         )
@@ -308,8 +310,8 @@ class Run:
             return self.step / self.args.max_steps
         return self.seconds / (self.args.max_minutes * 60)
 
-    def train_step(self) -> float:
-        """One step, at the point of the schedule that follows from the clock; returns its loss."""
+    def train_step(self) -> Tensor:
+        """One step, at the point of the schedule that follows from the clock; returns its loss, ()."""
         args = self.args
         size = args.fine_size if self.progress >= args.fine_from else args.size
         count = max(1, args.batch * args.size**2 // size**2)
@@ -321,7 +323,7 @@ class Run:
             self.optimizer.step()
             self.averages.update()
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def check(self) -> dict[str, Any]:

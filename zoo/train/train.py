@@ -53,6 +53,7 @@ from muon import MuonAdam
 from neighbour import fit_prior_of_y, take_from_neighbour
 from pca import initialise_from_pca
 from run_files import TrainingError, keep_check, machine, replace, write_json
+from waits import keep_axes_on_cpu, send
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -227,6 +228,7 @@ class Run:
         if warm:
             self._resume_warm(model)
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        keep_axes_on_cpu(self.model)
         self.gained = Gained(self.model)
         self.straight_through = StraightThrough(self.model, self.gained)
         self.optimizer = MuonAdam(self.model, args.muon_lr, args.adam_lr, args.weight_decay)
@@ -320,8 +322,8 @@ class Run:
         size = FINE if fine else self.coarse
         rates = self._rates(size["count"])
         x = self.sampler.batch(**size, level=self.levels[rates])
-        x = x.to(self.device, memory_format=torch.channels_last)
-        lmbdas, gains = self.lmbdas[rates].to(self.device), self.gains[rates].to(self.device)
+        x, lmbdas, gains = send(x, self.lmbdas[rates], self.gains[rates], device=self.device)
+        x = x.contiguous(memory_format=torch.channels_last)
         self.model.zero_grad()
         with torch.autocast(self.device.type, dtype=torch.bfloat16), self.gained.at(gains):
             out = self.model(x)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ...errors import BitstreamError
 from ...inputs import check_images
-from ...precision import full_precision
+from ...precision import fixed_algorithms, full_float32, full_precision
 from .config import PRESETS, Preset, lmbda_of
 from .config import adaptive as candidates
 from .fit.checkpoint import Checkpoint, held_interrupt
@@ -173,7 +173,7 @@ class C3(CompressionModel):
         """Fits and codes every image with one preset."""
         seconds = None if self.max_seconds is None else self.max_seconds / len(self.candidates)
         # Callers are within no_grad or inference_mode.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), full_float32(), fixed_algorithms():
             fit = Fit(
                 x.clone(),
                 preset,
@@ -185,7 +185,7 @@ class C3(CompressionModel):
             )
             self._run(fit, checkpoint)
             fit.take_best()
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), full_float32():
             return _coded(fit)
 
     def _cost(self, fitted: Fitted, image: Tensor) -> float:

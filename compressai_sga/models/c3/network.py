@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .config import Architecture
-from .fit.grid_plane import GridPlane, shifted
+from .fit.grid_plane import GridPlane, border_repeated, shifted
 from .integer import MAX_CLAMP, Activation
 from .tables import SCALE_ZERO, SCALES, SCALES_PER_OCTAVE
 
@@ -179,7 +179,7 @@ def _double_rows(planes: Tensor, taps: Tensor) -> Tensor:
     none = torch.zeros_like(taps[:, :1])
     phases = torch.stack([torch.cat([taps, none], 1), torch.cat([none, taps.flip(1)], 1)], 1)
     # In planes with a border of two rows the taps are runs, as in `grid_plane`; the last rows are no result.
-    flat = F.pad(planes, (0, 0, 2, 2), mode="replicate").reshape(batch, -1)
+    flat = border_repeated(planes, (0, 0, 2, 2)).reshape(batch, -1)
     runs = shifted(flat, tuple(tap * width for tap in range(5)), 0, flat.shape[1] - 4 * width)
     made = F.pad(phases @ runs, (0, 4 * width)).unflatten(2, (channels, height + 4, width))[:, :, :, :height]
     return made.permute(0, 2, 3, 1, 4).reshape(batch, channels, 2 * height, width)
@@ -251,12 +251,12 @@ def refine(arrays: Arrays, image: Tensor, architecture: Architecture) -> Tensor:
     for i in range(architecture.refinements):
         weight, bias = arrays[f"refinement.{i}.weight"], arrays[f"refinement.{i}.bias"]
         if as_product:  # one row more below, for the last run
-            flat = F.pad(image, (1, 1, 1, 2), mode="replicate").reshape(3 * batch, -1)
+            flat = border_repeated(image, (1, 1, 1, 2)).reshape(3 * batch, -1)
             near = shifted(flat, offsets, 0, height * (width + 2)).reshape(batch, 27, -1)
             out = torch.baddbmm(bias[..., None], weight.flatten(2), near)
             out = out.reshape(batch, 3, height, width + 2)[..., :width]
         else:
-            flat = F.pad(image.reshape(1, 3 * batch, height, width), (1, 1, 1, 1), mode="replicate")
+            flat = border_repeated(image.reshape(1, 3 * batch, height, width), (1, 1, 1, 1))
             out = F.conv2d(flat, weight.flatten(0, 1), bias.flatten(), groups=batch).reshape(image.shape)
         image = image + out
         if i < architecture.refinements - 1:

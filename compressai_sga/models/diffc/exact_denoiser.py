@@ -23,6 +23,7 @@ from torch import Tensor
 from ...diffusion.exact import arithmetic, exact_cpu
 from ...diffusion.tiling import blend
 from ...errors import ShapeError
+from ...precision import fixed_algorithms, full_float32
 
 __all__ = ["ExactDenoiser", "machine_tag", "module_tag"]
 
@@ -84,14 +85,8 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         with exact_cpu():
             yield
         return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    try:
-        matmul.allow_tf32 = False
-        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
+    with full_float32(), fixed_algorithms():
+        yield
 
 
 def machine_tag(device: torch.device) -> int:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...coding.binding import stock_class
+from ...coding.on_cpu import coded_on_cpu
 from ...diffusion.samplers import SamplerName
 from ...diffusion.unet import UNetConfig
 from ...errors import BitstreamError, SgaError
@@ -175,7 +176,11 @@ class HFD(CompressionModel):
             ShapeError, InputError: as `inputs.check_images`.
         """
         check_images(x, dtypes=(next(self.first_stage.parameters()).dtype,))
-        return self.first_stage.compress(x, **kwargs)
+        codec = coded_on_cpu(self.first_stage)
+        # One by one, as they are decoded: a batch would change the last bits of tables.
+        coded = [codec.compress(image, **kwargs) for image in x.split(1)]
+        strings = [[part[0] for part in parts] for parts in zip(*(out["strings"] for out in coded))]
+        return {"strings": strings, "shape": coded[0]["shape"]}
 
     # What it has lost.
 
@@ -203,15 +208,16 @@ class HFD(CompressionModel):
             ValueError: an option out of range.
         """
         seed, realism = self._or_own(seed, realism)
+        codec = coded_on_cpu(self.first_stage)
         if realism == 0:
-            return self.first_stage.decompress(strings, shape, **kwargs)
+            return codec.decompress(strings, shape, **kwargs)
         if len({len(part) for part in strings} | {0}) != 2:
             raise BitstreamError(
                 f"the parts have {[len(part) for part in strings]} strings; each part must have one an image"
             )
         # One by one: a batch would change the last bits of the first stage's images.
         single = [[[string] for string in image] for image in zip(*strings)]
-        firsts = [self.first_stage.decompress(image, shape, **kwargs)["x_hat"] for image in single]
+        firsts = [codec.decompress(image, shape, **kwargs)["x_hat"] for image in single]
         seeds = [seed_of([part[0] for part in image]) if seed is None else seed for image in single]
         return {"x_hat": self._restored(firsts, seeds, steps, realism).clamp_(0, 1)}
 

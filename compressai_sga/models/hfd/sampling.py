@@ -154,6 +154,7 @@ def draw_residual(
     label = denoiser.label_of(quality)
     tau = float(denoiser.deviations[label])
     own, device = denoiser.deviations.dtype, x_first.device
+    known = torch.tensor(label, device=device)
     bfloat16 = own == torch.float32 and (
         sampling.precision == "bfloat16" or (sampling.precision == "auto" and bfloat16_is_fast(device))
     )
@@ -162,7 +163,7 @@ def draw_residual(
         def network(*windows: Tensor) -> Tensor:
             z, x_first = (w.to(own).contiguous(memory_format=torch.channels_last) for w in windows)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                return denoiser(z, log_snr, x_first, torch.tensor(label)).float()
+                return denoiser(z, log_snr, x_first, known).float()
 
         v = blend(network, [z, x_first], window=window, overlap=overlap, batch=sampling.batch)
         return convert(v, z, log_snr, source="v", to="x").clamp(-x_first / tau, (1 - x_first) / tau)

@@ -109,7 +109,7 @@ def measure(name: str, quality: int, size: int, rounds: int) -> dict[str, Any]:
     for precision in ("auto", "float32"):
         config = RefineConfig.make(preset="ssl-paper", steps=STEPS, lmbda=lmbda)
         ours = _Run(model, padded, pad, dataclasses.replace(config, precision=precision), {})
-        chosen = "bfloat16" if ours.fast.bfloat16 else "float32"
+        chosen = "bfloat16" if all(ours.fast.bfloat16) else "float32"
         label = f"ours, {precision}" + (f" ({chosen})" if precision == "auto" else "")
         runs[label] = partial(ours.descend, None)
 

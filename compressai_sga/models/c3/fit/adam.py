@@ -40,10 +40,11 @@ class Adam:
         self.count += 1
         first, second = self.betas
         correction = math.sqrt(1 - second**self.count)
-        rate = torch.as_tensor(rate, device=self.parameters[0].device) * correction / (1 - first**self.count)
+        # A number stays on the CPU: a copy to a GPU would wait for it.
+        rate = torch.as_tensor(rate) * correction / (1 - first**self.count)
         for parameter, (mean, square) in zip(self.parameters, self.moments):
             gradient = parameter.grad
             mean.lerp_(gradient, 1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             change = mean / (square.sqrt() + 1e-8 * correction)
-            parameter.sub_(change * rate.reshape(-1, *[1] * (parameter.ndim - 1)))
+            parameter.sub_(change * (rate.reshape(-1, *[1] * (parameter.ndim - 1)) if rate.ndim else rate))

@@ -138,10 +138,38 @@ class GridPlane:
         kernel = (taps[:, None] * taps)[None, None]
         for place, fine in zip(self._slices[1:], grids):
             odd_y, odd_x = fine.shape[1] % 2, fine.shape[2] % 2
-            padded = F.pad(fine[:, None], (1, 1 + odd_x, 1, 1 + odd_y), mode="replicate")
+            padded = border_repeated(fine[:, None], (1, 1 + odd_x, 1, 1 + odd_y))
             reduced = F.conv2d(padded, kernel, stride=2)[:, 0]
             found[:, place[0], place[1]] = reduced
         return found
+
+
+def border_repeated(planes: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    """Planes (B, C, h, w) with (left, right, top, bottom) more columns and rows, the outermost repeated.
+
+    On a GPU torch adds the gradients of a repeated border in no fixed order; here the order is fixed.
+    """
+    return _Border.apply(planes, pad) if planes.is_cuda else F.pad(planes, pad, mode="replicate")
+
+
+class _Border(torch.autograd.Function):
+    """See `border_repeated`."""
+
+    @staticmethod
+    def forward(ctx, planes: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+        ctx.pad = pad
+        return F.pad(planes, pad, mode="replicate")
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        for dim, (before, after) in ((-1, ctx.pad[:2]), (-2, ctx.pad[2:])):
+            inner = gradient.shape[dim] - before - after
+            outside, gradient, beyond = gradient.split((before, inner, after), dim)
+            gradient = gradient.clone()
+            for end, border in ((0, outside), (inner - 1, beyond)):
+                if border.shape[dim]:
+                    gradient.select(dim, end).add_(border.sum(dim))
+        return gradient, None
 
 
 def shifted(flat: Tensor, offsets: tuple[int, ...], start: int, count: int) -> Tensor:

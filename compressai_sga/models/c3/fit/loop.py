@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from ....channels.universal_quantisation import conditional_mean
+from ....precision import fixed_algorithms, full_float32
 from ....relaxations import gaussian_noise, kumaraswamy_noise, soft_round
 from ..config import Preset, layout
 from ..defaults import nearest
@@ -54,7 +55,11 @@ __all__ = ["Fit", "Progress"]
 _STE_TEMPERATURE = 1e-4
 _FINEST_STEP = 2.0**-9  # of a weight that matters: smaller differences cost nothing
 _SMALLEST_RATE = 1e-8
-_RESERVED_STEPS = 100  # what the search for the weights' steps and the coding may take, in steps
+# What the search for the weights' steps and the coding may take: on a CPU as long as so many steps, on a GPU,
+# where a step is as slow as its pixels are many and the search is not, so many seconds and a part of one for
+# each image.
+_RESERVED_STEPS = 100
+_RESERVED_SECONDS, _RESERVED_SECONDS_AN_IMAGE = 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,10 @@ class Fit:
         spent = self.step_count / self.steps
         if self.max_seconds is not None:
             pace = self.seconds / max(1, self.step_count)
-            for_fit = self.max_seconds - min(0.4 * self.max_seconds, _RESERVED_STEPS * pace)
+            reserved = _RESERVED_STEPS * pace
+            if self.x.is_cuda:
+                reserved = _RESERVED_SECONDS + _RESERVED_SECONDS_AN_IMAGE * len(self.x)
+            for_fit = self.max_seconds - min(0.4 * self.max_seconds, reserved)
             spent = max(spent, self.seconds / for_fit)
         return min(1.0, spent)
 
@@ -173,7 +181,7 @@ class Fit:
         After an interrupt the state is that of the last complete step or of the interrupted one.
         """
         keep = nullcontext() if self.x.is_cuda else memory.kept()
-        with torch.enable_grad(), keep:
+        with torch.enable_grad(), keep, full_float32(), fixed_algorithms():
             while not self.done:
                 self.step()
                 if report is not None and (self.step_count % every == 0 or self.done):

@@ -78,9 +78,9 @@ class Soap:
             scaled = (u.mT @ mean @ v) / (square.sqrt() + 1e-8 * math.sqrt(1 - second**self.count))
             change[:, place.flatten()] = (u @ scaled @ v.mT).flatten(1)
             self._move_bases(gradient, square, sides)
-        rate = torch.as_tensor(rate, device=nets.device)
+        rate = torch.as_tensor(rate)  # a number stays on the CPU, as in `adam`
         rate = rate * math.sqrt(1 - second**self.count) / (1 - first**self.count)
-        nets.sub_(change * rate.reshape(-1, 1))
+        nets.sub_(change * (rate[:, None] if rate.ndim else rate))
 
     def _first_bases(self, gradient: Tensor, sides: list[Tensor]) -> None:
         for side, product in enumerate((gradient @ gradient.mT, gradient.mT @ gradient)):
