@@ -25,9 +25,9 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from ...errors import BitstreamError
+from ...progress import Meter
 from .config import PRESETS, Preset, lmbda_of
 from .config import adaptive as candidates
 from .fit.checkpoint import Checkpoint, held_interrupt
@@ -64,7 +64,7 @@ class C3(CompressionModel):
         warm: whether a fit starts from the default nets of the zoo, where they fit the preset.
         checkpoint: a file from which a killed fit goes on; see `fit.checkpoint`.
         keep_checkpoint: whether it stays when the images are coded, for a caller who still has to write them.
-        progress: whether to show a bar; by default where a terminal sees it.
+        progress: whether to show a bar; by default a terminal shows it, and a log gets a line a minute.
 
     Raises:
         ValueError: an argument out of range.
@@ -213,19 +213,15 @@ class C3(CompressionModel):
                 raise KeyboardInterrupt
 
     def _run_with_bar(self, fit: Fit, keep: Callable[[], None]) -> None:
-        hidden = None if self.show_progress is None else not self.show_progress
         start = min(fit.step_count, fit.steps)
-        with tqdm(total=fit.steps, initial=start, disable=hidden, desc=self.preset.name, leave=False) as bar:
+        with Meter(self.preset.name, fit.steps, done=start, show=self.show_progress) as meter:
 
             def report(progress: Progress) -> None:
-                bar.set_postfix_str(
-                    f"loss {progress.loss:.3e}, {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
+                meter.at(
+                    progress.step,
+                    f"loss {progress.loss:.3e}, latents {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
                     f"{progress.seconds_left:.0f} s left",
-                    refresh=False,
                 )
-                bar.update(progress.step - bar.n)
-                if fit.done:
-                    bar.refresh()
                 keep()
 
             fit.run(report, every=1 if fit.x.device.type == "cpu" else 20)
