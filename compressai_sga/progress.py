@@ -2,8 +2,8 @@
 """What long work reports on stderr while it runs: `Progress` of an evaluation, and `Meter` of anything else.
 
 `Progress` is one bar, and the trace file. The bar counts refinement steps over all images of a run. It shows
-the image's name and number, the number of images, the loss and the time left. The trace has a JSON line for every step whose loss is known:
-{"model", "image", "step", "loss"}, with loss = bpp + lmbda * distortion.
+the image's name and number, the number of images, the loss and the time left. The trace has a JSON line for
+every step whose loss is known: {"model", "image", "step", "loss"}, with loss = bpp + lmbda * distortion.
 
 `Meter` is a bar on a terminal; elsewhere, in pipes and logs, it is a line a minute.
 

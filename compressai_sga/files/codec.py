@@ -20,9 +20,12 @@ compressed or written, ``ValueError`` on options (unknown model, quality, coder,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+import warnings
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .. import zoo
 from ..coding.container import (
@@ -42,13 +45,23 @@ from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
 from .c3 import FitResult, checkpoint_of, remove_checkpoint
-from .images import Picture, output_format, read_picture, replacing, require_writable, write_picture
+from .images import (
+    Picture,
+    output_format,
+    psnr_db_of,
+    read_picture,
+    replacing,
+    require_writable,
+    write_picture,
+)
 from .kinds import Kind, Request
+from .target import Attempt, Found, Wish, reach
 from .transform import DEFAULT_CODER
 
 __all__ = [
     "DEFAULT_CODER",
     "Description",
+    "compress_described",
     "compress_file",
     "compress_picture",
     "decompress_file",
@@ -56,6 +69,7 @@ __all__ = [
     "describe",
     "describe_file",
     "kind_of",
+    "read_file",
 ]
 
 KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
@@ -71,12 +85,22 @@ class Description:
         part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
         weights_known: whether the zoo has the weights of the file, or the file needs none.
         nets: of a C3 image; None for other models.
+        psnr_db: of the decoded image in 8 bits, where the file was just made and the encoder knows it.
+        found: the outcome of the search for a target, where the file was just made by one.
     """
 
     container: Container
     part_bytes: dict[str, int]
     weights_known: bool
     nets: Nets | None = None
+    psnr_db: float | None = None
+    found: Found | None = None
+
+    @property
+    def header_share(self) -> float:
+        """Of the file: what is neither strings nor colour profile."""
+        own = sum(self.part_bytes.get(name, 0) for name in ("header", "filling", "other"))
+        return own / self.file_bytes
 
     @property
     def file_bytes(self) -> int:
@@ -96,11 +120,13 @@ def compress_file(
 ) -> tuple[Description, RefineResult | FitResult | None]:
     """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
 
-    An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added.
-    After an interrupt the same call goes on from there. The file is removed when the target is written.
+    An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added
+    (and lmbda, while a size or PSNR is searched for). After an interrupt the same call goes on from there.
+    The file is removed when the target is written.
 
     Returns:
-        What the file holds, and the refinement's or the fit's result where there was one.
+        What the file holds, with its PSNR and the outcome of a search; and the refinement's or the fit's
+        result where there was one.
 
     Raises:
         SgaError: the image cannot be read or kept, or the file cannot be written.
@@ -112,12 +138,25 @@ def compress_file(
     if kept := kept and options.get("checkpoint") is None:
         require_writable(target)  # known before the fit, not after it
         options["checkpoint"] = checkpoint_of(target)
-    data, result = compress_picture(read_picture(source), **options)
+    data, description, result = compress_described(read_picture(source), **options)
     with replacing(target) as file:
         file.write(data)
     if kept:
-        remove_checkpoint(target)
-    return describe(data), result
+        for request in description.found.requests if description.found else ():
+            if request.checkpoint is not None:
+                remove_checkpoint(request.checkpoint)
+        remove_checkpoint(checkpoint_of(target))
+    return description, result
+
+
+def compress_described(
+    picture: Picture, **options: Any
+) -> tuple[bytes, Description, RefineResult | FitResult | None]:
+    """As `compress_picture`, with what `compress_file` tells about the file, and without a warning."""
+    wished = [options.pop(f"target_{name}", None) for name in ("bpp", "bytes", "psnr_db")]
+    attempt, found = _coded(picture, Request(**{"model": zoo.DEFAULT_MODEL, **options}), *wished)
+    description = replace(describe(attempt.data), psnr_db=attempt.psnr_db, found=found)
+    return attempt.data, description, attempt.coded.result
 
 
 def decompress_file(
@@ -134,7 +173,7 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    data = _read(source)
+    data = read_file(source)
     try:
         picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
@@ -151,14 +190,15 @@ def describe_file(source: str | os.PathLike[str]) -> Description:
         BitstreamError: the file is damaged or no `.csga` file.
         SgaError: it cannot be opened.
     """
-    data = _read(source)
+    data = read_file(source)
     try:
         return describe(data)
     except BitstreamError as error:
         raise BitstreamError(f"{source}: {error}") from error
 
 
-def _read(source: str | os.PathLike[str]) -> bytes:
+def read_file(source: str | os.PathLike[str]) -> bytes:
+    """The bytes of a `.csga` file, or the first ones of any other; raises ``SgaError``."""
     try:
         with open(source, "rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -210,41 +250,85 @@ def compress_picture(
     max_seconds: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     bpp: float | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    target_bpp: float | None = None,
+    target_bytes: float | None = None,
+    target_psnr_db: float | None = None,
 ) -> tuple[bytes, RefineResult | FitResult | None]:
     """The bytes of a `.csga` file for a picture.
 
     Args:
         model, quality, metric: what `zoo.load` takes; quality None stands for 3, or for the model's own where
-            it has no 3. Or a C3 model with quality 1 to 8, 4 by default.
+            it has no 3. Or a C3 model with quality 1 to 8, 4 by default. With `weights`, an architecture.
         coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 and DiffC have their own.
         refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3, DiffC.
-        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. seed
-            is also that of DiffC's noise.
+        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. lmbda
+            is also that of a model for all rates, instead of a quality; seed that of DiffC's noise.
         on_step: of the refinement.
         max_seconds: of C3's fit; no limit by default.
         checkpoint: of C3's fit: a file from which a killed fit goes on; it is not removed.
         bpp: of DiffC: bits a pixel, instead of a quality.
+        weights: a checkpoint of the architecture, as torch.save or safetensors wrote it. A decoder needs the
+            same file; the `.csga` file has the first bytes of its hash.
+        device: of the encoder, as PyTorch names it; not for DiffC, which decodes on the same kind only.
+        target_bpp, target_bytes, target_psnr_db: one of them is to be met, by a search over lmbda, DiffC's
+            bpp or the quality (`target`), with a warning where it is missed by more than 2 %.
 
     Returns:
         The bytes, and the refinement's or the fit's result where there was one.
 
     Raises:
-        SgaError: the profile is too large, or the coded image does not decode on this machine.
+        SgaError: the profile is too large, the coded image does not decode on this machine, or the checkpoint
+            does not load.
         ValueError: an unknown model, quality, coder or refinement, an option that the model does not take,
             a checkpoint of another fit.
     """
     request = Request(
-        model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp
-    )
-    kind = kind_of(model)
+        model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp,
+        weights, device,
+    )  # fmt: skip
+    attempt, found = _coded(picture, request, target_bpp, target_bytes, target_psnr_db)
+    if found is not None and not found.reached:
+        warnings.warn(found.text, stacklevel=2)
+    return attempt.data, attempt.coded.result
+
+
+def _coded(
+    picture: Picture, request: Request, bpp: float | None, size: float | None, psnr_db: float | None
+) -> tuple[Attempt, Found | None]:
+    """A picture's file, and how it came about where it was searched for."""
+    kind = kind_of(request.model)
     _refuse_others(request, kind)
+    _require_device(request.device)
     if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:
         raise SgaError(
             f"the colour profile has {len(picture.profile)} bytes, at most {MAX_PROFILE_BYTES} can be "
             "stored; convert the image to sRGB first"
         )
-    container, result = kind.compress(picture, request)
-    return pack(container), result
+
+    def attempt(request: Request) -> Attempt:
+        coded = kind.compress(picture, request)
+        data, pixels = pack(coded.container), coded.pixels
+        if pixels is None and psnr_db is not None:
+            pixels = decompress_picture(data).pixels
+        return Attempt(data, coded, None if pixels is None else psnr_db_of(pixels, picture.pixels))
+
+    if bpp is None and size is None and psnr_db is None:
+        return attempt(request), None
+    wish = Wish(bpp, size, psnr_db)
+    height, width = picture.pixels.shape[:2]
+    found = reach(wish, request, kind.ranges, attempt, width * height)
+    return found.attempt, found
+
+
+def _require_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"device {device}: {said}; leave it out for the CPU") from error
 
 
 def _refuse_others(request: Request, kind: Kind) -> None:
@@ -264,13 +348,15 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
     Args:
         data: the file's bytes.
         max_bytes: for DiffC: decode the first bytes only, at most this many.
-        options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism).
+        options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism); weights,
+            the checkpoint that made the file; device, as PyTorch names it, not for C3 and DiffC.
 
     Raises:
         BitstreamError: the bytes are damaged, beyond a limit, or made with weights that the zoo lacks.
         ValueError: an option that the model does not have, or a value out of its range.
     """
     container = _unpack(data, max_bytes)
+    _require_device(options.get("device", "cpu"))
     return kind_of(container.model).decompress(container, options, cut=max_bytes is not None)
 
 

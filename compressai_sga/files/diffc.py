@@ -23,10 +23,10 @@ import torch
 from ..coding.container import Container
 from ..errors import BitstreamError, SgaError
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request
+from .kinds import Coded, Range, Request
 from .models import borrowed, choose, fingerprint, record_of, required
 
-__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
+__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of", "ranges"]
 
 TAKES = frozenset({"bpp", "seed"})
 PARTS = ("y", "z")
@@ -34,7 +34,7 @@ PROGRESSIVE = True
 _CODER = "constriction-range"
 
 
-def compress(picture: Picture, request: Request) -> tuple[Container, None]:
+def compress(picture: Picture, request: Request) -> Coded:
     """Code an image.
 
     Args:
@@ -43,8 +43,12 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
 
     Raises:
         SgaError: the coded image does not decode on this machine.
-        ValueError: the zoo has no such model.
+        ValueError: the zoo has no such model, or both quality and bpp are given.
     """
+    if request.quality is not None and request.bpp is not None:
+        raise ValueError(
+            f"quality {request.quality} and bpp {request.bpp} both set the rate of {request.model}; give one"
+        )
     record = choose(request.model, request.quality, request.metric)
     bpp, seed = request.bpp, request.seed
     x = tensor_of(picture)
@@ -73,7 +77,16 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
         strings=(out["strings"][0][0],),
         profile=picture.profile,
     )
-    return container, None
+    return Coded(container, None, None)
+
+
+def ranges(request: Request) -> list[Range]:
+    """Where a size or PSNR is searched for: bits a pixel."""
+    if request.quality is not None or request.bpp is not None:
+        raise ValueError(
+            f"quality, bpp and a target all set the rate of {request.model}; give the target alone"
+        )
+    return [Range("bpp", 0.3, 1e-3, 24.0, 1.0)]
 
 
 def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:

@@ -23,10 +23,15 @@ from torch import Tensor, nn
 
 from ..progress import Meter
 
-__all__ = ["PROBE_PX", "SMALLEST", "shown"]
+__all__ = ["PROBE_PX", "SMALLEST", "is_large", "shown"]
 
 SMALLEST = 2**22
 PROBE_PX = 64
+
+
+def is_large(size: tuple[int, int]) -> bool:
+    """Whether a pass over an image of these sides is shown."""
+    return math.prod(size) >= SMALLEST
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def shown(net: nn.Module, title: str, size: tuple[int, int], probe: Callable[[],
         size: padded sides of the image.
         probe: does the same for an image of PROBE_PX x PROBE_PX pixels.
     """
-    if math.prod(size) < SMALLEST:
+    if not is_large(size):
         yield
         return
     small = 0.0

@@ -38,6 +38,7 @@ __all__ = [
     "OUTPUT_FORMATS",
     "Picture",
     "pixels_of",
+    "png_of",
     "psnr_db_of",
     "read_picture",
     "replacing",
@@ -274,6 +275,13 @@ def write_picture(path: str | os.PathLike[str], picture: Picture) -> None:
     name, options = output_format(path)
     with replacing(path) as file:
         Image.fromarray(picture.pixels).save(file, format=name, icc_profile=picture.profile, **options)
+
+
+def png_of(picture: Picture) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture.pixels).save(file, format="PNG", icc_profile=picture.profile)
+    return file.getvalue()
 
 
 def output_format(path: str | os.PathLike[str]) -> tuple[str, dict[str, str]]:

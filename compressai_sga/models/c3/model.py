@@ -41,12 +41,13 @@ __all__ = ["ARCHITECTURES", "C3", "C3Fast", "C3Paper", "Fitted"]
 
 
 class Fitted(NamedTuple):
-    """One image, fitted and coded."""
+    """One image, fitted and coded, and how many steps that took."""
 
     nets: Nets
     grids: list[np.ndarray]
     strings: tuple[bytes, bytes]
     x_hat: Tensor
+    steps: int
 
 
 class C3(CompressionModel):
@@ -289,5 +290,5 @@ def _coded(fit: Fit) -> list[Fitted]:
             for grid in fit.canvas.grids(plane[i : i + 1])
         ]
         strings = encode_image(nets, grids)
-        found.append(Fitted(nets, grids, strings, reconstruct(nets, grids)))
+        found.append(Fitted(nets, grids, strings, reconstruct(nets, grids), fit.step_count))
     return found
