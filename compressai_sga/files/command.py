@@ -43,6 +43,8 @@ from .codec import (
 )
 from .folders import each, outputs
 from .images import INPUT_SUFFIXES, png_of, read_picture, replacing, write_picture
+from .kinds import Request
+from .models import chosen, fingerprint
 from .report import facts, fitted, line, refined, table
 
 __all__ = ["compress", "decompress", "info"]
@@ -158,6 +160,8 @@ def _is_same(path: Path, options: dict[str, Any]) -> bool:
     except SgaError:
         return False
     wanted = {"model": options["model"], "quality": options["quality"], "coder": options["coder"]}
+    if options["weights"] is not None:
+        wanted["weights"] = fingerprint(chosen(Request(options["model"], weights=options["weights"])))
     return all(value in (None, getattr(found, name)) for name, value in wanted.items())
 
 

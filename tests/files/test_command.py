@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of files/command.py and folders.py: names by default, pipes, folders that go on after an interrupt and
-name what failed, checkpoints of one's own; an output that exists is never replaced unasked."""
+"""Claims of files/command.py and folders.py: names by default, pipes, folders that go on after an interrupt
+and name what failed, checkpoints of one's own; an output that exists is never replaced unasked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def pipes(monkeypatch):
-    """Runs a command with these bytes on stdin; gives its exit code and what it wrote to stdout and stderr."""
+    """Runs a command with these bytes on stdin; gives its exit code, stdout and stderr."""
 
     class Stream(io.TextIOWrapper):
         def __init__(self, content: bytes = b""):
@@ -98,7 +98,7 @@ def test_a_terminal_gets_no_bytes(image, capsys, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images whose names differ in the ending only, one below, one that is none, and one of another kind."""
+    """Two images whose names differ in the ending only, one below, one that is none, and a text."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     small = Image.fromarray(CROP.pixels[:24, :32])

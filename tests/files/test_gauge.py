@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of files/gauge.py: the share of the work that is shown for a large image rises to the end, and a small
-image shows nothing."""
+"""Claims of files/gauge.py: the share of the work that is shown for a large image rises to the end, and a
+small image shows nothing."""
 
 from __future__ import annotations
 

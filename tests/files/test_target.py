@@ -12,7 +12,6 @@ from compressai_sga import files, zoo
 from compressai_sga.__main__ import main
 from compressai_sga.coding.container import unpack
 from compressai_sga.files import Picture, codec, compress_picture, decompress_picture, read_picture
-from compressai_sga.files.images import psnr_db_of
 from compressai_sga.files.kinds import Coded, Range
 from compressai_sga.files.target import MOST, TOLERANCE, Wish, search
 from compressai_sga.models.c3.fit.loop import Fit
