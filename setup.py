@@ -116,7 +116,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.comparison": ["page.html", "viewer.js"]},
+    package_data={
+        PACKAGE: ["py.typed"],
+        f"{PACKAGE}.comparison": ["page.html", "viewer.js"],
+        f"{PACKAGE}.metrics": ["photographs.json"],
+    },
     py_modules=["compressai_sga_startup"],
     install_requires=[
         "compressai>=1.2.8",

@@ -20,14 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from compressai_sga.tasks.provenance import save_figure
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from compressai_sga.tasks.provenance import plt, save_figure
 
 __all__ = [
     "EVAL",

@@ -28,11 +28,11 @@ from compressai_sga import files, zoo, zoo_joint
 from compressai_sga.coding.container import pack, unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files.images import Picture
-from compressai_sga.hooks import registration
 from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.models.gains import Gained, condition
 from compressai_sga.models.universal import ARCHITECTURES, anneal
 from compressai_sga.refine import trained_lmbda
+from tests.own_zoo import joint_record, used
 
 LMBDA = {1: 0.0018, 3: 0.0067, 6: 0.0483}
 MODELS = {
@@ -72,19 +72,11 @@ def _joint(name: str) -> torch.nn.Module:
 def _record(folder, name: str) -> dict:
     gains = {quality: zoo.gain_at(lmbda, "mse") for quality, lmbda in LMBDA.items()}
     tensors = zoo_joint.stored(_joint(name), gains)
-    path = folder / "weights" / f"{name}.safetensors"
-    save_file(tensors, path)
     architecture = MODELS[name][0]
     net = zoo_joint.folded(tensors, model_architectures[architecture], gains[3], 3)
-    return {
-        **{"name": name, "architecture": architecture, "N": net.N, "M": net.M, "metric": "mse"},
-        **{"file": f"weights/{name}.safetensors", "bytes": path.stat().st_size, "wheel": False},
-        **{"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "licence": "Apache-2.0"},
-        **{"training_data": [], "command": "none", "training": {}, "tolerance": {}},
-        "lmbda_range": [min(LMBDA.values()), max(LMBDA.values())],
-        "gaussian_tables_crc32": zoo.tables_checksum(net),
-        "qualities": {str(q): {"lmbda": lmbda, "golden": {}, "kodak": None} for q, lmbda in LMBDA.items()},
-    }
+    facts = {"architecture": architecture, "N": net.N, "M": net.M}
+    facts["gaussian_tables_crc32"] = zoo.tables_checksum(net)
+    return joint_record(folder, name, tensors, LMBDA, **facts)
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +98,8 @@ def own_zoo(made, tmp_path, monkeypatch):
     """The same, for a test that may damage it; CompressAI knows its names."""
     folder = tmp_path / "zoo"
     shutil.copytree(made, folder)
-    registration.unregister()
-    monkeypatch.setattr(zoo, "_folder", lambda: folder)
-    registration.register()
-    yield folder
-    registration.unregister()
-    monkeypatch.undo()
-    registration.register()
+    with used(folder, monkeypatch):
+        yield folder
 
 
 @pytest.fixture
@@ -443,16 +430,37 @@ def test_a_file_of_an_older_publication_is_refused(own_zoo, picture):
         files.decompress_picture(data)
 
 
-def test_a_file_keeps_no_lmbda_but_its_refinement_takes_one(own_zoo, picture):
-    with pytest.raises(
-        ValueError, match="lmbda 0.01: a file keeps a quality of joint-mean, not a lmbda; give the"
-    ):
-        files.compress_picture(picture, model="joint-mean", lmbda=0.01)
+def test_a_file_keeps_a_rate_between_qualities(own_zoo, picture):
+    for name in MODELS:
+        data, _ = files.compress_picture(picture, model=name, lmbda=0.01)
+        container = unpack(data)
+        assert (container.quality, container.lmbda) == (0, 0.01) and files.describe(data).weights_known
+        sizes = [len(files.compress_picture(picture, model=name, quality=q)[0]) for q in (3, 6)]
+        assert sizes[0] < len(data) < sizes[1]
+        assert files.decompress_picture(data).pixels.shape == (70, 90, 3)
+        with pytest.raises(BitstreamError, match="this zoo"):
+            files.decompress_picture(pack(dataclasses.replace(container, lmbda=0.0100001)))
+    data, _ = files.compress_picture(picture, model="joint-mean", lmbda=LMBDA[3])
+    assert (unpack(data).quality, unpack(data).lmbda) == (3, None)
+    data, result = files.compress_picture(picture, model="joint-mean", lmbda=0.01, refine="ssl", steps=2)
+    assert result.lmbda == 0.01 == unpack(data).lmbda
     data, result = files.compress_picture(
         picture, model="joint-mean", quality=3, refine="ssl", steps=2, lmbda=0.01
     )
-    assert result.lmbda == 0.01 and unpack(data).quality == 3
-    files.decompress_picture(data)
+    assert result.lmbda == 0.01 and unpack(data).quality == 3 and unpack(data).lmbda is None
+    for options, match in (
+        ({"quality": 3, "lmbda": 0.01}, "quality 3 and lmbda 0.01 both set the rate of joint-mean"),
+        ({"lmbda": 1.0}, "lmbda 1.0: joint-mean serves 0.0009 to 0.0966"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            files.compress_picture(picture, model="joint-mean", **options)
+
+
+def test_a_size_is_searched_for_over_all_rates(own_zoo, picture):
+    sizes = [len(files.compress_picture(picture, model="joint-mean", quality=q)[0]) for q in (3, 6)]
+    wanted = (sizes[0] + sizes[1]) / 2
+    data, _ = files.compress_picture(picture, model="joint-mean", target_bytes=wanted)
+    assert abs(len(data) / wanted - 1) <= 0.02 and LMBDA[3] < unpack(data).lmbda < LMBDA[6]
 
 
 def test_the_wheel_has_the_joint_weights_that_say_so(own_zoo, tmp_path):

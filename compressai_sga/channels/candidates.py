@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import prng
-from .distributions import Law, Proposal
+from .distributions import Distribution, Proposal
 
 __all__ = ["candidate_draws", "chosen_draws", "expanded_rows"]
 
@@ -86,13 +86,13 @@ def _draw(
     raise ValueError(f"kind is {proposal.kind!r}; a proposal draws 'normal', 'uniform' or 'words'")
 
 
-def expanded_rows(law: Law, batch_shape: torch.Size) -> Tensor:
+def expanded_rows(distribution: Distribution, batch_shape: torch.Size) -> Tensor:
     """For each entry of the whole batch, the flat number of the distribution's own entry that it uses."""
-    own = torch.arange(math.prod(law.batch_shape)).reshape(law.batch_shape)
+    own = torch.arange(math.prod(distribution.batch_shape)).reshape(distribution.batch_shape)
     try:
         return own.expand(batch_shape).reshape(-1)
     except RuntimeError as error:
         raise ShapeError(
-            f"a distribution has the batch shape {tuple(law.batch_shape)}; it must broadcast to "
+            f"a distribution has the batch shape {tuple(distribution.batch_shape)}; it must broadcast to "
             f"{tuple(batch_shape)}"
         ) from error

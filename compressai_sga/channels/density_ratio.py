@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from .distributions import Density, DiagonalGaussian, Finite, Law, Proposal, TruncatedGaussian, Uniform
+from .distributions import (
+    Density,
+    DiagonalGaussian,
+    Distribution,
+    Finite,
+    Proposal,
+    TruncatedGaussian,
+    Uniform,
+)
 
 __all__ = ["check_pair", "divergence_bits", "log_ratio_bound", "ratio_scorer"]
 
@@ -34,7 +42,7 @@ _NEGLIGIBLE_MASS = 1e-12  # of a Gaussian target outside a box: no experiment co
 Quadratic = DiagonalGaussian | TruncatedGaussian | Uniform
 
 
-def check_pair(target: Law, proposal: Proposal) -> torch.Size:
+def check_pair(target: Distribution, proposal: Proposal) -> torch.Size:
     """Checks that the target is absolutely continuous with respect to the proposal, where that is known.
 
     Returns:
@@ -67,7 +75,7 @@ def check_pair(target: Law, proposal: Proposal) -> torch.Size:
     return batch_shape
 
 
-def log_ratio_bound(target: Law, proposal: Proposal) -> Tensor:
+def log_ratio_bound(target: Distribution, proposal: Proposal) -> Tensor:
     """sup_z log q(z) / p(z) = -log w_min in nats, +inf where the ratio is unbounded.
 
     Returns:
@@ -84,7 +92,7 @@ def log_ratio_bound(target: Law, proposal: Proposal) -> Tensor:
     raise ValueError(_no_closed_form("bound of the density ratio", target, proposal, "log_bound"))
 
 
-def divergence_bits(target: Law, proposal: Proposal) -> Tensor:
+def divergence_bits(target: Distribution, proposal: Proposal) -> Tensor:
     """KL(target || proposal) in bits, in closed form.
 
     Returns:
@@ -107,7 +115,7 @@ def divergence_bits(target: Law, proposal: Proposal) -> Tensor:
     raise ValueError(_no_closed_form("KL divergence", target, proposal, "kl_bits"))
 
 
-def ratio_scorer(target: Law, proposal: Proposal, dtype: torch.dtype) -> Callable[..., Tensor]:
+def ratio_scorer(target: Distribution, proposal: Proposal, dtype: torch.dtype) -> Callable[..., Tensor]:
     """log q / p of candidates, as a function of (draws (R, n, lanes), target rows, proposal rows).
 
     Two Gaussians need no transform: with draws e, m = (q_mean - p_mean) / p_std and s = q_std / p_std
@@ -279,7 +287,7 @@ def _check_support(target: Quadratic, proposal: Quadratic) -> None:
 # --- Finite alphabets ------------------------------------------------------------------------------
 
 
-def _check_finite(target: Law, proposal: Proposal) -> None:
+def _check_finite(target: Distribution, proposal: Proposal) -> None:
     if isinstance(target, Density) or isinstance(proposal, Density):
         return
     if not (isinstance(target, Finite) and isinstance(proposal, Finite)):
@@ -309,6 +317,6 @@ def _double(value: Tensor) -> Tensor:
     return value.to(torch.float64)
 
 
-def _no_closed_form(what: str, target: Law, proposal: Law, argument: str) -> str:
+def _no_closed_form(what: str, target: Distribution, proposal: Distribution, argument: str) -> str:
     pair = f"{type(target).__name__} against {type(proposal).__name__}"
     return f"no closed form of the {what} for {pair}; give it as {argument}"

@@ -36,7 +36,7 @@ __all__ = [
     "DiagonalGaussian",
     "DrawKind",
     "Finite",
-    "Law",
+    "Distribution",
     "Proposal",
     "TruncatedGaussian",
     "Uniform",
@@ -49,13 +49,13 @@ _MAX_TOTAL_WEIGHT = 2**31  # a 32-bit word times the total must fit into int64
 _NORMALISATION_TOLERANCE = 1e-4  # in nats, of a float32 table of log probabilities
 
 
-class Law(Protocol):
+class Distribution(Protocol):
     """A probability distribution of points: a density, without a way to draw."""
 
     @property
     def batch_shape(self) -> torch.Size: ...
 
-    def at(self, rows: Tensor) -> Law:
+    def at(self, rows: Tensor) -> Distribution:
         """The distributions of some (flat) batch entries, with a dimension of size 1 for candidates."""
         ...
 
@@ -64,7 +64,7 @@ class Law(Protocol):
         ...
 
 
-class Proposal(Law, Protocol):
+class Proposal(Distribution, Protocol):
     """A distribution that can be drawn from shared randomness."""
 
     kind: DrawKind
@@ -360,13 +360,13 @@ class Density:
 L = TypeVar("L")
 
 
-def _at(law: L, rows: Tensor) -> L:
+def _at(distribution: L, rows: Tensor) -> L:
     """A distribution with parameters (*batch, D) at some flat batch entries: parameters (rows, 1, D)."""
-    if not law.batch_shape:
-        return law
-    part = copy.copy(law)  # not replace(): the parameters were checked once
-    for field in dataclasses.fields(law):
-        object.__setattr__(part, field.name, _rows(getattr(law, field.name), rows))
+    if not distribution.batch_shape:
+        return distribution
+    part = copy.copy(distribution)  # not replace(): the parameters were checked once
+    for field in dataclasses.fields(distribution):
+        object.__setattr__(part, field.name, _rows(getattr(distribution, field.name), rows))
     return part
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .distributions import DiagonalGaussian, DrawKind, Law, Uniform
+from .distributions import DiagonalGaussian, Distribution, DrawKind, Uniform
 from .quantile import normal_quantile
 
 __all__ = ["UnitBox", "cell_counts", "cells_of", "check_cells", "hybrid_scorer", "points_of"]
@@ -43,7 +43,7 @@ class UnitBox:
     kind: DrawKind = "uniform"
 
 
-def cell_counts(width: Tensor, proposal: Law) -> Tensor:
+def cell_counts(width: Tensor, proposal: Distribution) -> Tensor:
     """M_d = floor(1 / largest mass that the proposal gives to an interval of this width), at least 1.
 
     It holds for every position of the target, so the decoder can compute it too. (Where 1 / mass is near an
@@ -68,7 +68,7 @@ def cell_counts(width: Tensor, proposal: Law) -> Tensor:
     return torch.floor(1 / mass).clamp_min(1).to(torch.int64)
 
 
-def check_cells(target: Law, proposal: Law, cells: Tensor) -> Tensor:
+def check_cells(target: Distribution, proposal: Distribution, cells: Tensor) -> Tensor:
     """Centres c of the target's unit boxes, clipped to [1/2, M - 1/2].
 
     Returns:
@@ -107,7 +107,7 @@ def cells_of(uniforms: Tensor, centre: Tensor) -> Tensor:
     return torch.floor(centre - uniforms + 0.5)
 
 
-def points_of(uniforms: Tensor, cell: Tensor, proposal: Law, cells: Tensor) -> Tensor:
+def points_of(uniforms: Tensor, cell: Tensor, proposal: Distribution, cells: Tensor) -> Tensor:
     """x = F_p^-1((k + u) / M), the decoder's half; the same bits on every machine."""
     position = (cell.to(torch.float64) + uniforms) / cells
     if isinstance(proposal, DiagonalGaussian):
@@ -117,7 +117,9 @@ def points_of(uniforms: Tensor, cell: Tensor, proposal: Law, cells: Tensor) -> T
     raise ValueError(_unknown_proposal(proposal))
 
 
-def hybrid_scorer(target: Law, proposal: Law, cells: Tensor, centre: Tensor) -> Callable[..., Tensor]:
+def hybrid_scorer(
+    target: Distribution, proposal: Distribution, cells: Tensor, centre: Tensor
+) -> Callable[..., Tensor]:
     """As `density_ratio.ratio_scorer`, for candidates drawn uniformly from the unit boxes around `centre`."""
     log_cells = float(torch.log(cells.to(torch.float64)).sum())
 
@@ -130,14 +132,14 @@ def hybrid_scorer(target: Law, proposal: Law, cells: Tensor, centre: Tensor) -> 
     return score
 
 
-def _distribution(proposal: Law, points: Tensor) -> Tensor:
+def _distribution(proposal: Distribution, points: Tensor) -> Tensor:
     """F_p in every dimension; the encoder's half, libm is fine."""
     if isinstance(proposal, DiagonalGaussian):
         return torch.special.ndtr((points - proposal.mean) / proposal.std)
     return ((points - proposal.low) / (proposal.high - proposal.low)).clamp(0, 1)
 
 
-def _unknown_proposal(proposal: Law) -> str:
+def _unknown_proposal(proposal: Distribution) -> str:
     return (
         f"the proposal is a {type(proposal).__name__}; hybrid coding needs its distribution function: take "
         "DiagonalGaussian or Uniform"

@@ -38,7 +38,7 @@ from . import hybrid, index_code
 from .bitstream import Code, CodingMethod, check_method, code_bits, expanded, index_model, pack, unpack
 from .candidates import candidate_draws, chosen_draws, expanded_rows
 from .density_ratio import check_pair, divergence_bits, log_ratio_bound, ratio_scorer
-from .distributions import DiagonalGaussian, Law, Proposal
+from .distributions import DiagonalGaussian, Distribution, Proposal
 from .selection import Found, search
 
 __all__ = ["Code", "CodingMethod", "decode", "default_candidates", "encode", "index_model", "pack", "unpack"]
@@ -49,7 +49,7 @@ _PADDING_BITS = 4  # of the default N over 2^KL
 
 @torch.no_grad()
 def encode(
-    target: Law,
+    target: Distribution,
     proposal: Proposal,
     *,
     method: CodingMethod = "pfr",
@@ -259,7 +259,7 @@ def _points(
     return here.transform(chosen[:, None])[:, 0]
 
 
-def _blocks(block: int | Tensor, laws_shape: torch.Size, *laws: Law) -> tuple[torch.Size, Tensor]:
+def _blocks(block: int | Tensor, laws_shape: torch.Size, *laws: Distribution) -> tuple[torch.Size, Tensor]:
     """The whole batch shape and the flat block numbers."""
     device = next((d for d in map(_device, laws) if d is not None), None)
     if not isinstance(block, int) and (not isinstance(block, Tensor) or block.is_floating_point()):
@@ -278,15 +278,15 @@ def _blocks(block: int | Tensor, laws_shape: torch.Size, *laws: Law) -> tuple[to
     return laws_shape, block + torch.arange(count, device=device)
 
 
-def _device(law: Law) -> torch.device | None:
-    for field in dataclasses.fields(law) if dataclasses.is_dataclass(law) else ():
-        value = getattr(law, field.name)
+def _device(distribution: Distribution) -> torch.device | None:
+    for field in dataclasses.fields(distribution) if dataclasses.is_dataclass(distribution) else ():
+        value = getattr(distribution, field.name)
         if isinstance(value, Tensor):
             return value.device
     return None
 
 
-def _bound(target: Law, proposal: Proposal, log_bound: float | Tensor | None, exact: bool) -> Tensor:
+def _bound(target: Distribution, proposal: Proposal, log_bound: float | Tensor | None, exact: bool) -> Tensor:
     """sup log q / p, +inf where it is not known and not needed."""
     if log_bound is None:
         try:
@@ -307,7 +307,7 @@ def _bound(target: Law, proposal: Proposal, log_bound: float | Tensor | None, ex
 
 
 def _counts(
-    candidates: int | Tensor | None, target: Law, proposal: Proposal, kl_bits: float | Tensor | None,
+    candidates: int | Tensor | None, target: Distribution, proposal: Proposal, kl_bits: float | Tensor | None,
     method: CodingMethod, batch_shape: torch.Size, max_candidates: int,
 ) -> Tensor:  # fmt: skip
     """N for every batch entry, flat int64."""

@@ -25,19 +25,33 @@ from .autoregressive import MEANS, Rounding, VariableRounding, scan_compress, sc
 
 __all__ = [
     "compress_ar",
-    "compress_ar_vbr",
     "compress_raster_scan",
     "decompress_ar",
-    "decompress_ar_vbr",
     "decompress_raster_scan",
 ]
 
 
 def compress_ar(
-    model: nn.Module, y_hat: Tensor, params: Tensor, height: int, width: int, kernel_size: int, padding: int
+    model: nn.Module,
+    y_hat: Tensor,
+    params: Tensor,
+    height: int,
+    width: int,
+    kernel_size: int,
+    padding: int,
+    *rate: Any,
 ) -> bytes:
-    """`JointAutoregressiveHierarchicalPriors._compress_ar`; cheng2020 inherits it."""
-    return _encode(model, y_hat, params, padding, MEANS, None)
+    """`_compress_ar` of `JointAutoregressiveHierarchicalPriors`, which cheng2020 inherits, and of its Vbr.
+
+    Args:
+        rate: scale, rescale, stage of the variable-rate model.
+    """
+    y = F.pad(y_hat, (-padding,) * 4)
+    _require_size(y.shape[2:], params)
+    rounding, shift = _rounding(model, *rate)
+    string, coded = scan_compress(y, params, *_parts(model), rounding=rounding, shift=shift)
+    _inner(y_hat, padding).copy_(coded)
+    return string
 
 
 def decompress_ar(
@@ -49,42 +63,12 @@ def decompress_ar(
     width: int,
     kernel_size: int,
     padding: int,
+    *rate: Any,
 ) -> None:
-    """`JointAutoregressiveHierarchicalPriors._decompress_ar`, which fills `y_hat`."""
-    _decode(model, y_string, y_hat, params, padding, MEANS, None)
-
-
-def compress_ar_vbr(
-    model: nn.Module,
-    y_hat: Tensor,
-    params: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    padding: int,
-    scale: Tensor,
-    rescale: Tensor,
-    stage: int,
-) -> bytes:
-    """`JointAutoregressiveHierarchicalPriorsVbr._compress_ar`."""
-    return _encode(model, y_hat, params, padding, *_variable(model, scale, rescale, stage))
-
-
-def decompress_ar_vbr(
-    model: nn.Module,
-    y_string: bytes,
-    y_hat: Tensor,
-    params: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    padding: int,
-    scale: Tensor,
-    rescale: Tensor,
-    stage: int,
-) -> None:
-    """`JointAutoregressiveHierarchicalPriorsVbr._decompress_ar`, which fills `y_hat`."""
-    _decode(model, y_string, y_hat, params, padding, *_variable(model, scale, rescale, stage))
+    """`_decompress_ar`, which fills `y_hat`; `rate` as in `compress_ar`."""
+    rounding, shift = _rounding(model, *rate)
+    decoded = scan_decompress(y_string, params, *_parts(model), rounding=rounding, shift=shift)
+    _inner(y_hat, padding).copy_(decoded)
 
 
 def compress_raster_scan(codec: nn.Module, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
@@ -112,29 +96,6 @@ def decompress_raster_scan(
     return {"y_hat": torch.cat(decoded)}
 
 
-def _encode(
-    model: nn.Module, padded: Tensor, params: Tensor, padding: int, rounding: Rounding, shift: Tensor | None
-) -> bytes:
-    y = F.pad(padded, (-padding,) * 4)
-    _require_size(y.shape[2:], params)
-    string, y_hat = scan_compress(y, params, *_parts(model), rounding=rounding, shift=shift)
-    _inner(padded, padding).copy_(y_hat)
-    return string
-
-
-def _decode(
-    model: nn.Module,
-    string: bytes,
-    padded: Tensor,
-    params: Tensor,
-    padding: int,
-    rounding: Rounding,
-    shift: Tensor | None,
-) -> None:
-    decoded = scan_decompress(string, params, *_parts(model), rounding=rounding, shift=shift)
-    _inner(padded, padding).copy_(decoded)
-
-
 def _parts(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
     return model.gaussian_conditional, model.entropy_parameters, model.context_prediction
 
@@ -150,8 +111,12 @@ def _merge(codec: nn.Module) -> Callable[..., Tensor] | None:
     return None if same else codec.merge
 
 
-def _variable(model: nn.Module, scale: Tensor, rescale: Tensor, stage: int) -> tuple[Rounding, Tensor | None]:
-    """Rounding and context shift of the variable-rate model at one rate."""
+def _rounding(
+    model: nn.Module, scale: Tensor | None = None, rescale: Tensor | None = None, stage: int = 1
+) -> tuple[Rounding, Tensor | None]:
+    """Rounding and context shift of a model, which depend on the rate if the model is of variable rate."""
+    if scale is None:
+        return MEANS, None
     if stage == 1:
         return Rounding(scale.double()), None
     plain = model.no_quantoffset or not model.ste_recursive

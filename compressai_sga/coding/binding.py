@@ -56,8 +56,8 @@ METHODS: dict[type, dict[str, Function]] = {
         "_decompress_ar": autoregressive_models.decompress_ar,
     },
     JointAutoregressiveHierarchicalPriorsVbr: {
-        "_compress_ar": autoregressive_models.compress_ar_vbr,
-        "_decompress_ar": autoregressive_models.decompress_ar_vbr,
+        "_compress_ar": autoregressive_models.compress_ar,
+        "_decompress_ar": autoregressive_models.decompress_ar,
     },
     RasterScanLatentCodec: {
         "compress": autoregressive_models.compress_raster_scan,

@@ -15,18 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-from ..tasks.provenance import measured_on, save_figure
+from ..tasks.provenance import measured_on, plt, save_figure
 from . import classical, page
 from .entries import Entry
 from .means import COLUMNS, QUALITIES, MeanCurve, Means, Wanted, bd_table, means, points_table
 from .page_data import Curve, Picture, Report, Table
 from .published import Published
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
 
 __all__ = ["Means", "bd_table", "figure", "means", "tables", "write"]
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal of a running evaluation: a finished image is never computed twice.
 
-There is one file of JSON lines for each model. The first line describes the run. Every finished image
-adds one line, which is flushed at once. An evaluation that was killed leaves the file. Its name is a
-fingerprint of everything that the results depend on (weights included), so that the same command finds
-the file again and goes on.
+There is one file of JSON lines (`json_lines`) for each model. The first line describes the run. Every
+finished image adds one line. An evaluation that was killed leaves the file. Its name is a fingerprint of
+everything that the results depend on (weights included), so that the same command finds the file again
+and goes on.
 
 In:  the folder (the output directory, else the user's cache), the facts that make the fingerprint,
      for each image its path (keyed with size and time of change) and a record in JSON.
@@ -14,6 +14,7 @@ Fails with OSError where the folder cannot be written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from ..json_lines import JsonLines
 
 __all__ = ["Journal", "cache_folder", "weights_sha256"]
 
@@ -54,33 +57,16 @@ class Journal:
         text = json.dumps(facts, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"compressai-sga-{name}.jsonl"
+        self._lines = JsonLines(folder / f"compressai-sga-{name}.jsonl")
+        self.path = self._lines.path
         self._records: dict[tuple[Any, ...], dict[str, Any]] = {}
-        whole = True
-        if self.path.is_file():
-            data = self.path.read_bytes()
-            whole = data.endswith(b"\n") or not data
-            self._read(data)
+        for entry in self._lines.read():
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # the first line, or a damaged one
+                self._records[entry["image"], entry["size"], entry["mtime_ns"]] = dict(entry["record"])
         self._new = not self.path.is_file()
-        self._file = self.path.open("a", encoding="utf-8")
         if self._new:
-            self._write({"run": facts})
-        elif not whole:  # killed while writing: the next line must not be glued to the stump
-            self._file.write("\n")
-
-    def _read(self, data: bytes) -> None:
-        for line in data.splitlines():
-            try:
-                entry = json.loads(line)
-                if "run" not in entry:
-                    key = (entry["image"], entry["size"], entry["mtime_ns"])
-                    self._records[key] = dict(entry["record"])
-            except (ValueError, KeyError, TypeError):
-                continue
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+            self._lines.append({"run": facts})
+        self._lines.open()  # a file that cannot be written fails before the first image
 
     def __len__(self) -> int:
         """How many images are finished."""
@@ -101,16 +87,15 @@ class Journal:
     def add(self, image: Path, record: dict[str, Any]) -> None:
         """Append the record of an image; it is on disk when this returns."""
         key = self._key(image)
-        self._write(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
+        self._lines.append(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
         self._records[key] = record
 
     def close(self) -> None:
         """Close the file; it stays on disk if it holds a finished image."""
-        self._file.close()
+        self._lines.close()
         if not self._records and self._new:
-            self.path.unlink(missing_ok=True)
+            self._lines.remove()
 
     def remove(self) -> None:
         """Delete the file: the run is complete."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+        self._lines.remove()

@@ -34,7 +34,7 @@ import numpy as np
 
 from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container
-from ..errors import BitstreamError, SgaError
+from ..errors import BitstreamError
 from ..models.c3.config import PRESETS, QUALITIES
 from ..models.c3.fit.checkpoint import Checkpoint
 from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
@@ -42,7 +42,7 @@ from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
 from .images import Picture, pixels_of, psnr_db_of, tensor_of
-from .kinds import Coded, Range, Request
+from .kinds import Coded, Range, Request, decoding_here
 
 __all__ = [
     "DEFAULT_QUALITY",
@@ -144,12 +144,8 @@ def compress(picture: Picture, request: Request) -> Coded:
         lmbda=lmbda,
         steps=fitted.steps,
     )
-    try:
+    with decoding_here(model):
         _decoded(container)
-    except BitstreamError as error:
-        raise SgaError(
-            f"the image that {model} coded here cannot be decoded here ({error}); please report the image"
-        ) from error
     pixels = pixels_of(fitted.x_hat, picture.mode)
     return Coded(container, FitResult(net.lmbda, fitted.steps, psnr_db_of(pixels, picture.pixels)), pixels)
 

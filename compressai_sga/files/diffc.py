@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from ..coding.container import Container
-from ..errors import BitstreamError, SgaError
+from ..errors import BitstreamError
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Coded, Range, Request
+from .kinds import Coded, Range, Request, decoding_here
 from .models import borrowed, choose, fingerprint, record_of, required
 
 __all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of", "ranges"]
@@ -54,13 +54,8 @@ def compress(picture: Picture, request: Request) -> Coded:
     x = tensor_of(picture)
     with borrowed(record, None, {"bpp": bpp, "seed": seed}) as net:
         out = net.compress(x)
-        try:
+        with decoding_here(record.name):
             net.check(out["strings"], out["shape"])
-        except BitstreamError as error:
-            raise SgaError(
-                f"the image that {record.name} coded here cannot be decoded here ({error}); please report "
-                "the image"
-            ) from error
     container = Container(
         model=record.name,
         quality=record.quality if bpp is None else 0,

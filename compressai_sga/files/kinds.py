@@ -7,18 +7,20 @@ In:  a `Request`. Out: see `Kind`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..coding.container import Container
+from ..errors import BitstreamError, SgaError
 from ..models.c3.weights import Nets
 from ..typing import StepCallback
 from .images import Picture
 
-__all__ = ["Coded", "Kind", "Range", "Request"]
+__all__ = ["Coded", "Kind", "Range", "Request", "decoding_here"]
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,18 @@ class Kind(Protocol):
 
     def is_known(self, container: Container) -> bool:
         """Whether everything that decoding needs is installed."""
+
+
+@contextmanager
+def decoding_here(model: str) -> Iterator[None]:
+    """Around the check that what `model` has just coded also decodes.
+
+    Raises:
+        SgaError: in place of a ``BitstreamError``, which would blame the file.
+    """
+    try:
+        yield
+    except BitstreamError as error:
+        raise SgaError(
+            f"the image that {model} coded here cannot be decoded here ({error}); please report the image"
+        ) from error

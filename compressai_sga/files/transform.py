@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from ..refine import PRESETS, RefineConfig
 from ..refine import refine as refine_latents
 from .gauge import PROBE_PX, is_large, shown
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Coded, Range, Request
+from .kinds import Coded, Range, Request, decoding_here
 from .models import (
     STRIDE,
     Weights,
@@ -109,16 +110,9 @@ def compress(picture: Picture, request: Request) -> Coded:
     x_hat = None
     with borrowed(record, coder) as net:
         restored = hasattr(net, "first_stage")  # its image is drawn, which takes longer than all the rest
-        try:
-            size = (0, 0) if restored else x.shape[2:]
+        size = (0, 0) if restored else x.shape[2:]
+        with decoding_here(record.name), suppress(_Decoded):
             x_hat = _decode(net, [part[0] for part in strings], shape, size, check)
-        except _Decoded:
-            pass
-        except BitstreamError as error:
-            raise SgaError(
-                f"the image that {record.name} coded here cannot be decoded here ({error}); please report "
-                "the image"
-            ) from error
     symbols, crc32 = found[-1]
     container = Container(
         model=record.name,

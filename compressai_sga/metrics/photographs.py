@@ -1,140 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pixel model's parameters for photographs: the P of the critic.
+"""The pixel model of photographs: the P of the critic.
 
-Written by zoo/train/critic_model.py from 129 squares of 256 px of 43 photographs: CLIC 2025
-(Unsplash licence) and gb82 (CC0), 6.569 bits a pixel in sample. Do not edit.
+Its parameters are in photographs.json, which zoo/train/critic_model.py writes; "source" says from what.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from .pixel_model import PixelModel, Plane
 
-__all__ = ["PHOTOGRAPHS"]
+__all__ = ["PHOTOGRAPHS", "read"]
 
-PHOTOGRAPHS = PixelModel(
-    planes=(
-        Plane(
-            predictor=(
-                -0.093384,
-                0.0044289,
-                0.036346,
-                -0.10126,
-                -0.048248,
-                -0.014595,
-                0.010223,
-                -0.35254,
-                0.60547,
-                0.15637,
-                0.047272,
-            ),
-            magnitude=(
-                0.11322,
-                0.09021,
-                0.052704,
-                0.0064545,
-                0.0083542,
-                0.19006,
-                0.16357,
-                0.11212,
-                0.13733,
-                0.10205,
-            ),
-            choices=(28, 29, 37, 44, 52, 53, 64, 65, 76, 80, 88, 92, 100, 104, 108, 116),
-        ),
-        Plane(
-            predictor=(
-                -0.0088348,
-                0.0018358,
-                0.0013084,
-                -0.0064621,
-                -0.0072021,
-                -0.0017929,
-                -0.0010557,
-                -0.47437,
-                0.58545,
-                0.12817,
-                0.0042686,
-                0.46143,
-                -0.56299,
-                -0.11847,
-                0.9668,
-                -0.0016441,
-                0.0032158,
-                -0.0015306,
-                0.00035334,
-            ),
-            magnitude=(
-                0.0059853,
-                0.0025539,
-                0.00045323,
-                0.0010386,
-                -0.00074339,
-                0.2771,
-                0.25732,
-                0.12695,
-                0.16443,
-                0.033112,
-                -0.0063515,
-                -0.0044975,
-                0.0034084,
-                0.0066833,
-                0.033295,
-            ),
-            choices=(19, 34, 37, 41, 45, 56, 60, 68, 76, 80, 84, 92, 96, 104, 108, 112),
-        ),
-        Plane(
-            predictor=(
-                -0.0047188,
-                0.0020599,
-                0.0011797,
-                -0.0049248,
-                -0.0046501,
-                -0.00021386,
-                -0.0017939,
-                -0.41626,
-                0.5708,
-                0.13159,
-                0.0042496,
-                0.23718,
-                -0.34619,
-                -0.13831,
-                0.62793,
-                0.045624,
-                -0.028168,
-                0.038239,
-                0.0063095,
-                0.16052,
-                -0.18689,
-                0.019257,
-                0.30078,
-                -0.04834,
-                0.030792,
-                -0.040894,
-                -0.0054741,
-            ),
-            magnitude=(
-                0.0023079,
-                0.0019741,
-                -0.00043654,
-                -0.0013762,
-                -0.0037975,
-                0.20715,
-                0.19263,
-                0.085876,
-                0.11292,
-                0.041748,
-                -0.0054054,
-                -0.0038643,
-                0.001874,
-                0.0043106,
-                0.1488,
-                0.013229,
-                0.0030842,
-                0.042938,
-                0.051758,
-                0.016678,
-            ),
-            choices=(15, 30, 33, 41, 48, 56, 60, 68, 76, 80, 88, 92, 100, 104, 112, 116),
-        ),
-    ),
-)
+
+def read(path: Path) -> PixelModel:
+    """The pixel model of a file that zoo/train/critic_model.py has written."""
+    planes = json.loads(path.read_text(encoding="utf-8"))["planes"]
+    return PixelModel(tuple(Plane(**{name: tuple(values) for name, values in p.items()}) for p in planes))
+
+
+PHOTOGRAPHS = read(Path(__file__).with_suffix(".json"))

@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-__all__ = ["digest", "drawn_from", "measured_on", "save_figure"]
+__all__ = ["digest", "drawn_from", "measured_on", "plt", "save_figure"]
 
 CHUNK = "Results"
 

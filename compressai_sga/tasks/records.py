@@ -10,7 +10,8 @@ Otherwise the cell is measured and the whole file is written again (under a temp
 
 Runs of many cells (`tasks`) append each cell to a journal beside the file, NAME.jsonl. The journal is read
 together with the file and becomes part of it when the run ends. A line that a kill has cut off counts as not
-measured. A cell that was measured on another machine than the rest of the file has its own "machine".
+measured (`json_lines`). A cell that was measured on another machine than the rest of the file has its own
+"machine".
 
 Only one process at a time may add to a file. It holds the lock NAME.lock, which the system releases when the
 process dies. Another process is refused with ``SgaError``.
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..errors import SgaError
+from ..json_lines import JsonLines
 
 __all__ = ["Record", "machine", "mean_error", "plain"]
 
@@ -46,8 +48,7 @@ class Record:
         self.path = path
         self.cells: dict[str, dict[str, Any]] = {}
         self.machine: dict[str, str] = {}
-        self._journal = path.with_suffix(".jsonl")
-        self._appending: BinaryIO | None = None
+        self._journal = JsonLines(path.with_suffix(".jsonl"))
         self._lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._read()
 
@@ -89,8 +90,7 @@ class Record:
             self._set(name, settings, seconds, values)
             if measured_on not in (None, self.machine):
                 self.cells[name]["machine"] = dict(measured_on)
-            entry = {"name": name, "cell": self.cells[name], "machine": self.machine}
-            self._append(json.dumps(entry).encode() + b"\n")
+            self._journal.append({"name": name, "cell": self.cells[name], "machine": self.machine})
 
     def sort(self, names: Sequence[str]) -> None:
         """Put the cells with these names into this order; the others stay where they are."""
@@ -111,8 +111,7 @@ class Record:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
-            self._close()
-            self._journal.unlink(missing_ok=True)
+            self._journal.remove()
             self._seen = self._stamps()
 
     @contextlib.contextmanager
@@ -136,7 +135,7 @@ class Record:
             yield
         finally:
             if outermost:
-                self._close()
+                self._journal.close()
                 if os.name == "posix":  # elsewhere an open file cannot be removed, and filelock does it
                     Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
@@ -150,36 +149,16 @@ class Record:
         self.machine = machine()
         return self.cells[name]["values"]
 
-    def _append(self, line: bytes) -> None:
-        if self._appending is None:
-            self._appending = self._journal.open("ab+")
-            if self._appending.tell():
-                self._appending.seek(-1, os.SEEK_END)
-                if self._appending.read(1) != b"\n":  # cut off by a kill
-                    line = b"\n" + line
-        self._appending.write(line)
-        self._appending.flush()
-        os.fsync(self._appending.fileno())
-
-    def _close(self) -> None:
-        if self._appending is not None:
-            self._appending.close()
-            self._appending = None
-
     def _read(self) -> None:
         self._seen = self._stamps()
         old = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         self.cells, self.machine = old.get("cells", {}), old.get("machine", {})
-        if self._journal.is_file():
-            with self._journal.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    with contextlib.suppress(ValueError):  # cut off by a kill
-                        entry = json.loads(line)
-                        self.cells[entry["name"]], self.machine = entry["cell"], entry["machine"]
+        for entry in self._journal.read():
+            self.cells[entry["name"]], self.machine = entry["cell"], entry["machine"]
 
     def _stamps(self) -> list[tuple[int, int] | None]:
         """Stamps of the file and of its journal, which change when another process writes."""
-        files = [path.stat() if path.is_file() else None for path in (self.path, self._journal)]
+        files = [path.stat() if path.is_file() else None for path in (self.path, self._journal.path)]
         return [(file.st_mtime_ns, file.st_size) if file else None for file in files]
 
 

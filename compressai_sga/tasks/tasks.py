@@ -27,6 +27,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -35,14 +36,14 @@ from . import pool, ray_cluster
 from .process import Outcome, Task, attempt, device
 from .records import Record
 
-__all__ = ["Task", "add_options", "device", "finish", "run"]
+__all__ = ["Task", "add_options", "device", "finish", "run", "run_options"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 NAMES = 10
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --workers, --threads and --ray, which `run` takes under these names."""
+    """Add --workers, --threads and --ray; `run_options` gives them to `run`."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default: 1)"
@@ -53,6 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="torch threads of each process (default: 1)"
     )
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `run` that the options of `add_options` set."""
+    return {"workers": args.workers, "threads": args.threads, "ray": args.ray}
 
 
 def _positive(text: str) -> int:

@@ -18,17 +18,16 @@ from compressai.entropy_models import GaussianConditional, GaussianMixtureCondit
 from compressai.latent_codecs import RasterScanLatentCodec
 from compressai.layers import MaskedConv2d
 from compressai.models.base import get_scale_table
-from compressai.registry import MODELS
 from torch import nn
 
 from compressai_sga import files, hooks, zoo
 from compressai_sga.coding import CODERS, checksum, set_coder
 from compressai_sga.coding.binding import METHODS, stock_class
 from compressai_sga.coding.coders import Coder
-from compressai_sga.models.elic import ARCHITECTURES
 from compressai_sga.models.hfd import HFD
-from compressai_sga.models.universal import UniversalMeanScaleHyperprior
 from compressai_sga.refine import refine
+from tests import small_models
+from tests.small_models import picture, rate_point
 
 SIZES = {
     "bmshj2018-factorized": (8, 12),
@@ -71,24 +70,7 @@ class OwnConditional(GaussianConditional):
 
 
 def build(name: str) -> nn.Module:
-    """Random weights whose latents are wide enough for escapes."""
-    torch.manual_seed(1)
-    kind = UniversalMeanScaleHyperprior if name.endswith("-uq") else {**MODELS, **ARCHITECTURES}[name]
-    model = kind(*SIZES[name]).eval()
-    for parameter in model.g_a.parameters():
-        if parameter.ndim == 4:
-            parameter.data.mul_(2.2)
-    model.update(force=True)
-    return model
-
-
-def rate_point(name: str) -> dict[str, Any]:
-    return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)} if name.endswith("-vbr") else {}
-
-
-def picture(seed: int = 0, batch: int = 1) -> torch.Tensor:
-    coarse = torch.rand(batch, 3, 10, 14, generator=torch.Generator().manual_seed(seed))
-    return nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
+    return small_models.build(name, SIZES)
 
 
 @torch.no_grad()
@@ -283,7 +265,7 @@ def test_threads_with_different_coders():
         if barrier is not None:
             barrier.wait()
         model = set_coder(build_alone(name), coder)
-        return [both_ways(model, picture(seed)) for seed in range(2)]
+        return [both_ways(model, picture(seed=seed)) for seed in range(2)]
 
     lock = threading.Lock()
 

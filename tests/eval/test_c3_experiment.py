@@ -224,12 +224,12 @@ def test_the_plain_loss_is_the_fits(fit, rounded):
     ours = fit._loss(plane)[0]
     ours.backward()
     fit._drop_gradients()
-    grids = [g.detach()[None].double().requires_grad_() for g in fit.canvas.grids(plane)]
+    grids = [g.detach()[None].double().requires_grad_() for g in fit.grid_plane.grids(plane)]
     arrays = {name: array[0].detach().double() for name, array in fit.arrays().items()}
     theirs = plain_loss(grids, arrays, fit.x.double(), 1e-3, fit.architecture)
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
     theirs.backward()
-    for mine, grid in zip(fit.canvas.grids(plane.grad), grids, strict=True):
+    for mine, grid in zip(fit.grid_plane.grids(plane.grad), grids, strict=True):
         error = (mine[None] - grid.grad).norm() / grid.grad.norm()
         assert float(error) < 1e-3
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from experiments.reverse_coding import measure, report
+from tests.channels.reverse_coding_reference import REFERENCE
 
 pytest.importorskip("matplotlib", reason='pip install ".[eval]"')
 pytest.importorskip("scipy", reason='pip install ".[eval]"')
@@ -28,21 +29,6 @@ NORMAL = {name: cell for name, cell in CELLS.items() if name.startswith("normal"
 EXACT = {name: cell for name, cell in NORMAL.items() if name.endswith("exact")}
 TARGETS = [cell for name, cell in CELLS.items() if name.startswith("dirichlet")]
 BLOCKS = {name: cell for name, cell in CELLS.items() if name.startswith("blocks")}
-
-# Of N(m, 1) against N(0, 1), from simulations that share no code with ours, to two figures.
-# KL, method: E log2 of the number, its Zipf code, error of the mean. The last of mrc and orc is that of
-# self-normalised importance sampling, whose law theirs is: E[sum w z / sum w] - m.
-REFERENCE = {
-    (4, "mrc"): (6.57, 9.8, -0.276),
-    (4, "pfr"): (3.15, 5.75, -0.20),
-    (4, "orc"): (2.92, 5.48, -0.276),
-    (8, "mrc"): (10.58, 14.3, -0.385),
-    (8, "pfr"): (6.04, 9.29, -0.33),
-    (8, "orc"): (5.71, 8.93, -0.385),
-    (14, "mrc"): (14.5, 18.6, -0.644),
-    (14, "pfr"): (10.16, 13.90, -0.56),
-    (14, "orc"): (9.71, 13.42, -0.644),
-}
 
 
 @pytest.fixture

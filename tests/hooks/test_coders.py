@@ -21,23 +21,7 @@ from compressai_sga.coding import CODERS, autoregressive_models, checksum, coder
 from compressai_sga.errors import BitstreamError
 from compressai_sga.models.elic import ARCHITECTURES
 from compressai_sga.refine import refine
-
-SIZES = {
-    "bmshj2018-factorized": (16, 24),
-    "bmshj2018-factorized-relu": (16, 24),
-    "bmshj2018-hyperprior": (16, 24),
-    "mbt2018-mean": (16, 24),
-    "mbt2018": (16, 24),
-    "cheng2020-anchor": (16,),
-    "cheng2020-attn": (16,),
-    "bmshj2018-hyperprior-vbr": (16, 24),
-    "mbt2018-mean-vbr": (16, 24),
-    "mbt2018-vbr": (16, 24),
-    "cheng2020-anchor-checkerboard": (16,),
-    "elic2022-official": (16, 160),
-    "elic2022-chandelier": (16, 160),
-    "elic2022-gdn": (16, 24, [4, 4, 16]),
-}
+from tests.small_models import SIZES, build, picture, rate_point
 
 
 @pytest.fixture(autouse=True)
@@ -49,23 +33,7 @@ def enabled():
 
 
 def make_model(name: str, coder: str = "ans") -> nn.Module:
-    """Random weights whose latents are wide enough for escapes."""
-    torch.manual_seed(1)
-    model = MODELS[name](*SIZES[name]).eval()
-    for parameter in model.g_a.parameters():
-        if parameter.ndim == 4:
-            parameter.data.mul_(2.2)
-    model.update(force=True)
-    return set_coder(model, coder)
-
-
-def rate_point(name: str) -> dict:
-    return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)} if name.endswith("-vbr") else {}
-
-
-def picture(height: int = 64, width: int = 128, batch: int = 2) -> torch.Tensor:
-    coarse = torch.rand(batch, 3, 10, 14, generator=torch.Generator().manual_seed(0))
-    return nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+    return set_coder(build(name), coder)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ says, by a class, a row and a record of the zoo, and then runs everywhere."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from typing import ClassVar
@@ -16,13 +15,11 @@ from compressai.registry import MODELS
 from compressai.utils.eval_model import __main__ as stock
 from compressai.zoo import image_models
 from compressai.zoo.image import model_architectures
-from safetensors.torch import save_file
 
 from compressai_sga import hooks, zoo, zoo_joint
 from compressai_sga.__main__ import main
-from compressai_sga.hooks import registration
-from compressai_sga.models import families
 from compressai_sga.models.families import FAMILIES, STOCK, Family, architecture, family_of
+from tests.own_zoo import joint_record, used
 
 
 class Toy(FactorizedPrior):
@@ -46,32 +43,19 @@ class Toy(FactorizedPrior):
 @pytest.fixture
 def toy_zoo(tmp_path, monkeypatch):
     """The row, and a zoo with one model of it."""
-    monkeypatch.setattr(families, "FAMILIES", FAMILIES)
-    FAMILIES.append(Family("Toys", "for tests", {"toy": Toy}, card="A toy `{name}`"))
     shipped, folder = zoo._folder(), tmp_path / "zoo"
     (folder / "weights").mkdir(parents=True)
     shutil.copytree(shipped / "samples", folder / "samples")
     torch.manual_seed(0)
-    path, gain = folder / "weights" / "toy.safetensors", zoo.gain_at(0.013, "mse")
-    save_file(zoo_joint.stored(Toy(), {4: gain}), path)
-    record = {
-        **{"name": "toy-small", "architecture": "toy", "N": 8, "M": 12, "metric": "mse"},
-        **{"lmbda_range": [0.013, 0.013], "file": "weights/toy.safetensors", "bytes": path.stat().st_size},
-        **{"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "wheel": False, "licence": "Apache-2.0"},
-        **{"training_data": [], "command": "none", "training": {}, "tolerance": {}},
-        "gaussian_tables_crc32": None,
-        "qualities": {"4": {"lmbda": 0.013, "golden": {}, "kodak": None}},
-    }
+    tensors = zoo_joint.stored(Toy(), {4: zoo.gain_at(0.013, "mse")})
+    facts = {"architecture": "toy", "N": 8, "M": 12, "gaussian_tables_crc32": None}
+    record = joint_record(folder, "toy-small", tensors, {4: 0.013}, **facts)
     manifest = json.loads((shipped / "manifest.json").read_text()) | {"weights": [], "denoisers": []}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"joint": [record]}))
-    registration.unregister()
-    monkeypatch.setattr(zoo, "_folder", lambda: folder)
-    registration.register()
-    yield folder
-    registration.unregister()
-    FAMILIES.pop()
-    monkeypatch.undo()
-    registration.register()
+    FAMILIES.append(Family("Toys", "for tests", {"toy": Toy}, card="A toy `{name}`"))
+    with used(folder, monkeypatch):
+        yield folder
+        FAMILIES.pop()
 
 
 def test_the_toy_is_known_to_compressai(toy_zoo):

@@ -20,23 +20,8 @@ from compressai_sga.models.elic import ARCHITECTURES as OWN
 from compressai_sga.refine import METHODS, RefineConfig, refine, refined
 from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import _Run, build_adapter
+from tests.small_models import SIZES, build, picture, rate_point
 
-SIZES = {
-    "bmshj2018-factorized": (16, 24),
-    "bmshj2018-factorized-relu": (16, 24),
-    "bmshj2018-hyperprior": (16, 24),
-    "mbt2018-mean": (16, 24),
-    "mbt2018": (16, 24),
-    "cheng2020-anchor": (16,),
-    "cheng2020-attn": (16,),
-    "bmshj2018-hyperprior-vbr": (16, 24),
-    "mbt2018-mean-vbr": (16, 24),
-    "mbt2018-vbr": (16, 24),
-    "cheng2020-anchor-checkerboard": (16,),
-    "elic2022-official": (16, 160),
-    "elic2022-chandelier": (16, 160),
-    "elic2022-gdn": (16, 24, [4, 4, 16]),
-}
 # What stock decompress does, in a process that knows stock CompressAI alone; for `OWN`, our classes too.
 STOCK_DECODER = """
 import pickle, sys, torch
@@ -57,36 +42,17 @@ torch.save(images, sys.argv[2])
 """
 
 
-def make_model(name: str) -> nn.Module:
-    """A random model whose latents are large enough to round to more than zero."""
-    torch.manual_seed(1)
-    model = MODELS[name](*SIZES[name]).eval()
-    for parameter in model.g_a.parameters():
-        if parameter.ndim == 4:
-            parameter.data.mul_(2.2)
-    model.update(force=True)
-    return model
-
-
-def rate_point(name: str) -> dict:
-    if not name.endswith("-vbr"):
-        return {}
-    return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)}
-
-
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
     """Two smooth random images of 68x100 pixels: neither side a multiple of 64."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, 10, 14, generator=generator)
-    return nn.functional.interpolate(coarse, size=(68, 100), mode="bicubic").clamp(0, 1)
+    return picture(68, 100, batch=2)
 
 
 @pytest.fixture(scope="module")
 def results(images):
     done = {}
     for name in SIZES:
-        model = make_model(name)
+        model = build(name)
         done[name] = (
             model,
             refine(model, images, "ssl", steps=12, lr=0.05, lmbda=0.05, compress_kwargs=rate_point(name)),
@@ -144,7 +110,7 @@ def test_loss_never_rises_and_falls_here(name, results):
 @pytest.mark.parametrize("name", SIZES)
 def test_model_is_left_as_it_was(name, results):
     model, _ = results[name]
-    fresh = make_model(name)
+    fresh = build(name)
     for (key, ours), theirs in zip(model.state_dict().items(), fresh.state_dict().values()):
         assert torch.equal(ours, theirs), key
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -154,7 +120,7 @@ def test_model_is_left_as_it_was(name, results):
 @pytest.mark.parametrize("name", SIZES)
 def test_hard_rounding_is_what_the_stock_encoder_codes(name, images):
     """The adapter's symbols and ideal code length are those of the stock strings, before refinement."""
-    model = make_model(name)
+    model = build(name)
     adapter = build_adapter(model, rate_point(name))
     x = nn.functional.pad(images, (14, 14, 30, 30))
     with torch.no_grad():
@@ -167,7 +133,7 @@ def test_hard_rounding_is_what_the_stock_encoder_codes(name, images):
 
 def test_jacobi_sweeps_end_at_the_sequential_rounding(images):
     """Autoregressive models: the parallel solution is the raster scan's, symbol by symbol."""
-    model = make_model("mbt2018")
+    model = build("mbt2018")
     torch.manual_seed(3)
     model.context_prediction.weight.data.mul_(6)  # a context that matters, and that can flip symbols
     adapter = build_adapter(model, {})
@@ -184,7 +150,7 @@ def test_jacobi_sweeps_end_at_the_sequential_rounding(images):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_and_never_worsens(method, images):
-    result = refine(make_model("mbt2018-mean"), images, method, steps=10, lmbda=0.05)
+    result = refine(build("mbt2018-mean"), images, method, steps=10, lmbda=0.05)
     assert (result.after.loss <= result.before.loss).all()
     assert result.config.method == method
 
@@ -198,7 +164,7 @@ def test_method_brings_its_parameters_into_another_preset():
 
 
 def test_same_seed_same_bytes_and_other_seed_other_path(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     options = {"steps": 8, "lmbda": 0.05, "lr": 0.05}
     first, again = (refine(model, images, "ssl", seed=3, **options) for _ in range(2))
     other = refine(model, images, "ssl", seed=4, **options)
@@ -210,7 +176,7 @@ def test_same_seed_same_bytes_and_other_seed_other_path(images):
 @pytest.mark.parametrize("preset", ["annealing", "polish"])
 def test_images_of_a_batch_are_refined_apart(preset, images):
     """Without noise an image's result does not depend on its neighbours in the batch."""
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     steps = {"annealing": 8, "polish": 0}[preset]
     batch = refine(model, images, preset=preset, steps=steps, lmbda=0.05)
     alone = refine(model, images[1:], preset=preset, steps=steps, lmbda=0.05)
@@ -220,7 +186,7 @@ def test_images_of_a_batch_are_refined_apart(preset, images):
 
 def test_padding_carries_no_distortion(images):
     """Whatever is in the border of x, the reported distortion is that of the image alone."""
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     pad = (14, 14, 30, 30)
     noise = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(5))
     noise[..., 30:98, 14:114] = images
@@ -235,7 +201,7 @@ def test_padding_carries_no_distortion(images):
 
 
 def test_ms_ssim(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     large = nn.functional.interpolate(images, size=(192, 200), mode="bicubic").clamp(0, 1)
     result = refine(model, large, "ssl", steps=6, lmbda=8.0, metric="ms-ssim", lr=0.05)
     assert (result.after.loss < result.before.loss).any()
@@ -244,7 +210,7 @@ def test_ms_ssim(images):
 
 def test_worse_by_real_bits_falls_back_image_by_image(images, monkeypatch):
     """When ideal code lengths mislead, every image that got worse is the unrefined one again."""
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     calls = iter(range(100, 0, -1))
     monkeypatch.setattr(_Run, "hard_loss", lambda self, latents: torch.full((2,), float(next(calls))))
     options = {"steps": 4, "lmbda": 1e-6}
@@ -263,7 +229,7 @@ def test_worse_by_real_bits_falls_back_image_by_image(images, monkeypatch):
 
 
 def test_zero_steps_give_the_unrefined_strings(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     with torch.no_grad():
         stock = model.compress(nn.functional.pad(images, (14, 14, 30, 30)))
     result = refine(model, images, steps=0, lmbda=0.05)
@@ -272,7 +238,7 @@ def test_zero_steps_give_the_unrefined_strings(images):
 
 
 def test_works_under_no_grad_and_inference_mode(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             result = refine(model, images, steps=4, lmbda=0.05, lr=0.05)
@@ -280,7 +246,7 @@ def test_works_under_no_grad_and_inference_mode(images):
 
 
 def test_refined_context_serves_a_pipeline(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     x = nn.functional.pad(images, (14, 14, 30, 30))
     with torch.no_grad():
         stock = model.compress(x)
@@ -295,7 +261,7 @@ def test_refined_context_serves_a_pipeline(images):
 
 def test_refined_contexts_nest_and_survive_errors(images):
     """The outer context is back after the inner one, and stock is back after an exception."""
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     x = nn.functional.pad(images, (14, 14, 30, 30))
     options = {"steps": 2, "lmbda": 0.05}
     with refined(model, "ssl", **options) as outer:
@@ -315,7 +281,7 @@ def test_refined_contexts_nest_and_survive_errors(images):
 
 
 def test_refined_takes_positional_arguments_of_compress(images):
-    model = make_model("mbt2018-mean-vbr")
+    model = build("mbt2018-mean-vbr")
     x = nn.functional.pad(images, (14, 14, 30, 30))
     with refined(model, "ssl", steps=0, lmbda=0.05):
         out = model.compress(x, 2, 3)
@@ -325,13 +291,13 @@ def test_refined_takes_positional_arguments_of_compress(images):
 
 def test_ms_ssim_of_small_images_is_refused(images):
     with pytest.raises(ShapeError, match="160"):
-        refine(make_model("mbt2018-mean"), images, lmbda=8.0, metric="ms-ssim")
+        refine(build("mbt2018-mean"), images, lmbda=8.0, metric="ms-ssim")
 
 
 def test_progress_is_told(images):
     told = []
     refine(
-        make_model("mbt2018-mean"),
+        build("mbt2018-mean"),
         images,
         steps=3,
         lmbda=0.05,
@@ -345,7 +311,7 @@ def test_progress_is_told(images):
 
 def test_half_model_is_refused_with_the_cure(images):
     with pytest.raises(UnsupportedModelError, match="model.float()"):
-        refine(make_model("mbt2018-mean").half(), images.half(), lmbda=0.05)
+        refine(build("mbt2018-mean").half(), images.half(), lmbda=0.05)
 
 
 def test_model_without_tables_is_refused_with_the_cure(images):
@@ -360,7 +326,7 @@ def test_a_latent_codec_that_codes_otherwise_is_refused_by_name(images):
         def compress(self, y, side_params):
             return super().compress(y, side_params)
 
-    model = make_model("elic2022-gdn")
+    model = build("elic2022-gdn")
     assert type(model.latent_codec["y"].latent_codec["y0"]) is not CheckerboardLatentCodec
     build_adapter(model, {})
     model.latent_codec["y"].latent_codec["y0"].__class__ = Otherwise
@@ -369,7 +335,7 @@ def test_a_latent_codec_that_codes_otherwise_is_refused_by_name(images):
 
 
 def test_foreign_structure_is_refused_by_name(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     del model.gaussian_conditional
     with pytest.raises(UnsupportedModelError, match="gaussian_conditional"):
         refine(model, images, lmbda=0.05)
@@ -378,7 +344,7 @@ def test_foreign_structure_is_refused_by_name(images):
 
 
 def test_model_that_decodes_otherwise_is_refused(images):
-    model = make_model("mbt2018-mean")
+    model = build("mbt2018-mean")
     stock = type(model).decompress
 
     def brighter(strings, shape):
@@ -392,7 +358,7 @@ def test_model_that_decodes_otherwise_is_refused(images):
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (0, 3, 64, 64)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ShapeError, match="B, 3, H, W"):
-        refine(make_model("mbt2018-mean"), torch.rand(shape), lmbda=0.05)
+        refine(build("mbt2018-mean"), torch.rand(shape), lmbda=0.05)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ TINY = ["-N", "16", "-M", "24", "--steps", "2"]
 def compare(recipe_on_path, monkeypatch):
     """Seconds instead of minutes: the same steps on small crops."""
     import compare_crops
+    import held_out
     import train
 
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "FINE", {"size": 64, "count": 1})
-    monkeypatch.setattr(train, "CHECK_PX", 64)
+    monkeypatch.setattr(held_out, "CHECK_PX", 64)
     threads = torch.get_num_threads()
     yield compare_crops
     torch.set_num_threads(threads)

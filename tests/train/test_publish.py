@@ -179,10 +179,11 @@ def test_a_weight_beyond_fp16_is_refused(own_zoo, tmp_path):
 
 
 def test_a_real_run_is_publishable(photos, own_zoo, tmp_path, monkeypatch):
+    import held_out
     import train
 
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
-    monkeypatch.setattr(train, "CHECK_PX", 128)
+    monkeypatch.setattr(held_out, "CHECK_PX", 128)
     threads = torch.get_num_threads()
     arguments = ["--arch", "bmshj2018-factorized", "-N", "16", "-M", "24", "--device", "cpu"]
     arguments += ["--data", str(photos), "--out", str(tmp_path / "run"), "--max-steps", "1", "--quality", "3"]

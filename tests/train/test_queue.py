@@ -418,13 +418,14 @@ def same_torch_after():
 
 def test_what_train_writes_is_what_the_queue_reads(photos, tmp_path, monkeypatch, capfd, same_torch_after):
     """In this process, and on small crops."""
+    import held_out
     import train
     import training_queue
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "FINE", {"size": 128, "count": 1})
-    monkeypatch.setattr(train, "CHECK_PX", 64)
+    monkeypatch.setattr(held_out, "CHECK_PX", 64)
     monkeypatch.setattr(training_queue, "_train", lambda arguments, *_: train.main(arguments) or 0)
     options = 'options = { N = 16, M = 24, device = "cpu" }'
     write_queue(f'name = "mbt2018-mean"\nhours = 1e-5\n{options}', data="")

@@ -18,12 +18,13 @@ from compressai_sga.models import rda
 @pytest.fixture(autouse=True)
 def tiny_batches(monkeypatch):
     """Seconds instead of minutes: the same steps on small crops."""
+    import held_out
     import train
 
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "MS_SSIM_COARSE", {"size": 176, "count": 1})
     monkeypatch.setattr(train, "FINE", {"size": 192, "count": 1})
-    monkeypatch.setattr(train, "CHECK_PX", 192)
+    monkeypatch.setattr(held_out, "CHECK_PX", 192)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

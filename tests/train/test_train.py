@@ -22,12 +22,13 @@ SMALL = ["-N", "16", "-M", "24", "--device", "cpu"]
 @pytest.fixture(autouse=True)
 def tiny_batches(monkeypatch):
     """Seconds instead of minutes: the same steps on small crops."""
+    import held_out
     import train
 
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "FINE", {"size": 128, "count": 1})
-    monkeypatch.setattr(train, "CHECK_PX", 128)
-    monkeypatch.setattr(train, "CHECK_CROPS", 2)
+    monkeypatch.setattr(held_out, "CHECK_PX", 128)
+    monkeypatch.setattr(held_out, "CHECK_CROPS", 2)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -30,8 +30,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+import held_out
 import train
 from crops import MEGAPIXEL, CropSampler, photographs, read_rgb
+from run_files import replace
 
 RESULTS = Path(__file__).resolve().parent / "results" / "crops.json"
 SHOWN_LMBDA = (0.0018, 0.013, 0.18)
@@ -73,7 +75,7 @@ def squares(image: Image.Image, count: int, side: int) -> Tensor:
     return torch.stack([pil_to_tensor(image.crop(box)) for box in boxes]).float() / 255
 
 
-class BySource(train.HeldOut):
+class BySource(held_out.HeldOut):
     """Squares of the held-out photographs: of small ones, and of large ones at full and at half size."""
 
     def __init__(self, folder: Path, sampler: CropSampler):
@@ -85,7 +87,7 @@ class BySource(train.HeldOut):
                 half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
                 sources = {"large": image, "halved": half}
             for kind, source in sources.items():
-                found += [(kind, x) for x in squares(source, SQUARES[kind], train.CHECK_PX)]
+                found += [(kind, x) for x in squares(source, SQUARES[kind], held_out.CHECK_PX)]
         if not found:
             raise ValueError(
                 f"{folder} holds no photograph of held_out.txt; name the folder of them with --data"
@@ -110,8 +112,8 @@ def measure(name: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["step"] < args.steps:
         torch.manual_seed(seed)
         sampler = CropSampler(args.data, min_size=train.FINE["size"], seed=seed, **SAMPLERS[name])
-        held_out = BySource(args.data, sampler)
-        train.run_until_done(Scored(train.parse_args(argv), argv, sampler, held_out))
+        run = Scored(train.parse_args(argv), argv, sampler, BySource(args.data, sampler))
+        train.run_until_done(run)
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts["step"] < args.steps:
         raise KeyboardInterrupt  # which has already been said
@@ -165,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in args.samplers:
                 results["samplers"].setdefault(name, []).append(measure(name, args, seed))
                 text = json.dumps(results, indent=1) + "\n"
-                train.replace(args.results, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+                replace(args.results, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     if not args.results.exists():
         raise ValueError(f"{args.results} is missing; measure it with --data PHOTOS")
     print(table(json.loads(args.results.read_text(encoding="utf-8"))))

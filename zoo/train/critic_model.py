@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit the critic's model of photographs, and write it as Python: compressai_sga/metrics/photographs.py.
+"""Fit the critic's model of photographs, and write it: compressai_sga/metrics/photographs.json.
 
     python zoo/train/critic_model.py --data PHOTOS
 
 The P of `compressai_sga.metrics.critic` is a `PixelModel`. It is fitted in closed form to one square
 of 256 pixels from the diagonal of every photograph, at one of the scales of the other recipes (crops.py).
-It has so few parameters that they can be written as code.
 
 In:  a folder of photographs (searched recursively; those of held_out.txt are left out); names to leave out,
      by default those images of gb82-image-set that are not photographs. Out: the file; on stdout its bits a
@@ -17,9 +16,9 @@ image cannot be read.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
 
 import torch
 from PIL import Image
@@ -27,31 +26,13 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from compressai_sga.metrics.pixel_model import PixelModel, Plane
+from compressai_sga.metrics.pixel_model import PixelModel
 from crops import NO_PHOTOGRAPHS, photographs, read_rgb, resized
 
 SIDE_PX = 256
 PLACES = 3
 AT_ONCE = 16  # squares, to bound the memory of the sums
-WIDTH = 108
-OUT = Path(__file__).resolve().parents[2] / "compressai_sga" / "metrics" / "photographs.py"
-HEAD = '''# SPDX-License-Identifier: Apache-2.0
-"""The pixel model's parameters for photographs: the P of the critic.
-
-Written by zoo/train/critic_model.py from {squares} squares of 256 px, one of a photograph, of the folders
-{folders}
-(zoo/README.md has their terms), {bpp:.3f} bits a pixel in sample. Do not edit.
-"""
-
-from __future__ import annotations
-
-from .pixel_model import PixelModel, Plane
-
-__all__ = ["PHOTOGRAPHS"]
-
-PHOTOGRAPHS = PixelModel(
-    planes=(
-'''
+OUT = Path(__file__).resolve().parents[2] / "compressai_sga" / "metrics" / "photographs.json"
 
 
 def square(image: Image.Image, index: int) -> Tensor | None:
@@ -69,13 +50,17 @@ def square(image: Image.Image, index: int) -> Tensor | None:
     return pil_to_tensor(image.crop((left, top, left + SIDE_PX, top + SIDE_PX)))[None]
 
 
-def as_python(plane: Plane) -> str:
-    """The constructor of a plane, as a formatter would lay it out."""
-    lines = ["        Plane("]
-    for name in ("predictor", "magnitude"):
-        values = ("".join((" " * 16, f"{value:.5g},")) for value in getattr(plane, name))
-        lines += [f"            {name}=(", *values, "            ),"]
-    return "\n".join([*lines, f"            choices={plane.choices},", "        ),"])
+def as_json(model: PixelModel, source: str) -> str:
+    """The file of a model, weights with five digits."""
+    planes = [
+        {
+            "predictor": [float(f"{weight:.5g}") for weight in plane.predictor],
+            "magnitude": [float(f"{weight:.5g}") for weight in plane.magnitude],
+            "choices": plane.choices,
+        }
+        for plane in model.planes
+    ]
+    return json.dumps({"source": source, "planes": planes}, indent=1) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,9 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     model = PixelModel.fit([torch.cat(crops[i : i + AT_ONCE]) for i in range(0, len(crops), AT_ONCE)])
     bpp = float(model.bits(torch.cat(crops)).mean()) / SIDE_PX**2
-    head = HEAD.format(squares=len(crops), folders=fill(", ".join(folders), WIDTH), bpp=bpp)
-    text = head + "\n".join(map(as_python, model.planes)) + "\n    ),\n)\n"
-    args.out.write_text(text, encoding="utf-8")
+    source = (
+        f"{len(crops)} squares of {SIDE_PX} px, one of a photograph, of the folders {', '.join(folders)} "
+        f"(zoo/README.md has their terms), {bpp:.3f} bits a pixel in sample"
+    )
+    args.out.write_text(as_json(model, source), encoding="utf-8")
     print(f"{len(crops)} squares: {bpp:.3f} bits a pixel")
 
 

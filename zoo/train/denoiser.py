@@ -36,7 +36,8 @@ from tqdm import tqdm
 from averages import Averages
 from crops import CropSampler, photographs
 from muon import MuonAdam
-from train import TrainingError, learning_rate_factor, machine, replace, run_until_done
+from run_files import TrainingError, keep_check, machine, replace
+from train import learning_rate_factor, run_until_done
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -338,17 +339,13 @@ class Run:
             "score": scores[best],
             "averages": {str(decay): score for decay, score in scores.items()},
         }
-        with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
         record = {
             "command": self.command,
             "architecture": self.args.model,
             "machine": machine(self.device),
             "torch": torch.__version__,
-            **line,
         }
-        text = json.dumps(record, indent=2) + "\n"
-        replace(self.args.out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+        keep_check(self.args.out, line, record)
         return line
 
     def save(self) -> None:

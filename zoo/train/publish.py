@@ -31,7 +31,7 @@ import torch
 from compressai.utils.eval_model.__main__ import inference, read_image
 from compressai.zoo.image import model_architectures
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 ZOO = Path(__file__).resolve().parent.parent
@@ -185,6 +185,21 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Write ZOO/weights/NAME; what the manifest says of the file."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"licence": LICENCE})
+    temporary.chmod(0o644)  # save_file makes it private
+    temporary.replace(path)
+    content = path.read_bytes()
+    return {
+        "file": "/".join(path.parts[-2:]),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
+
+
 def update_manifest(record: dict[str, Any]) -> None:
     """Insert a joint record; it replaces records of its name that have one file for each quality."""
     path = ZOO / "manifest.json"
@@ -291,12 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     lmbdas = [each["lmbda"] for each in trained.values()]
 
     path = ZOO / "weights" / f"{args.name}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(stored(net, gains), temporary, metadata={"licence": LICENCE})
-    temporary.chmod(0o644)  # save_file makes it private
-    temporary.replace(path)
-    content = path.read_bytes()
+    written = write_weights(path, stored(net, gains))
     record = {
         "name": args.name,
         "architecture": architecture,
@@ -304,9 +314,7 @@ def main(argv: list[str] | None = None) -> None:
         "M": net.M,
         "metric": next(iter(trained.values()))["metric"],
         "lmbda_range": [min(lmbdas), max(lmbdas)],
-        "file": path.relative_to(ZOO).as_posix(),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
+        **written,
         "wheel": not args.no_wheel,
         "licence": LICENCE,
         "training_data": training_data(),
@@ -334,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.name}, quality {quality}: golden {own['golden']}, Kodak {own['kodak']}")
     update_manifest(record)
     write_text(ZOO / "cards" / f"{args.name}.md", card(record))
-    print(f"{path.name}: {len(content) / 1e6:.1f} MB")
+    print(f"{path.name}: {written['bytes'] / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

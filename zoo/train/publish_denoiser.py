@@ -15,7 +15,6 @@ Fails with ``ValueError`` if a weight does not fit fp16.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 
 import torch
 from compressai.utils.eval_model import __main__ as eval_model
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,7 +30,7 @@ from compressai_sga.models.diffc.model import DiffCFlow
 from compressai_sga.models.diffc.network import PixelDenoiser
 from compressai_sga.models.hfd.network import ResidualDenoiser
 from crops import CropSampler
-from publish import LICENCE, ZOO, portable, read_run, training_data, write_text
+from publish import LICENCE, ZOO, portable, read_run, training_data, write_text, write_weights
 
 # A sampler turns differences in the last bit into other, equally good images.
 TOLERANCE = {"bpp": 0.02, "psnr-rgb": 0.3}
@@ -147,17 +145,11 @@ def main(argv: list[str] | None = None) -> None:
         net.measure_costs(CropSampler(args.data, window, seed=1).batch(COST_CROPS, window))
 
     path = ZOO / "weights" / f"{name}.safetensors"
-    temporary = path.with_suffix(".tmp")
-    save_file(half(net.state_dict()), temporary, metadata={"licence": LICENCE})
-    temporary.chmod(0o644)  # save_file makes it private
-    temporary.replace(path)
-    content = path.read_bytes()
+    written = write_weights(path, half(net.state_dict()))
     facts = args.facts
     record = {
         "models": models_of(kind, net),
-        "file": path.relative_to(ZOO).as_posix(),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
+        **written,
         "wheel": not args.no_wheel,
         "licence": LICENCE,
         "training_data": training_data(),
@@ -171,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     record["golden"] = golden(record["models"], GOLDEN_QUALITIES[kind])
     _put(record)
     write_text(ZOO / "cards" / f"{name}.md", card(name, record))
-    print(f"{path.name}: {len(content) / 1e6:.1f} MB, golden {record['golden']}")
+    print(f"{path.name}: {written['bytes'] / 1e6:.1f} MB, golden {record['golden']}")
 
 
 def _put(record: dict[str, Any]) -> None:

@@ -32,29 +32,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from compressai.zoo.image import model_architectures
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.transforms.functional import center_crop, pil_to_tensor
 from tqdm import tqdm
 
 from averages import Averages
-from crops import CropSampler, held_out, list_images, read_rgb
+from crops import CropSampler
+from export import best_scale, export
+from held_out import HeldOut, costs, update_quantiles
 from muon import MuonAdam
 from neighbour import fit_prior_of_y, take_from_neighbour
 from pca import initialise_from_pca
+from run_files import TrainingError, keep_check, machine, replace, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -66,10 +64,7 @@ from compressai_sga.models.gains import (  # noqa: E402
     RATES,
     Gained,
     condition,
-    fold,
     gain_of,
-    load_joint,
-    scale_latent,
 )
 from compressai_sga.models.universal import ARCHITECTURES, anneal  # noqa: E402
 
@@ -78,20 +73,13 @@ LMBDA = LMBDA_BY_QUALITY["mse"]
 COARSE = {"size": 128, "count": 8}
 FINE = {"size": 256, "count": 2}
 MS_SSIM_COARSE = {"size": 192, "count": 4}  # its coarsest scale needs more than 160 pixels
-CHECK_PX = 256
-CHECK_CROPS = 8  # where no photographs are held out
 SAVE_SECONDS = 120
 CHECK_SECONDS = 300
 REWARM_STEPS = 100  # after a resume from fp16 weights, while the optimisers find their momenta again
 MAX_LOST_STEPS = 50
-SCALE_STEP = 0.95  # of the search for the latent's scale
 
 # Soft rounding of universally quantised models: 1 / alpha falls geometrically while crops are coarse.
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 0.5, 0.1
-
-
-class TrainingError(Exception):
-    """One sentence about what stopped a run, with the cure; its files are those of the last save."""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -169,15 +157,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def costs(x: Tensor, out: dict[str, Any], kind: rda.Kind) -> tuple[Tensor, Tensor, Tensor]:
-    """(bpp, distortion in the units of `rda.LOSSES`, MSE) of every image, each of shape (B,)."""
-    pixels = x.shape[2] * x.shape[3]
-    bits = sum(-p.float().log2().flatten(1).sum(1) for p in out["likelihoods"].values())
-    x_hat = out["x_hat"].float()
-    mse = (x_hat - x).square().flatten(1).mean(1)
-    return bits / pixels, 255**2 * mse if kind == "l2" else rda.distortion(x, x_hat, kind), mse
-
-
 class StraightThrough:
     """Forward hooks that give the decoder rounded latents, with the gradient of the identity.
 
@@ -215,87 +194,6 @@ def learning_rate_factor(progress: float, warmup: float, decay_from: float) -> f
         return rise
     phase = min(1.0, (progress - decay_from) / (1 - decay_from))
     return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
-
-
-def update_quantiles(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, EntropyBottleneck):
-            module._update_quantiles()
-
-
-class HeldOut:
-    """The centres of the held-out photographs, and the scores of a model on them at every rate.
-
-    Args:
-        folder: of the photographs; if it has none of `held_out.txt`, crops of the sampler are used.
-        sampler: of the training crops.
-    """
-
-    def __init__(self, folder: Path, sampler: CropSampler):
-        names = held_out()
-        paths = [p for p in list_images(folder) if f"{p.parent.name}/{p.name}" in names]
-        self.kinds = ["large" if (i := read_rgb(p)).width * i.height > 1e6 else "small" for p in paths]
-        if paths:
-            crops = [center_crop(pil_to_tensor(read_rgb(p)), CHECK_PX) for p in paths]
-            self.crops = torch.stack(crops).float() / 255
-        else:
-            self.crops = sampler.batch(count=CHECK_CROPS, size=CHECK_PX)
-
-    @torch.no_grad()
-    def scores(
-        self, model: nn.Module, gained: Gained, lmbdas: Sequence[float], kind: rda.Kind, scale: float = 1.0
-    ) -> dict[str, Any]:
-        """With hard rounding: `loss`, `bpp`, `psnr_db` by rate; `score`, the geometric mean of the losses.
-
-        All gains are multiplied by `scale`. `score_large` is for photographs above a megapixel, which are not
-        scaled here, and `score_small` for the others.
-        """
-        update_quantiles(model)
-        model.eval()
-        rows, losses = {"loss": [], "bpp": [], "psnr_db": []}, []
-        for lmbda in lmbdas:
-            parts = []
-            for x in self.crops.split(4):
-                x = x.to(next(model.parameters()).device)
-                with gained.at(x.new_full((len(x),), scale * gain_of(rda.mse_lmbda(lmbda, kind)))):
-                    parts.append(torch.stack(costs(x, model(x), kind)).cpu())
-            bpp, distortion, mse = torch.cat(parts, 1)
-            losses.append(bpp + lmbda * distortion)
-            rows["loss"].append(round(losses[-1].mean().item(), 5))
-            rows["bpp"].append(round(bpp.mean().item(), 4))
-            rows["psnr_db"].append(round(-10 * math.log10(mse.mean().item()), 3))
-        model.train()
-        losses = torch.stack(losses)
-        rows["score"] = _geometric_mean(losses)
-        for which in sorted(set(self.kinds)):
-            rows[f"score_{which}"] = _geometric_mean(losses[:, [k == which for k in self.kinds]])
-        return rows
-
-
-def _geometric_mean(losses: Tensor) -> float:
-    """Geometric mean over the rates of the means over the images; input (rates, images)."""
-    return round(losses.mean(1).log().mean().exp().item(), 5)
-
-
-def replace(path: Path, write) -> None:
-    """Call `write(temporary path)` and move the file to `path`; a kill leaves the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
-        temporary.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{path} could not be written ({error}); make room and run the same command again: it goes "
-            "on from the last save"
-        ) from error
-
-
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()}-core {platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 class Run:
@@ -490,8 +388,6 @@ class Run:
             **scores[best],
             "averages": {str(decay): score["score"] for decay, score in scores.items()},
         }
-        with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
         record = {
             "command": self.command,
             **self.facts,
@@ -499,47 +395,27 @@ class Run:
             "machine": machine(self.device),
             "torch": torch.__version__,
         }
-        text = json.dumps(record | line, indent=2) + "\n"
-        replace(self.args.out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+        keep_check(self.args.out, line, record)
         return line
 
     def best(self) -> float:
         """Decay of the average with the best score at the last check."""
         return json.loads((self.args.out / "run.json").read_text(encoding="utf-8"))["average"]
 
-    def latent_scale(self) -> tuple[float, dict[str, Any]]:
-        """The best factor of y for all rates on the held-out photographs, and the scores with it.
-
-        After training with noise and with straight-through gradients, the steps of rounding are about 20 %
-        finer than is best for the trade-off.
-        """
+    def export(self) -> None:
+        """The weights of the best average; see export.py."""
 
         def scores(scale: float) -> dict[str, Any]:
             return self.held_out.scores(self.model, self.gained, self.args.lmbdas, self.args.kind, scale)
 
-        scale, best = 1.0, scores(1.0)
-        for factor in (SCALE_STEP, 1 / SCALE_STEP):
-            while (tried := scores(scale * factor))["score"] < best["score"]:
-                scale, best = scale * factor, tried
-        return scale, best
-
-    def export(self) -> None:
-        """model.pth, joint, and a stock state dict with coding tables for each quality (or the one rate)."""
         with self.averages.swapped(self.best()):
-            scale, scores = self.latent_scale()
+            scale, best = best_scale(scores)
             joint = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
         path = self.args.out / "run.json"
-        record = json.loads(path.read_text(encoding="utf-8")) | scores | {"latent_scale": round(scale, 4)}
-        text = json.dumps(record, indent=2) + "\n"
-        replace(path, lambda path: path.write_text(text, encoding="utf-8"))
-        architecture = model_architectures[self.args.arch]
-        joint = scale_latent(load_joint(architecture, joint), scale).state_dict()
-        replace(self.args.out / "model.pth", lambda path: torch.save(joint, path))
-        for index, gain in enumerate(self.gains.tolist()):
-            net = fold(load_joint(architecture, joint), gain)
-            net.update(force=True)
-            name = f"model-{self.args.quality or index + 1}.pth"
-            replace(self.args.out / name, lambda path, net=net: torch.save(net.state_dict(), path))
+        record = json.loads(path.read_text(encoding="utf-8")) | best | {"latent_scale": round(scale, 4)}
+        write_json(path, record)
+        gains = {self.args.quality or i + 1: gain for i, gain in enumerate(self.gains.tolist())}
+        export(self.args.out, self.args.arch, joint, scale, gains)
         if self.args.state is not None:
             self.save_state()  # again, for the scores of what was exported
 

@@ -287,7 +287,7 @@ def _coded(fit: Fit) -> list[Fitted]:
     for i, nets in enumerate(round_nets(fit)):
         grids = [
             np.ascontiguousarray(grid[0].numpy().astype(np.int32))
-            for grid in fit.canvas.grids(plane[i : i + 1])
+            for grid in fit.grid_plane.grids(plane[i : i + 1])
         ]
         strings = encode_image(nets, grids)
         found.append(Fitted(nets, grids, strings, reconstruct(nets, grids), fit.step_count))

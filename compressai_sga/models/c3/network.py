@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .config import Architecture
-from .fit.grid_plane import Canvas, shifted
+from .fit.grid_plane import GridPlane, shifted
 from .integer import MAX_CLAMP, Activation
 from .tables import SCALE_ZERO, SCALES, SCALES_PER_OCTAVE
 
@@ -50,10 +50,10 @@ _LOG2_SCALES = (-SCALE_ZERO / SCALES_PER_OCTAVE, (SCALES - 1 - SCALE_ZERO) / SCA
 _CHUNK = 1 << 20
 
 
-def context_of(plane: Tensor, canvas: Canvas) -> Inputs:
+def context_of(plane: Tensor, grid_plane: GridPlane) -> Inputs:
     """The entropy net's inputs, from the same grid and from another one, (B, taps, positions)."""
     seen = F.hardtanh(plane, -MAX_CLAMP, MAX_CLAMP)  # whose gradient is faster than clamp's
-    return canvas.own_inputs(seen), canvas.other_inputs(seen)
+    return grid_plane.own_inputs(seen), grid_plane.other_inputs(seen)
 
 
 def entropy_net(arrays: Arrays, inputs: Inputs, architecture: Architecture) -> Tensor:

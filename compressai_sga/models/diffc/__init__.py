@@ -7,7 +7,7 @@ costs           the bits of a step, and the levels to stop at
 channel         how a step is sent
 codec, stream   one image to bytes and back; the bytes
 exact_denoiser  the same numbers at both ends
-network         our denoiser; `pixel_model`: ours or one of `diffusers`
+network         our denoiser; `pixel_diffusion`: ours or one of `diffusers`
 """
 
 from .model import ARCHITECTURES, QUALITY_BPP, DiffC, DiffCAncestral, DiffCFlow

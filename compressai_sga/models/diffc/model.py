@@ -42,7 +42,7 @@ from .codec import Coder, Decoded, StepReport, decode_image, encode_image, path_
 from .costs import Ladder, measure_errors
 from .exact_denoiser import ExactDenoiser, machine_tag, module_tag
 from .network import PixelDenoiser
-from .pixel_model import module_of, pixel_model, settings_of
+from .pixel_diffusion import module_of, pixel_diffusion, settings_of
 from .process import Reconstruction, ideal_levels, reconstruct
 
 __all__ = ["ARCHITECTURES", "QUALITY_BPP", "DiffC", "DiffCAncestral", "DiffCFlow"]
@@ -99,7 +99,7 @@ class DiffC(CompressionModel):
     ) -> None:
         super().__init__()
         self.denoiser = denoiser.eval()
-        pixel_model(denoiser)
+        pixel_diffusion(denoiser)
         self.register_buffer("costs", torch.zeros(LEVELS, dtype=torch.int64) if costs is None else costs)
         self.quality, self.bpp, self.bits, self.step = quality, bpp, bits, step
         self.channel, self.size, self.steps_limit = channel, size, steps_limit
@@ -148,7 +148,7 @@ class DiffC(CompressionModel):
             x: (N, 3, w, w) crops of training images in [0, 1], of the network's window.
             seed: of the noise.
         """
-        model = pixel_model(self.denoiser)
+        model = pixel_diffusion(self.denoiser)
         ladder = Ladder(model.lowest, model.highest, (1,) * len(self.costs))
         levels = [ladder.log_snr(level) for level in range(len(self.costs))]
         generator = torch.Generator().manual_seed(seed)
@@ -168,7 +168,7 @@ class DiffC(CompressionModel):
                 "DiffC has no cost table, which gives both sides the steps; call "
                 "model.measure_costs(crops) with training images, or load a state dict that has one"
             )
-        model = pixel_model(self.denoiser)
+        model = pixel_diffusion(self.denoiser)
         return Coder(
             denoiser=self._exact(),
             ladder=Ladder(model.lowest, model.highest, tuple(self.costs.tolist())),
@@ -188,7 +188,7 @@ class DiffC(CompressionModel):
             SgaError: there is no cost table.
         """
         self._check_images(x)
-        model, coder = pixel_model(self.denoiser), self.coder()
+        model, coder = pixel_diffusion(self.denoiser), self.coder()
         strings = []
         for image in x:
             with self._bar("compress") as report:
@@ -235,7 +235,7 @@ class DiffC(CompressionModel):
             evenly over the pixels, so that -log2 of them sums to it.
         """
         self._check_images(x)
-        model, coder = pixel_model(self.denoiser), self.coder()
+        model, coder = pixel_diffusion(self.denoiser), self.coder()
         path = [coder.ladder.log_snr(level) for level in path_of(coder, x[0].numel())]
         images, likelihoods = [], []
         for image in x:
@@ -267,7 +267,7 @@ class DiffC(CompressionModel):
             )
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
-        size = (pixel_model(self.denoiser).channels, *shape)
+        size = (pixel_diffusion(self.denoiser).channels, *shape)
         self._exact().window_of(*shape)
         coder, whole = self.coder(), max_bytes is None
         for data in strings[0]:
@@ -275,7 +275,7 @@ class DiffC(CompressionModel):
                 yield decode_image(data[:max_bytes], size, coder, whole=whole, progress=report)
 
     def _exact(self) -> ExactDenoiser:
-        model = pixel_model(self.denoiser)
+        model = pixel_diffusion(self.denoiser)
         return ExactDenoiser(
             model.x_hat,
             window=model.window,
@@ -285,7 +285,7 @@ class DiffC(CompressionModel):
 
     def _image(self, z: Tensor, log_snr: float, seed: int) -> Tensor:
         """(1, 3, H, W) from z (1, 3, H, W) at a level."""
-        model = pixel_model(self.denoiser)
+        model = pixel_diffusion(self.denoiser)
         steps = self.default_steps if self.steps is None else self.steps
         share = (model.highest - log_snr) / (model.highest - model.lowest)
 
@@ -325,7 +325,7 @@ class DiffC(CompressionModel):
             yield report
 
     def _check_images(self, x: Tensor) -> None:
-        channels = pixel_model(self.denoiser).channels
+        channels = pixel_diffusion(self.denoiser).channels
         if x.dim() != 4 or x.shape[1] != channels or not len(x):
             raise ShapeError(
                 f"x has the shape {tuple(x.shape)}; this model takes images (B, {channels}, H, W)"

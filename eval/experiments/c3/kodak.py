@@ -28,7 +28,7 @@ import torch
 from compressai_sga.models.c3 import C3
 from compressai_sga.models.c3.config import PRESETS
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.c3.measure import SEED, image_path, mse_of, read, settings_of
 from images import KODAK
 from reporting import EVAL, markdown
@@ -124,7 +124,6 @@ def main(argv: list[str] | None = None) -> None:
     for number in args.images:  # now, not after an hour
         image_path(args.kodak, number)
     record = Record(args.out)
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, tasks(args), title="c3-kodak", **how)
+    failures = run(record, tasks(args), title="c3-kodak", **run_options(args))
     print(table(record.cells))
     finish(failures)

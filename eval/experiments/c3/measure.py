@@ -46,7 +46,7 @@ from torch import Tensor
 from compressai_sga.comparison import published
 from compressai_sga.models.c3 import C3, native
 from compressai_sga.models.c3.config import PRESETS
-from compressai_sga.models.c3.fit.grid_plane import Canvas
+from compressai_sga.models.c3.fit.grid_plane import GridPlane
 from compressai_sga.models.c3.fit.loop import Fit
 from compressai_sga.models.c3.image_codec import decode_image, decode_strings
 from compressai_sga.models.c3.latent_codec import bits_of
@@ -54,7 +54,7 @@ from compressai_sga.models.c3.macs import macs_per_pixel
 from compressai_sga.models.c3.model import Fitted
 from compressai_sga.models.c3.network import context_of, entropy_net, latent_bits
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.c3.plain import PlainFit
 from experiments.c3.report import ANCHORS, REFERENCE, figure, pictures, tables
 from images import KODAK, SHARED, centre_crop, levels
@@ -252,11 +252,11 @@ def tasks_of_warm(args: argparse.Namespace) -> list[Task]:
 def float_bits(found: Fitted) -> float:
     """What the fit's own float nets, with the rounded weights, take the latents' code length for."""
     a = found.nets.architecture
-    canvas = Canvas(found.nets.size, a.grids, a.first, a.taps)
-    plane = canvas.place([grid.astype(np.float32) for grid in found.grids])
+    grid_plane = GridPlane(found.nets.size, a.grids, a.first, a.taps)
+    plane = grid_plane.place([grid.astype(np.float32) for grid in found.grids])
     arrays = {name: torch.from_numpy(array)[None] for name, array in found.nets.arrays().items()}
-    outputs = entropy_net(arrays, context_of(plane, canvas), a)
-    return float(latent_bits(canvas.latents(plane), outputs)[0].double() @ canvas.mask.double())
+    outputs = entropy_net(arrays, context_of(plane, grid_plane), a)
+    return float(latent_bits(grid_plane.latents(plane), outputs)[0].double() @ grid_plane.mask.double())
 
 
 @torch.no_grad()
@@ -366,8 +366,7 @@ def main(argv: list[str] | None = None) -> None:
             "whole": tasks_of_whole,
         }
         fits = [task for part in args.parts if part in makers for task in makers[part](args)]
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures = run(record, fits, title="c3", **how)
+        failures = run(record, fits, title="c3", **run_options(args))
         if "step" in args.parts:
             failures |= run(record, tasks_of_step(args), title="c3, step")
         if "figure" in args.parts:

@@ -152,7 +152,7 @@ class PlainFit:
 
     def __init__(self, fit: Fit) -> None:
         self.fit, (self.lmbda,) = fit, fit.lmbda.tolist()
-        self.grids = [g.detach()[None].clone().requires_grad_() for g in fit.canvas.grids(fit.plane)]
+        self.grids = [g.detach()[None].clone().requires_grad_() for g in fit.grid_plane.grids(fit.plane)]
         self.arrays = {name: v[0].detach().clone().requires_grad_() for name, v in fit.arrays().items()}
         settings = fit.settings
         leaves = [*self.grids, *self.arrays.values()]

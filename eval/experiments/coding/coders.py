@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from compressai_sga import zoo
 from compressai_sga.coding import CODERS, set_coder
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from images import KODAK
 from reporting import EVAL, Cells, markdown, part
 
@@ -263,7 +263,6 @@ def main(argv: list[str] | None = None) -> None:
     if "time" in parts:
         failures |= run(record, tasks_of_time(paths[0], args.rounds), title="coders, time")
     if "size" in parts:
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures |= run(record, tasks_of_size(paths), title="coders, size", **how)
+        failures |= run(record, tasks_of_size(paths), title="coders, size", **run_options(args))
     print(tables(record.cells))
     finish(failures)

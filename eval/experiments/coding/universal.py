@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from compressai_sga import zoo
 from compressai_sga.tasks.records import Record, mean_error
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from images import KODAK, centre_crop
 from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
@@ -147,8 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     if not paths:
         parser.error(f"{args.data} holds no PNG images; name a folder with --data")
     record = Record(args.out)
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, tasks(paths), title="universal", **how)
+    failures = run(record, tasks(paths), title="universal", **run_options(args))
     save_beside(figure(record.cells), "universal", args.out)
     print(tables(record.cells))
     finish(failures)

@@ -34,7 +34,7 @@ from compressai_sga.models.diffc import DiffC, DiffCFlow, PixelDenoiser
 from compressai_sga.models.diffc.channel import Channel
 from compressai_sga.models.diffc.codec import StepReport, encode_image
 from compressai_sga.models.diffc.exact_denoiser import module_tag
-from compressai_sga.models.diffc.pixel_model import pixel_model
+from compressai_sga.models.diffc.pixel_diffusion import pixel_diffusion
 from experiments.diffc.beside import psnr_db
 
 __all__ = ["Watched", "bias", "ideal", "load", "npz_crops", "photo_crops", "sent", "tag"]
@@ -69,7 +69,7 @@ def load(weights: Path | None, crops: Callable[..., Tensor], kept: Path, device:
     if table.is_file():
         model.costs.copy_(torch.load(table, weights_only=True))
     else:
-        model.measure_costs(crops(size=pixel_model(model.denoiser).window))
+        model.measure_costs(crops(size=pixel_diffusion(model.denoiser).window))
         kept.mkdir(parents=True, exist_ok=True)
         torch.save(model.costs, table)
     return model.to(device)
@@ -137,7 +137,7 @@ def sent(model: DiffC, x: Tensor, method: str, size: int, bpp: float) -> dict[st
     coder = dataclasses.replace(model.coder(), channel=watched)
     steps: list[StepReport] = []
     start = time.perf_counter()
-    signal = pixel_model(model.denoiser).to_signal(x)[0]
+    signal = pixel_diffusion(model.denoiser).to_signal(x)[0]
     code = encode_image(signal, coder, target_bits=bpp * pixels, progress=steps.append)
     seconds = time.perf_counter() - start
     x_hat = model._image(code.z[None].to(x.device), code.log_snr, model.seed).clamp(0, 1)

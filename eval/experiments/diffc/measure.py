@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from compressai_sga import zoo
 from compressai_sga.models.diffc import DiffC
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.diffc.beside import jpeg, jpeg2000, kodak_crops, npz_images, stock
 from experiments.diffc.curves import CLASSES, Pictures, beside, coded, prefix, realism
 from experiments.diffc.gaussian import simulate, steps_cost
@@ -315,12 +315,11 @@ def measure(record: Record, args: argparse.Namespace, inputs: Inputs) -> dict[st
     of_parts = {part: makers[part]() for part in args.parts}
     forget_lost_pictures(record, inputs, of_parts.get("curves", []))
     todo = {task.name: task for part in of_parts.values() for task in part}  # overhead and bias share some
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, todo.values(), title="diffc", **how)
+    failures = run(record, todo.values(), title="diffc", **run_options(args))
     if "curves" in args.parts:
         others = tasks_of_prefixes(record, inputs, args.rates, failures)
         others += tasks_of_realism(inputs, args.rates, failures)
-        failures |= run(record, others, title="diffc, prefixes and realism", **how)
+        failures |= run(record, others, title="diffc, prefixes and realism", **run_options(args))
     return failures
 
 

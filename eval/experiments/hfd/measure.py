@@ -49,7 +49,7 @@ from compressai_sga.metrics import METRICS, SET_METRICS, SlicedWasserstein
 from compressai_sga.models.hfd import HFD, ResidualDenoiser
 from compressai_sga.models.hfd.sampling import seed_of
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.hfd.report import CROPS, crops, figure, tables
 from images import KODAK, centre_crop
 from reporting import EVAL, save_beside
@@ -346,12 +346,12 @@ def main(argv: list[str] | None = None) -> None:
     if not args.tables:
         paths, qualities = find_images(args), args.qualities
         setup = Setup(args.weights, args.steps, args.precision, args.device, args.crop, args.pictures)
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures = run(record, tasks_of_images(setup, qualities, paths), title="hfd, images", **how)
+        each = tasks_of_images(setup, qualities, paths)
+        failures = run(record, each, title="hfd, images", **run_options(args))
         others = tasks_of_sets(setup, qualities, paths, failures)
         if args.samplers:
             others += tasks_of_samplers(setup, qualities[0], paths[: args.samplers], args.budgets)
-        failures |= run(record, others, title="hfd, sets and samplers", **how)
+        failures |= run(record, others, title="hfd, sets and samplers", **run_options(args))
         shown = [path for path in paths if f"image {qualities[0]} {path.stem}" not in failures]
         draw_crops(record, setup, qualities[0], shown)
     save_beside(figure(record.cells), "hfd", record.path)

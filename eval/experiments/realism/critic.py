@@ -43,7 +43,7 @@ from compressai_sga.metrics.critic import Compressor, batch_critic, critic, defa
 from compressai_sga.metrics.photographs import PHOTOGRAPHS
 from compressai_sga.metrics.pixel_model import FittedPixelModel
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.realism import critic_report
 from images import KODAK, centre_crop, from_levels, levels
 from images import jpeg as jpeg_file
@@ -200,8 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     if not paths:
         parser.error(f"{args.data} holds no PNG image; name a folder with --data")
     record = Record(args.out)
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, tasks(paths), title="critic", **how)
+    failures = run(record, tasks(paths), title="critic", **run_options(args))
     if not any(name.startswith("image ") for name in record.cells):
         return finish(failures)
     print(critic_report.tables(record.cells))

@@ -40,7 +40,7 @@ from torch import nn
 from compressai_sga import zoo
 from compressai_sga.models import rda
 from compressai_sga.tasks.records import Record, mean_error
-from compressai_sga.tasks.tasks import Task, add_options, run
+from compressai_sga.tasks.tasks import Task, add_options, run, run_options
 from experiments.realism import rda_pictures
 from images import KODAK
 from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
@@ -253,8 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     for mean in (0.0, 0.5):
         for sigma in SIGMAS:
             record.cell(f"gaussian {mean} {sigma}", {}, functools.partial(gaussian, sigma, mean))
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, tasks(sorted(args.data.glob("*.png"))), title="rda", **how)
+    failures = run(record, tasks(sorted(args.data.glob("*.png"))), title="rda", **run_options(args))
     rda_pictures.make(record, args.data / args.image, PICTURED)
     for name, fig in figures(record.cells).items():
         save_beside(fig, name, record.path)

@@ -37,7 +37,7 @@ from scipy import stats
 from compressai_sga.channels import prng, reverse
 from compressai_sga.channels.distributions import DiagonalGaussian
 from compressai_sga.tasks.records import Record, mean_error
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
 SEED = 20210428
@@ -221,8 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         blocks = blocks // 10 if args.quick else blocks
         of = {"dims": dims, "rate_bits": rate_bits, "blocks": blocks, "seed": SEED}
         todo.append(Task(f"d={dims} R={rate_bits}", of, measure, (dims, rate_bits, blocks)))
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, todo, title="rdp_gaussian", **how)
+    failures = run(record, todo, title="rdp_gaussian", **run_options(args))
     print(tables(record.cells))
     save_beside(figure(record.cells), name, record.path)
     finish(failures)

@@ -34,7 +34,7 @@ from torch import Tensor
 from compressai_sga.channels import prng
 from compressai_sga.channels import universal_quantisation as universal
 from compressai_sga.tasks.records import Record, mean_error
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
 SEED = 20210210
@@ -191,8 +191,7 @@ def main(argv: list[str] | None = None) -> None:
         for codes in args.codes
         for scheme in SCHEMES
     ]
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, todo, title="stochastic_encoders", **how)
+    failures = run(record, todo, title="stochastic_encoders", **run_options(args))
     print(tables(record.cells))
     save_beside(figure(record.cells), "stochastic_encoders", record.path)
     finish(failures)

@@ -23,12 +23,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from compressai_sga import metrics, zoo
-from compressai_sga.tasks.tasks import add_options, finish
+from compressai_sga.tasks.tasks import finish
 from experiments.refinement import methods
-from images import KODAK
 from reporting import EVAL, Figure, markdown, plt, save_beside
 
 KEYS = {"psnr-rgb": "psnr_db", "bpp": "bpp", "loss": "loss"}
@@ -36,15 +33,8 @@ Curves = dict[str, dict[str, list[float]]]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, default=KODAK)
-    parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
+    parser = methods.parser_of(__doc__.split("\n")[0], ("fast:88", "ssl:200"))
     parser.add_argument("--quality", type=int, nargs="*", help="default: all in the zoo")
-    parser.add_argument("--entries", nargs="*", default=("fast:88", "ssl:200"), metavar="PRESET:STEPS")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add_options(parser)
     return parser.parse_args(argv)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import nn
 import compressai_sga
 from compressai_sga import zoo
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from images import KODAK, centre_crop
 from reporting import EVAL, Cells, Figure, markdown, plt, read_cells, save_beside
 
@@ -64,17 +65,23 @@ ENTRIES = (
 Results = dict[str, dict[str, Any]]
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parser_of(description: str, entries: Sequence[str]) -> argparse.ArgumentParser:
+    """The options of what, how, and where to refine; `entries` are the default ones."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--images", type=Path, default=KODAK)
     parser.add_argument("--crop", type=int, default=128, help="side of the crop, 0: whole image")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--model", default=zoo.DEFAULT_MODEL)
-    parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
-    parser.add_argument("--entries", nargs="*", default=ENTRIES, metavar="PRESET:STEPS")
-    parser.add_argument("--table", action="store_true", help="only print what was measured before")
+    parser.add_argument("--entries", nargs="*", default=entries, metavar="PRESET:STEPS")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add_options(parser)
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = parser_of(__doc__.split("\n")[0], ENTRIES)
+    parser.add_argument("--quality", type=int, default=zoo.DEFAULT_QUALITY)
+    parser.add_argument("--table", action="store_true", help="only print what was measured before")
     return parser.parse_args(argv)
 
 
@@ -138,8 +145,7 @@ def measure(args: argparse.Namespace) -> tuple[Results, dict[str, str]]:
         of, entry = cell["of"], name.split()[0]
         if entry in now and now[entry] != (of["sha256"], of["config"]):
             del record.cells[name]  # it does not belong beside the others of this entry
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, todo, title=f"{args.model} {args.quality}", **how)
+    failures = run(record, todo, title=f"{args.model} {args.quality}", **run_options(args))
     return by_entry(record.cells), failures
 
 

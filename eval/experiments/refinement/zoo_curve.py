@@ -33,7 +33,7 @@ from torch import nn
 from compressai_sga import metrics, zoo
 from compressai_sga.comparison import published
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from images import KODAK, SHARED
 from reporting import EVAL, Cells, Figure, markdown, plt, save_beside
 
@@ -185,8 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     results = EVAL / "results"
     published.keep(args.anchors, (*ANCHORS.values(), *REFINED), results)
     record = Record(results / "zoo-kodak.json")
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, tasks(args.names, images), title="zoo", **how)
+    failures = run(record, tasks(args.names, images), title="zoo", **run_options(args))
     names = [name for name in args.names if not any(f.startswith(f"{name} ") for f in failures)]
     for name in names:
         content = json.dumps(means(record.cells, name, images), indent=1) + "\n"

@@ -42,7 +42,7 @@ from compressai_sga.channels import blocks, hybrid, index_code, prng, reverse
 from compressai_sga.channels.density_ratio import divergence_bits, log_ratio_bound
 from compressai_sga.channels.distributions import DiagonalGaussian, Finite
 from compressai_sga.tasks.records import Record, mean_error
-from compressai_sga.tasks.tasks import Task, add_options, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, finish, run, run_options
 from experiments.reverse_coding.report import figure, short_tables, tables
 from reporting import EVAL, save_beside
 
@@ -379,8 +379,7 @@ def main(argv: list[str] | None = None) -> None:
         "blocks": tasks_of_blocks,
     }
     todo = [task for part in args.parts if part in makers for task in makers[part](scale)]
-    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-    failures = run(record, todo, title="samples", **how)
+    failures = run(record, todo, title="samples", **run_options(args))
     if "speed" in args.parts:  # of which wall time is measured: in this process, nothing beside it
         failures |= run(record, tasks_of_speed(args.device), title="samples, speed")
     print(f"{short_tables(record.cells)}\n\n{tables(record.cells)}")

@@ -8,6 +8,7 @@ In:  cells. Out: short and full tables in Markdown; a figure.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,7 @@ def short_tables(cells: Cells) -> str:
         "blocks": _short_blocks,
         "speed": _short_speed,
     }
-    made = (make(part(cells, name)) for name, make in makers.items() if part(cells, name))
-    return "\n\n".join(filter(None, made))
+    return _made(cells, makers)
 
 
 def _short_normal(values: Cells) -> str:
@@ -125,8 +125,13 @@ def tables(cells: Cells) -> str:
         "blocks": blocks_table,
         "speed": speed_table,
     }
+    return _made(cells, makers)
+
+
+def _made(cells: Cells, makers: Mapping[str, Callable[[Cells], str]]) -> str:
+    """What is made of each part that was measured."""
     made = (make(part(cells, name)) for name, make in makers.items() if part(cells, name))
-    return "\n\n".join(made)
+    return "\n\n".join(filter(None, made))
 
 
 def normal_table(values: Cells) -> str:
@@ -312,17 +317,14 @@ def _draw_law(axes, values: Cells) -> None:
     axes.legend(fontsize=8, loc="upper left")
 
 
-def _draw_distance(axes, values: Cells) -> None:
+def _draw_means(axes, values: Cells, what: int) -> None:
+    line = {"lw": 0.8, "ms": 5, "mfc": "none"}
     for method, (label, color, marker) in STYLES.items():
-        axes.plot(
-            *dirichlet_means(values, method, 0),
-            marker + "-",
-            color=color,
-            lw=0.8,
-            ms=5,
-            label=label,
-            mfc="none",
-        )
+        axes.plot(*dirichlet_means(values, method, what), marker + "-", color=color, label=label, **line)
+
+
+def _draw_distance(axes, values: Cells) -> None:
+    _draw_means(axes, values, 0)
     floor = np.mean([v["exact"][0] for v in values.values()])
     axes.axhline(floor, color="k", lw=0.8, ls=":", label="exact PFR (number of draws)")
     axes.set_xscale("log", base=2)
@@ -332,16 +334,7 @@ def _draw_distance(axes, values: Cells) -> None:
 
 
 def _draw_entropy(axes, values: Cells) -> None:
-    for method, (label, color, marker) in STYLES.items():
-        axes.plot(
-            *dirichlet_means(values, method, 1),
-            marker + "-",
-            color=color,
-            lw=0.8,
-            ms=5,
-            label=label,
-            mfc="none",
-        )
+    _draw_means(axes, values, 1)
     axes.axhline(
         np.mean([v["exact"][1] for v in values.values()]), color="k", lw=0.8, ls=":", label="exact PFR"
     )

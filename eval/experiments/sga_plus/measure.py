@@ -35,7 +35,7 @@ from compressai_sga import zoo
 from compressai_sga.refine import loop
 from compressai_sga.refine.objective import distortion
 from compressai_sga.tasks.records import Record
-from compressai_sga.tasks.tasks import Task, add_options, device, finish, run
+from compressai_sga.tasks.tasks import Task, add_options, device, finish, run, run_options
 from experiments.sga_plus.figures import draw
 from experiments.sga_plus.plan import FULL, PARTS, REDUCED, Plan, Setting, config
 from experiments.sga_plus.report import tables
@@ -201,8 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         todo = tasks(args.plan, args.parts, args.model, args.paths)
         missing = [task for task in todo if record.known(task.name, task.of) is None]
         print(expected(args.plan, missing, args.paths, args.workers), flush=True)
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        failures = run(record, todo, title="sga-plus", **how)
+        failures = run(record, todo, title="sga-plus", **run_options(args))
     print(tables(record.cells))
     if record.cells:
         draw(record.cells, args.figures, args.out.stem, [args.out])

@@ -136,7 +136,7 @@ def test_estimate_is_the_length(coded):
         fit = Fit(x[i : i + 1], PRESETS["c3-fast"], LMBDA)
         search = _Search(fit)
         search.inputs = module_context(fit, f)
-        search.latents = fit.canvas.latents(fit.canvas.place(f.grids).float())
+        search.latents = fit.grid_plane.latents(fit.grid_plane.place(f.grids).float())
         arrays = {name: torch.from_numpy(a)[None] for name, a in f.nets.arrays().items()}
         with torch.no_grad():
             estimate = float(search.rate(arrays)) * search.px / LMBDA
@@ -146,7 +146,7 @@ def test_estimate_is_the_length(coded):
 def module_context(fit: Fit, fitted: module.Fitted):
     from compressai_sga.models.c3.network import context_of
 
-    return context_of(fit.canvas.place(fitted.grids).float(), fit.canvas)
+    return context_of(fit.grid_plane.place(fitted.grids).float(), fit.grid_plane)
 
 
 def test_backends_agree(coded):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from compressai_sga.models.c3 import network
 from compressai_sga.models.c3.config import KNOWN
 from compressai_sga.models.c3.contexts import grid_sizes
-from compressai_sga.models.c3.fit.grid_plane import Canvas
+from compressai_sga.models.c3.fit.grid_plane import GridPlane
 from compressai_sga.models.c3.image_codec import reconstruct
 from compressai_sga.models.c3.latent_codec import bits_of, predict
 from compressai_sga.models.c3.tables import rows
@@ -25,14 +25,14 @@ from tests.models.c3.c3_random import LEARNED, SMALL, random_grids, random_nets,
 def test_float_entropy_net_is_the_integer_one_but_for_rounding(architecture):
     size = (21, 34)
     nets, grids = random_nets(architecture, size), random_grids(architecture, size)
-    canvas = Canvas(size, architecture.grids, architecture.first, architecture.taps)
-    plane = canvas.place(grids)
-    outputs = network.entropy_net(tensors(nets), network.context_of(plane, canvas), architecture)
-    bits = network.latent_bits(canvas.latents(plane), outputs) * canvas.mask
+    grid_plane = GridPlane(size, architecture.grids, architecture.first, architecture.taps)
+    plane = grid_plane.place(grids)
+    outputs = network.entropy_net(tensors(nets), network.context_of(plane, grid_plane), architecture)
+    bits = network.latent_bits(grid_plane.latents(plane), outputs) * grid_plane.mask
     whole = torch.zeros(2, plane[0].numel())
-    start = canvas.top * canvas.width
-    whole[:, start : start + canvas.positions] = outputs[0]
-    parts = canvas.grids(whole.reshape(2, *plane.shape[1:]))
+    start = grid_plane.top * grid_plane.width
+    whole[:, start : start + grid_plane.positions] = outputs[0]
+    parts = grid_plane.grids(whole.reshape(2, *plane.shape[1:]))
     for index, part in enumerate(parts):
         location, scale = predict(grids, nets.entropy(), architecture.taps, index)
         # Hidden values have steps of 2^-8, the location of 2^-6, the scale of an eighth of an octave.
@@ -107,16 +107,16 @@ def test_a_scale_out_of_range_can_come_back():
 def test_chunks_change_nothing(monkeypatch):
     architecture, size = KNOWN[2], (20, 26)
     nets, grids = random_nets(architecture, size), random_grids(architecture, size)
-    canvas = Canvas(size, 7, 0, architecture.taps)
+    grid_plane = GridPlane(size, 7, 0, architecture.taps)
     results = []
     for limit in (1 << 20, 100):
         monkeypatch.setattr(network, "_CHUNK", limit)
-        plane = canvas.place(grids).requires_grad_()
+        plane = grid_plane.place(grids).requires_grad_()
         arrays = tensors(nets)
-        outputs = network.entropy_net(arrays, network.context_of(plane, canvas), architecture)
-        channels = network.upsample(arrays, canvas.grids(plane), size, architecture)
+        outputs = network.entropy_net(arrays, network.context_of(plane, grid_plane), architecture)
+        channels = network.upsample(arrays, grid_plane.grids(plane), size, architecture)
         image = network.synthesise(arrays, channels, architecture)
-        loss = network.latent_bits(canvas.latents(plane), outputs).sum() + 1e3 * image.square().sum()
+        loss = network.latent_bits(grid_plane.latents(plane), outputs).sum() + 1e3 * image.square().sum()
         results.append((loss.detach(), torch.autograd.grad(loss, plane)[0]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-2)
 

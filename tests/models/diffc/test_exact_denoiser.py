@@ -7,7 +7,7 @@ import torch
 from compressai_sga.diffusion.parametrisations import NetworkDenoiser
 from compressai_sga.errors import ShapeError
 from compressai_sga.models.diffc.exact_denoiser import ExactDenoiser, machine_tag, module_tag
-from compressai_sga.models.diffc.pixel_model import pixel_model
+from compressai_sga.models.diffc.pixel_diffusion import pixel_diffusion
 from tests.models.diffc.diffc_parts import WINDOW, generator, random_denoiser
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ LEVEL = torch.tensor(1.0, dtype=torch.float64)
 
 
 def exact() -> ExactDenoiser:
-    model = pixel_model(random_denoiser())
+    model = pixel_diffusion(random_denoiser())
     return ExactDenoiser(model.x_hat, window=model.window, multiple=model.multiple, device=CPU)
 
 

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from ..contexts import Context, grid_sizes
 
-__all__ = ["Canvas", "shifted"]
+__all__ = ["GridPlane", "shifted"]
 
 _MARGIN = 2  # rows for the taps below of another grid, kept even
 
 
-class Canvas:
+class GridPlane:
     """The places of an image's grids in the plane; see the file's head.
 
     Args:

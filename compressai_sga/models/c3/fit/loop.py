@@ -44,10 +44,10 @@ from ..network import context_of, entropy_net, latent_bits, synthesise, upsample
 from ..tables import MAX_LATENT
 from . import memory
 from .adam import Adam
-from .grid_plane import Canvas
+from .grid_plane import GridPlane
 from .initialisation import first_parameters, origin_of, parameter_scale, warm_parameters
 from .soap import Soap
-from .stage2 import Finish
+from .stage2 import Stage2
 
 __all__ = ["Fit", "Progress"]
 
@@ -112,13 +112,13 @@ class Fit:
         self.size = (int(x.shape[2]), int(x.shape[3]))
         self.lmbda = torch.as_tensor(lmbda, dtype=torch.float32, device=device).expand(batch)
         a = self.architecture
-        self.canvas = Canvas(self.size, a.grids, a.first, a.taps, device)
-        self._gain = self.canvas.spread(self.settings.gains, device)
-        self._inside = self.canvas.spread([1.0] * a.grids, device)
+        self.grid_plane = GridPlane(self.size, a.grids, a.first, a.taps, device)
+        self._gain = self.grid_plane.spread(self.settings.gains, device)
+        self._inside = self.grid_plane.spread([1.0] * a.grids, device)
         self._specs = layout(a)
         self._lengths = [math.prod(spec.shape) for spec in self._specs]
         self._scale = parameter_scale(preset).to(device)
-        self.plane = torch.zeros(batch, self.canvas.height, self.canvas.width, device=device)
+        self.plane = torch.zeros(batch, self.grid_plane.height, self.grid_plane.width, device=device)
         self.starts = [nearest(a, value) if warm else None for value in self.lmbda.tolist()]
         if None in self.starts:
             self.nets = first_parameters(preset, x, seed).to(device)
@@ -131,7 +131,7 @@ class Fit:
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
-        self._finish: Finish | None = None
+        self._finish: Stage2 | None = None
         self._cache: tuple[Any, Tensor] | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -223,9 +223,9 @@ class Fit:
         if cached:
             inputs, latents = self._cache
         else:
-            inputs, latents = context_of(plane, self.canvas), self.canvas.latents(plane)
-        channels = upsample(arrays, self.canvas.grids(plane), self.size, self.architecture)
-        bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.canvas.mask
+            inputs, latents = context_of(plane, self.grid_plane), self.grid_plane.latents(plane)
+        channels = upsample(arrays, self.grid_plane.grids(plane), self.size, self.architecture)
+        bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.grid_plane.mask
         mse = (synthesise(arrays, channels, self.architecture) - self.x).square().mean((1, 2, 3))
         bpp = bits / (self.size[0] * self.size[1])
         self._last = (mse.detach(), bpp.detach())
@@ -271,7 +271,7 @@ class Fit:
     def _drop_gradients(self) -> None:
         self.plane.grad = self.nets.grad = None
 
-    # --- Finish --------------------------------------------------------------------------------------
+    # --- Stage 2 -------------------------------------------------------------------------------------
 
     def _finish_step(self, part: float) -> None:
         if self._finish is None:
@@ -281,7 +281,7 @@ class Fit:
         if nets_only:
             plane = self.plane_hat()
             if self._cache is None:
-                self._cache = (context_of(plane, self.canvas), self.canvas.latents(plane))
+                self._cache = (context_of(plane, self.grid_plane), self.grid_plane.latents(plane))
             loss = self._loss(plane, cached=True)
         else:
             soft = soft_round(self.plane * self._gain, _STE_TEMPERATURE)
@@ -304,7 +304,7 @@ class Fit:
         self._optimisers = [*of_latents, self._of_nets()]
         moving = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
         moving += [tensor for optimiser in self._optimisers for tensor in optimiser.state]
-        self._finish = Finish(moving, len(self.x), self.settings.finish_rate)
+        self._finish = Stage2(moving, len(self.x), self.settings.finish_rate)
 
     @torch.no_grad()
     def take_best(self) -> None:

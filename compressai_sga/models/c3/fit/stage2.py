@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Finish"]
+__all__ = ["Stage2"]
 
 
-class Finish:
+class Stage2:
     """See the file's head.
 
     Args:

@@ -62,9 +62,9 @@ class _Search:
         self.px = fit.size[0] * fit.size[1]
         self.exact = fit.arrays()
         plane = fit.plane_hat()
-        self.inputs = context_of(plane, fit.canvas)
-        self.latents = fit.canvas.latents(plane)
-        self.grids = fit.canvas.grids(plane)
+        self.inputs = context_of(plane, fit.grid_plane)
+        self.latents = fit.grid_plane.latents(plane)
+        self.grids = fit.grid_plane.grids(plane)
         batch = len(fit.x)
         self.shifts = {spec.name: torch.full((batch,), _FIRST_SHIFT[spec.part]) for spec in self.specs}
         self.zones = {spec.name: torch.zeros(batch) for spec in self.specs}
@@ -78,7 +78,7 @@ class _Search:
     def rate(self, arrays: dict[str, Tensor]) -> Tensor:
         """lmbda * bits of the latents / px."""
         outputs = entropy_net(arrays, self.inputs, self.fit.architecture)
-        bits = latent_bits(self.latents, outputs) @ self.fit.canvas.mask
+        bits = latent_bits(self.latents, outputs) @ self.fit.grid_plane.mask
         return self.fit.lmbda * bits / self.px
 
     def error(self, arrays: dict[str, Tensor], channels: Tensor | None = None) -> Tensor:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from compressai_sga.models.c3.fit import memory
-from compressai_sga.models.c3.fit.stage2 import Finish
+from compressai_sga.models.c3.fit.stage2 import Stage2
 
 
 def test_each_image_goes_back_to_its_own_best():
     moving = [torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([10.0, 20.0])]
-    finish = Finish(moving, 2, 0.5)
+    finish = Stage2(moving, 2, 0.5)
     finish.keep_best(torch.tensor([3.0, 3.0]))
     for tensor in moving:
         tensor.add_(1.0)
@@ -26,7 +26,7 @@ def test_each_image_goes_back_to_its_own_best():
 
 def test_rates_fall_after_the_patience_and_the_best_returns():
     moving = [torch.zeros(2, 1)]
-    finish = Finish(moving, 2, 1.0)
+    finish = Stage2(moving, 2, 1.0)
     for step in range(4):
         finish.keep_best(
             torch.tensor([-float(step), float(step)])
@@ -39,9 +39,9 @@ def test_rates_fall_after_the_patience_and_the_best_returns():
 
 def test_state_is_restored_exactly():
     moving = [torch.rand(2, 3)]
-    finish = Finish(moving, 2, 1.0)
+    finish = Stage2(moving, 2, 1.0)
     finish.keep_best(torch.tensor([1.0, 2.0]))
-    other = Finish([torch.rand(2, 3)], 2, 9.0)
+    other = Stage2([torch.rand(2, 3)], 2, 9.0)
     other.load_state_dict(finish.state_dict())
     assert (
         other.loss.equal(finish.loss)

@@ -5,7 +5,7 @@ A codec needs x_hat from z and its level, the levels that the network knows, the
 was trained on, and the units of its signal. `PixelDenoiser` and `diffusion.pretrained.Pretrained` both have
 these, under different names.
 
-In:  one of the two modules. Out: a `PixelModel`.
+In:  one of the two modules. Out: a `PixelDiffusion`.
 Fails with ``UnsupportedModelError`` for other modules and for latent models.
 """
 
@@ -24,7 +24,7 @@ from ...diffusion.pretrained import Pretrained
 from ...errors import SgaError, UnsupportedModelError
 from .network import SCALE, PixelDenoiser
 
-__all__ = ["PixelModel", "module_of", "pixel_model", "settings_of"]
+__all__ = ["PixelDiffusion", "module_of", "pixel_diffusion", "settings_of"]
 
 _OURS, _THEIRS = "PixelDenoiser", "diffusers.UNet2DModel"
 _PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}
@@ -32,7 +32,7 @@ _LIMIT = 10.0  # of |log-SNR|: beyond it 8-bit pixels have nothing to say, or ev
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelModel:
+class PixelDiffusion:
     """A diffusion model of pixels.
 
     Args:
@@ -55,14 +55,14 @@ class PixelModel:
     highest: float
 
 
-def pixel_model(module: nn.Module) -> PixelModel:
+def pixel_diffusion(module: nn.Module) -> PixelDiffusion:
     """The pixel model of a module.
 
     Raises:
         UnsupportedModelError: it is neither our network nor a pixel model of `diffusers`.
     """
     if isinstance(module, PixelDenoiser):
-        return PixelModel(
+        return PixelDiffusion(
             x_hat=NetworkDenoiser(module, "v"),
             to_signal=lambda image: (image - 0.5) / SCALE,
             to_image=lambda x: x * SCALE + 0.5,
@@ -80,7 +80,7 @@ def pixel_model(module: nn.Module) -> PixelModel:
                 "with its scheduler"
             )
         side = module.unet.config.get("sample_size") or 64
-        return PixelModel(
+        return PixelDiffusion(
             x_hat=module,
             to_signal=module.encode,
             to_image=lambda x: (x + 1) / 2,

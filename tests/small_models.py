@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small random models of every latent structure, whose latents are wide enough for escapes, and an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from compressai.registry import MODELS
+from torch import Tensor, nn
+
+from compressai_sga.models import elic, universal
+
+__all__ = ["SIZES", "build", "picture", "rate_point"]
+
+SIZES: dict[str, tuple] = {
+    "bmshj2018-factorized": (16, 24),
+    "bmshj2018-factorized-relu": (16, 24),
+    "bmshj2018-hyperprior": (16, 24),
+    "mbt2018-mean": (16, 24),
+    "mbt2018": (16, 24),
+    "cheng2020-anchor": (16,),
+    "cheng2020-attn": (16,),
+    "bmshj2018-hyperprior-vbr": (16, 24),
+    "mbt2018-mean-vbr": (16, 24),
+    "mbt2018-vbr": (16, 24),
+    "cheng2020-anchor-checkerboard": (16,),
+    "elic2022-official": (16, 160),
+    "elic2022-chandelier": (16, 160),
+    "elic2022-gdn": (16, 24, [4, 4, 16]),
+}
+
+
+def build(name: str, sizes: Mapping[str, tuple] = SIZES) -> nn.Module:
+    """The model of this name."""
+    torch.manual_seed(1)
+    kinds = {**MODELS, **elic.ARCHITECTURES, **universal.ARCHITECTURES}
+    model = kinds[name](*sizes[name]).eval()
+    for parameter in model.g_a.parameters():
+        if parameter.ndim == 4:
+            parameter.data.mul_(2.2)
+    model.update(force=True)
+    return model
+
+
+def rate_point(name: str) -> dict[str, Any]:
+    """What `compress` of a variable-rate model takes."""
+    return {"stage": 2, "s": 0, "inputscale": torch.tensor(0.7)} if name.endswith("-vbr") else {}
+
+
+def picture(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) -> Tensor:
+    """Smooth images (batch, 3, height, width)."""
+    coarse = torch.rand(batch, 3, 10, 14, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
