@@ -81,7 +81,7 @@ def _patch(module: object) -> None:
         message = (
             f"compressai-sga could not extend {getattr(module, '__name__', module)} "
             f"({type(error).__name__}: {error}); CompressAI stays stock. Set "
-            "COMPRESSAI_SGA_DISABLE=1 to silence this, or install compressai-sga again"
+            "COMPRESSAI_SGA_DISABLE=1 to silence this, or install compressai-sga again, or uninstall it"
         )
         try:
             import warnings

@@ -5,6 +5,9 @@ The repository's `zoo/` is no package. `BuildPy` copies what the installed packa
 (manifest, sample images, the weights that the manifest marks `"wheel": true`) to
 `compressai_sga/_zoo/` in the build folder. An editable install reads `zoo/` itself.
 
+`import torch` fails for everybody where the module of an entry point is missing. So an editable install gets
+a copy of `compressai_sga_startup.py` beside the metadata that names it: it is there when the checkout is not.
+
 C3's decoder in C++ is an optional extension. Without a working compiler the build goes on without it; the
 Python decoder gives the same latents and is about 25 times slower.
 
@@ -29,10 +32,11 @@ except ImportError:  # a build without isolation; pyproject.toml asks for it oth
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "compressai_sga"
+STARTUP = "compressai_sga_startup"
 
 
 class BuildPy(build_py):
-    """build_py that adds the zoo's data."""
+    """build_py that adds the zoo's data, or the start-up hook where everything else stays in the checkout."""
 
     def _zoo_files(self) -> list[Path]:
         zoo = ROOT / "zoo"
@@ -56,7 +60,10 @@ class BuildPy(build_py):
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
+        if self.editable_mode:  # the files of an editable wheel are those of this folder
+            wheel = self.get_finalized_command("install").install_lib
+            self.copy_file(str(ROOT / f"{STARTUP}.py"), wheel, preserve_mode=False)
+        else:
             # A build folder may still hold what an older manifest named.
             shutil.rmtree(Path(self.build_lib) / PACKAGE / "_zoo", ignore_errors=True)
             for target, source in self._targets().items():
@@ -121,7 +128,7 @@ setup(
         f"{PACKAGE}.comparison": ["page.html", "viewer.js"],
         f"{PACKAGE}.metrics": ["photographs.json"],
     },
-    py_modules=["compressai_sga_startup"],
+    py_modules=[STARTUP],
     install_requires=[
         "compressai>=1.2.8",
         "torch>=2.5",
@@ -158,7 +165,7 @@ setup(
         "ray": ["ray"],
     },
     # PyTorch calls the functions of this group at the end of `import torch`.
-    entry_points={"torch.backends": ["compressai_sga = compressai_sga_startup:install"]},
+    entry_points={"torch.backends": [f"compressai_sga = {STARTUP}:install"]},
     ext_modules=extensions(),
     cmdclass={"build_py": BuildPy},
 )

@@ -4,11 +4,11 @@
 In:  a `Container` (names, sizes, strings). Out: `pack` makes the bytes, `unpack` the container again.
 No model and no array is touched here. Fails with ``BitstreamError`` naming the field and its byte.
 
-Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers are little-endian.
+Version 2. `v` is an unsigned LEB128 number in its shortest form; other integers are little-endian.
 
     size  field      content and limit
     4     magic      CA 53 47 41
-    1     version    1
+    1     version    2
     v     rest       number of bytes after this field, at most 2^30
     v+n   model      name in the zoo, or C3 (`files.c3`), or the architecture of a checkpoint that is not the
                      zoo's; 1..64 characters of a-z A-Z 0-9 . _ -
@@ -27,7 +27,9 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
                      20+n: list of n = 1..31 trees · 40+n: dict of n = 1..15 times (v+n name of 1..32
                      characters as above, tree)
     v     symbols    number of coded integers, at most 2^40
-    4     checksum   CRC-32 of all of them as int32, in coding order
+    4     checksum   CRC-32 of all of them as int32, in coding order; then of the fields from model to
+                     symbols, byte for byte; then, if there is a profile, of a byte 01 and the profile,
+                     unpacked. In version 1, of the coded integers alone
     v     strings    number of strings, at most 65535, and for each
       v     length     in bytes
     v     extras     number of extras, at most 16, and for each, ids ascending
@@ -39,11 +41,15 @@ Version 1. `v` is an unsigned LEB128 number in its shortest form; other integers
     n     the strings, then the extras
     4     CRC-32     of every byte before
 
+Version 1 differs in nothing else, and is read, but not written. There, a file with another width, height,
+mode or profile and a new CRC-32 at its end passes as another crop of the image.
+
 W * H <= 512 * (size of the file): this bounds a decoder's work by the size of the file. All models of the
 zoo stay below 300 pixels a byte, even for a constant image; `pack` adds filling where a model does not.
 `unpack` checks in this order: magic, version, rest, CRC, then every field as it comes. `unpack_cut` reads a
-file whose end is missing, for models whose strings decode from any prefix (DiffC). It cannot check the CRC;
-it compares the size of the image with the size that `rest` announces, and allows at most 2^26 pixels.
+file whose end is missing, for models whose strings decode from any prefix (DiffC). It cannot check the CRC,
+and `rest` may announce anything. So it also allows at most 8192 pixels for each byte that is there: the first
+step of DiffC takes a byte for 6800 pixels of an average image.
 """
 
 from __future__ import annotations
@@ -70,6 +76,7 @@ __all__ = [
     "PIXELS_PER_BYTE",
     "VERSION",
     "WEIGHTS_BYTES",
+    "checksum_of",
     "pack",
     "part_bytes",
     "unpack",
@@ -77,7 +84,8 @@ __all__ = [
 ]
 
 MAGIC = b"\xcaSGA"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, VERSION)
 METRICS = {0: "mse", 1: "ms-ssim"}
 CODERS = {1: "constriction-ans", 2: "constriction-range", 3: "constriction-exact"}
 MODES = {1: "L", 3: "RGB"}
@@ -88,7 +96,7 @@ MAX_PROFILE_BYTES = 2**20
 PIXELS_PER_BYTE = 2**9
 _MAX_STRIDE, _MAX_DEPTH, _MAX_CHANNELS = 8, 3, 4096
 _MAX_STRINGS, _MAX_EXTRAS, _MAX_SYMBOLS = 2**16 - 1, 16, 2**40
-_MAX_CUT_PIXELS = 2**26
+_CUT_PIXELS_PER_BYTE = 2**13
 _FILLING, _PROFILE, _LMBDA, _FIRST_OPTIONAL, _FIT = 0, 1, 2, 128, 128
 _MAX_STEPS = 2**40
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -106,11 +114,12 @@ class Container:
         mode: PIL's name of the colour mode.
         stride: log2 of what the padded sides are multiples of.
         shape: as made by `sizes.reduce_shape`.
-        symbols, checksum: number and CRC-32 of the coded integers.
+        symbols, checksum: number of the coded integers, and what `checksum_of` makes of their CRC-32.
         strings: one for each string list of the model, whose batch is this one image.
         profile: ICC profile, or None.
         lmbda: of a model for all rates, or of C3's fit, where it was given instead of a quality; positive.
         steps: of C3's fit; None for other models.
+        version: of the format.
     """
 
     model: str
@@ -129,6 +138,23 @@ class Container:
     profile: bytes | None = None
     lmbda: float | None = None
     steps: int | None = None
+    version: int = VERSION
+
+
+def checksum_of(container: Container, symbols_crc32: int) -> int:
+    """What the field `checksum` must be; the container's own is not looked at.
+
+    Args:
+        container: all other fields.
+        symbols_crc32: CRC-32 of the coded integers, 0 where there are none.
+
+    Raises:
+        ValueError: a field is beyond its limit.
+    """
+    if container.version == 1:
+        return symbols_crc32
+    profile = b"" if container.profile is None else b"\x01" + container.profile
+    return zlib.crc32(profile, zlib.crc32(_picture_fields(container), symbols_crc32))
 
 
 def pack(container: Container) -> bytes:
@@ -161,7 +187,8 @@ def _refuse(text: str, *_: Any) -> None:
     raise ValueError(text)
 
 
-def _pack(c: Container, extras: Sequence[tuple[int, bytes]]) -> bytes:
+def _picture_fields(c: Container) -> bytes:
+    """The fields from model to symbols."""
     head = bytearray()
     head += _name(c.model) + _varint(c.quality)
     head.append(_key(METRICS, c.metric, "metric"))
@@ -170,14 +197,17 @@ def _pack(c: Container, extras: Sequence[tuple[int, bytes]]) -> bytes:
     head += _varint(c.width) + _varint(c.height)
     head.append(_key(MODES, c.mode, "mode"))
     head.append(c.stride)
-    head += _tree(c.shape)
-    head += _varint(c.symbols) + struct.pack("<I", c.checksum)
+    return bytes(head + _tree(c.shape) + _varint(c.symbols))
+
+
+def _pack(c: Container, extras: Sequence[tuple[int, bytes]]) -> bytes:
+    head = bytearray(_picture_fields(c)) + struct.pack("<I", c.checksum)
     head += _varint(len(c.strings)) + b"".join(_varint(len(s)) for s in c.strings)
     head += _varint(len(extras))
     for number, content in extras:
         head += bytes([number]) + _varint(len(content))
     body = bytes(head) + b"".join(c.strings) + b"".join(content for _, content in extras)
-    data = MAGIC + bytes([VERSION]) + _varint(len(body) + 4) + body
+    data = MAGIC + bytes([c.version]) + _varint(len(body) + 4) + body
     return data + struct.pack("<I", zlib.crc32(data))
 
 
@@ -313,11 +343,11 @@ class _Reader:
         if start != MAGIC:
             self.refuse(f"not a .csga file: it starts with {start.hex() or 'nothing'}, not {MAGIC.hex()}", 0)
         self.at = len(MAGIC)
-        version = self.byte("version")
-        if version != VERSION:
+        self.version = self.byte("version")
+        if self.version not in _VERSIONS:
             self.refuse(
-                f"version {version} of the format is not {VERSION}, the only one that this program reads; "
-                "a newer compressai-sga may read it",
+                f"version {self.version} of the format is not one of {', '.join(map(str, _VERSIONS))}, which "
+                "this program reads; a newer compressai-sga may read it",
                 4,
             )
         rest = self.number("rest", 4, MAX_BYTES)
@@ -357,10 +387,10 @@ class _Reader:
                 f"{self.announced} bytes: at most {PIXELS_PER_BYTE} pixels a byte are allowed",
                 size_at,
             )
-        if self.cut and rows * columns > _MAX_CUT_PIXELS:
+        if self.cut and rows * columns > _CUT_PIXELS_PER_BYTE * self.end:
             self.refuse(
-                f"an image of {width}x{height} pixels in a file that is cut off: at most {_MAX_CUT_PIXELS} "
-                "pixels are allowed then",
+                f"an image of {width}x{height} pixels, of whose file {self.end} bytes are there: at most "
+                f"{_CUT_PIXELS_PER_BYTE} pixels a byte are allowed; give more of its bytes",
                 size_at,
             )
         shape = self.tree(stride, 0)
@@ -388,7 +418,7 @@ class _Reader:
         optional = {} if self.cut else self.extras(extras)
         return Container(
             model, quality, metric, weights, coder, width, height, mode, stride,
-            shape, symbols, checksum, strings, **optional,
+            shape, symbols, checksum, strings, **optional, version=self.version,
         )  # fmt: skip
 
     def extras(self, extras: Sequence[tuple[int, int]]) -> dict[str, Any]:

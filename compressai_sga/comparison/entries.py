@@ -88,9 +88,12 @@ class Entry:
 
 
 def slug(text: str) -> str:
-    """A text as the name of a file; a long one is cut and gets a hash, so that it stays unique."""
-    name = re.sub(r"[^\w.+=-]+", "_", text).strip("_")
-    if len(name) <= SLUG:
+    """A text as the name of a file, another for every text.
+
+    Colons become underscores. Where that cannot be undone, or the text is long, a hash of it ends the name.
+    """
+    name = re.sub(r"[^\w.+=-]+", "_", text)
+    if len(name) <= SLUG and name.replace("_", ":") == text:
         return name
     return f"{name[: SLUG - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

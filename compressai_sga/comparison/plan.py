@@ -151,7 +151,8 @@ class Comparison:
         return path
 
     def _png(self, image: Path) -> str:
-        return self.name(image).removesuffix(".png") + ".png"
+        """Only a name whose one suffix is .png is kept: a.jpg becomes a.jpg.png, and a.jpg.png another."""
+        return self.name(image) + ("" if image.suffixes == [".png"] else ".png")
 
     def cell(self, entry: Entry, point: str, image: Path) -> str:
         """Name of a cell in the record."""

@@ -9,8 +9,9 @@ The container's fields; `nets_of` checks each of them:
     coder      constriction-ans;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
     strings    two, those of `models.c3`: nets (with the same height and width inside) and latents
     lmbda, steps   of the fit, for people; lmbda only where quality is 0
-    symbols, checksum   number and CRC-32 of all integers: first the nets, array by array (of each array its
-               shift, then its integers); then the grids, the finest first, row by row
+    symbols, checksum   number of all integers, and what the container makes of their CRC-32: first the nets,
+               array by array (of each array its shift, then its integers); then the grids, the finest first,
+               row by row
     work       multiplications of a decoder (`models.c3.macs`) <= 2^21 * max(bytes of the strings, pixels
                / 512), so that a pixel of a large image takes at most 4096; presets take less than 3000
 Beside the strings, the file takes 41 bytes and the model's name for an image of 1x1 pixels, and 49 bytes
@@ -26,14 +27,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..coding import checksum
-from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container
+from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container, checksum_of
 from ..errors import BitstreamError
 from ..models.c3.config import PRESETS, QUALITIES
 from ..models.c3.fit.checkpoint import Checkpoint
@@ -138,12 +139,13 @@ def compress(picture: Picture, request: Request) -> Coded:
         stride=0,
         shape=0,
         symbols=symbols,
-        checksum=crc32,
+        checksum=0,
         strings=fitted.strings,
         profile=picture.profile,
         lmbda=lmbda,
         steps=fitted.steps,
     )
+    container = replace(container, checksum=checksum_of(container, crc32))
     with decoding_here(model):
         _decoded(container)
     pixels = pixels_of(fitted.x_hat, picture.mode)
@@ -212,10 +214,11 @@ def _decoded(container: Container) -> Decoded:
     """Nets and latents, checked against the container."""
     nets_of(container)
     decoded = decode_strings(container.strings, (container.height, container.width))
-    found = _checksum(*decoded)
+    symbols, crc32 = _checksum(*decoded)
+    found = symbols, checksum_of(container, crc32)
     if found != (container.symbols, container.checksum):
         raise BitstreamError(
-            f"the {found[0]} decoded symbols have the CRC-32 {found[1]:08x}, the file says "
+            f"the {found[0]} decoded symbols have the checksum {found[1]:08x}, the file says "
             f"{container.symbols} with {container.checksum:08x}: the file is damaged"
         )
     return decoded

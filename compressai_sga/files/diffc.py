@@ -5,7 +5,8 @@ The container's fields:
     model      diffc-a-small or diffc-f-small: how a decoder makes the image; the string is the same
     quality    1 to 8, or 0 where a rate was given;  metric mse;  weights those of the zoo's file
     coder      constriction-range;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
-    symbols, checksum   0: the string has a check for each step
+    symbols    0: the string has a check for each step
+    checksum   what the container makes of no symbols; not looked at where the file is cut off
     strings    one, that of `models.diffc`
 
 In:  a `Picture` of 64 pixels or more on each side; a `Container`. Out: a `Container`; a `Picture`.
@@ -16,11 +17,12 @@ strings and on machines where the network computes other numbers than it did for
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..coding.container import Container
+from ..coding.container import Container, checksum_of
 from ..errors import BitstreamError
 from .images import Picture, pixels_of, tensor_of
 from .kinds import Coded, Range, Request, decoding_here
@@ -72,7 +74,7 @@ def compress(picture: Picture, request: Request) -> Coded:
         strings=(out["strings"][0][0],),
         profile=picture.profile,
     )
-    return Coded(container, None, None)
+    return Coded(replace(container, checksum=checksum_of(container, 0)), None, None)
 
 
 def ranges(request: Request) -> list[Range]:
@@ -100,11 +102,17 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     wrong = [name for name in options if name != "steps"]
     if wrong:
         raise ValueError(f"{c.model} decodes with the option steps, not {', '.join(wrong)}; leave it out")
-    made = (c.metric, c.coder, c.stride, c.shape, c.symbols, c.checksum, len(c.strings))
-    if made != ("mse", _CODER, 0, 0, 0, 0, 1):
+    made = (c.metric, c.coder, c.stride, c.shape, c.symbols, len(c.strings))
+    if made != ("mse", _CODER, 0, 0, 0, 1):
         raise BitstreamError(
-            "{} with {}, {}, stride {}, shape {!r}, {} symbols, CRC-32 {:08x} and {} strings: its files "
-            "have mse, {}, stride 0, shape 0, no symbols and one string".format(c.model, *made, _CODER)
+            "{} with {}, {}, stride {}, shape {!r}, {} symbols and {} strings: its files have mse, {}, "
+            "stride 0, shape 0, no symbols and one string".format(c.model, *made, _CODER)
+        )
+    checksum = checksum_of(c, 0)
+    if c.checksum != checksum and not cut:
+        raise BitstreamError(
+            f"size, colours and profile have the checksum {checksum:08x}, the file says {c.checksum:08x}: "
+            "the file is damaged"
         )
     with borrowed(record, None, options) as net, torch.no_grad():
         limit = max(1, len(c.strings[0])) if cut else None

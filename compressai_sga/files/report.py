@@ -40,7 +40,7 @@ def facts(description: Description) -> dict[str, Any]:
         "mode": c.mode,
         "profile_bytes": 0 if c.profile is None else len(c.profile),
         "symbols": c.symbols,
-        "crc32": f"{c.checksum:08x}",
+        "checksum": f"{c.checksum:08x}",
         "bytes": description.file_bytes,
         "bpp": description.bpp,
         "header_share": description.header_share,
@@ -70,7 +70,7 @@ def table(description: Description) -> str:
         ("coder", c.coder),
         ("image", f"{c.width}x{c.height} pixels, {c.mode}"),
         ("profile", "none" if c.profile is None else f"ICC, {len(c.profile)} bytes"),
-        ("symbols", f"{c.symbols}, CRC-32 {c.checksum:08x}"),
+        ("symbols", f"{c.symbols}, checksum {c.checksum:08x}"),
         ("file", f"{_size(description)}, CRC-32 correct"),
     ]
     if description.nets is not None:

@@ -20,6 +20,7 @@ from compressai_sga.coding.container import (
     MAX_SIDE_PX,
     PIXELS_PER_BYTE,
     Container,
+    checksum_of,
     pack,
     part_bytes,
     unpack,
@@ -45,7 +46,7 @@ SMALL = Container(
 )
 # The same by hand, from the specification; the CRC-32 of everything before comes behind it.
 SMALL_BYTES = bytes.fromhex(
-    "ca534741 01 29"  # magic, version, rest
+    "ca534741 02 29"  # magic, version, rest
     "03 6d2d31 03 00 0001020304050607 02"  # model, quality, metric, weights, coder
     "8201 07 03 06 06"  # width, height, mode, stride, shape
     "ac02 04030201"  # symbols, checksum
@@ -55,13 +56,13 @@ SMALL_BYTES = bytes.fromhex(
 SHAPES = (0, 6, (96, 4), [6, (3, 2)], {"y": [(4, 4), (8, 4)], "hyper": 6}, [[[0]]])
 
 
-def sealed(body: bytes) -> bytes:
+def sealed(body: bytes, version: int = 2) -> bytes:
     """A file of any content, with correct length and CRC."""
     rest, length = len(body) + 4, bytearray()
     while rest > 127:
         length.append(rest & 127 | 128)
         rest >>= 7
-    data = MAGIC + b"\x01" + bytes(length) + bytes([rest]) + body
+    data = MAGIC + bytes([version, *length, rest]) + body
     return data + struct.pack("<I", zlib.crc32(data))
 
 
@@ -206,7 +207,8 @@ def test_what_else_is_no_file_of_ours():
     refused(b"", "it starts with nothing")
     refused(b"\x89PNG\r\n\x1a\n", "it starts with 89504e47")
     refused(MAGIC, "version needs 1 bytes where 0 are left")
-    refused(MAGIC + b"\x02" + sealed(BODY)[5:], "version 2 of the format is not 1")
+    for version in (0, 3):
+        refused(sealed(BODY, version), f"version {version} of the format is not one of 1, 2")
     refused(MAGIC + b"\x01\xff\xff\xff\xff\x7f", "rest is 34359738367")
     refused(MAGIC + b"\x01\x03abc", "rest is 3")
 
@@ -285,14 +287,29 @@ def test_a_cut_file_gives_what_is_there_of_its_strings():
         unpack_cut((data[: start - 1] + b"\x01" + data[start:])[:-1])
 
 
-def test_a_cut_file_may_not_announce_a_huge_image():
-    """Its length, against which the image is held, is what the file says of itself."""
-    body = bytearray(BODY)
-    size = body.index(bytes.fromhex("820107"))
-    body[size : size + 3] = bytes.fromhex("808001 808001".replace(" ", ""))  # 16384 x 16384
-    head = MAGIC + b"\x01" + bytes.fromhex("80808002")  # rest = 4 MiB
-    with pytest.raises(BitstreamError, match="cut off: at most 67108864"):
-        unpack_cut(head + bytes(body))
+def test_the_pixels_of_a_cut_file_are_bounded_by_the_bytes_that_are_there():
+    """Its length is what the file says of itself."""
+    whole = dataclasses.replace(SMALL, width=1024, height=1024, strings=(bytes(4000),))
+    data = pack(whole)
+    assert unpack_cut(data[:128]).width == 1024
+    with pytest.raises(BitstreamError, match="of whose file 127 bytes are there: at most 8192 pixels a byte"):
+        unpack_cut(data[:127])
+
+
+def test_the_checksum_of_version_2_knows_the_picture():
+    """The specification's bytes, by hand; version 1 has the coded integers alone."""
+    head = BODY[: BODY.index(bytes.fromhex("04030201"))]
+    symbols = zlib.crc32(b"integers")
+    assert checksum_of(SMALL, symbols) == zlib.crc32(b"integers" + head)
+    with_profile = dataclasses.replace(SMALL, profile=b"icc")
+    assert checksum_of(with_profile, symbols) == zlib.crc32(b"integers" + head + b"\x01icc")
+    others = [{"width": 131}, {"height": 8}, {"mode": "L"}, {"profile": b""}, {"stride": 7}, {"symbols": 301}]
+    others += [{"model": "m-2"}, {"quality": 4}, {"metric": "ms-ssim"}, {"weights": bytes(8)}, {"shape": 5}]
+    made = [checksum_of(dataclasses.replace(SMALL, **change), symbols) for change in [{}, *others]]
+    assert len(set(made)) == len(made)
+    first = dataclasses.replace(SMALL, version=1)
+    assert unpack(sealed(BODY, 1)) == first and pack(first) == sealed(BODY, 1)
+    assert checksum_of(first, symbols) == symbols
 
 
 def test_random_bytes_under_a_correct_crc_are_refused_or_have_one_meaning():

@@ -55,6 +55,13 @@ def test_long_labels_make_short_names_of_files():
     assert len(names) == 2 and all(len(name) == 80 for name in names)
 
 
+def test_every_label_and_point_has_its_own_name_of_a_file():
+    texts = ["a/b", "a_b", "a:b", "a::b", "a b", "/a/b", "a:b:", "a_b" * 30, slug("a_b")]
+    names = [slug(text) for text in texts]
+    assert len(set(names)) == len(texts) and all("/" not in name for name in names)
+    assert slug("mbt2018-mean-small:refine=fast") == "mbt2018-mean-small_refine=fast"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -204,6 +204,20 @@ def test_odd_images(tmp_path, capsys, no_figures):
     assert {"a.png", "a.jpg.png"} <= pictures
 
 
+def test_images_whose_names_differ_by_a_suffix_keep_their_own_pictures(tmp_path, monkeypatch, no_figures):
+    """Both in one file would be measured again by every run."""
+    folder, out, coded = tmp_path / "in", tmp_path / "out", []
+    folder.mkdir()
+    for name, grey in (("a.jpg", 10), ("a.jpg.png", 90), ("a.png", 170)):
+        Image.new("RGB", (24, 24), (grey,) * 3).save(folder / name)
+    real = trials.code
+    monkeypatch.setattr(trials, "code", lambda *a: coded.append(a[2]) or real(*a))
+    for _ in range(2):
+        assert run(folder, out, "--pictures", "3", entries=["jpeg@50"]) == 0
+    assert len(coded) == 3
+    assert len(list((out / "pictures" / "jpeg" / "50").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from compressai_sga.coding.container import Container, pack
+from compressai_sga.coding.container import Container, checksum_of, pack
 from compressai_sga.files import c3 as fitted
 from compressai_sga.models.c3.config import KNOWN, Architecture, layout
 from compressai_sga.models.c3.contexts import grid_sizes
@@ -33,9 +34,10 @@ def container_of(nets: Nets, grids: list[np.ndarray], **changes: Any) -> Contain
     fields = {
         **{"model": "c3", "quality": 3, "metric": "mse", "weights": bytes(8), "coder": "constriction-ans"},
         **{"width": nets.size[1], "height": nets.size[0], "mode": "RGB", "stride": 0, "shape": 0},
-        **{"symbols": symbols, "checksum": crc32, "strings": strings},
+        **{"symbols": symbols, "checksum": 0, "strings": strings},
     }
-    return Container(**{**fields, **changes})
+    container = Container(**{**fields, **changes})
+    return dataclasses.replace(container, checksum=changes.get("checksum", checksum_of(container, crc32)))
 
 
 def file_of(nets: Nets, grids: list[np.ndarray], **changes: Any) -> bytes:

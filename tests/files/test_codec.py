@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from compressai_sga import coding, files, zoo
 from compressai_sga.__main__ import main
-from compressai_sga.coding.container import CODERS, pack, unpack
+from compressai_sga.coding.container import CODERS, VERSION, pack, unpack
 from compressai_sga.coding.sizes import padding
 from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, models, read_picture
@@ -191,6 +191,18 @@ def test_other_weights_are_refused_with_both_names():
     for change in ({"model": "elic-2030"}, {"quality": 77}, {"metric": "ms-ssim"}):
         with pytest.raises(BitstreamError, match="which this zoo does not have; it has .*mbt2018-mean-small"):
             decompress_picture(pack(dataclasses.replace(container, **change)))
+
+
+@pytest.mark.parametrize("change", [{"width": 69}, {"height": 91}, {"mode": "L"}, {"profile": b"other"}])
+@pytest.mark.parametrize("name", ["mean-exact-2", "c3-fast-2"])
+def test_the_same_symbols_as_another_picture_are_refused(name, change):
+    """A file sealed again with another crop, other colours, another profile, or as one of version 1."""
+    container = unpack((GOLDEN / f"{name}.csga").read_bytes())
+    assert container.version == 2 and len(container.profile) > 100
+    for version in (1, 2):
+        resealed = pack(dataclasses.replace(container, **change, version=version))
+        with pytest.raises(BitstreamError, match="have the checksum|the file is of"):
+            decompress_picture(resealed)
 
 
 def test_a_changed_weight_in_the_zoo_is_noticed(monkeypatch):
@@ -364,11 +376,13 @@ def test_golden_files():
     """Made by tests/golden/make.py; see the README there."""
     expected = json.loads((GOLDEN / "golden.json").read_text())
     paths = sorted(GOLDEN.glob("*.csga"))
-    assert {path.name for path in paths} == set(expected) and len(paths) >= 3
+    assert {path.name for path in paths} == set(expected)
+    assert {want["version"] for want in expected.values()} == {1, VERSION}
     for path in paths:
         description, want = files.describe_file(path), expected[path.name]
         assert description.file_bytes == want["bytes"]
-        assert f"{description.container.checksum:08x}" == want["symbols_crc32"]
+        assert f"{description.container.checksum:08x}" == want["checksum"]
+        assert description.container.version == want["version"]
         assert description.container.coder == want["coder"]
         back = decompress_picture(path.read_bytes())
         image = read_picture(path.with_suffix(".png"))

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from compressai_sga import __main__, zoo
-from compressai_sga.coding.container import pack, unpack
+from compressai_sga.coding.container import checksum_of, pack, unpack
 from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, describe, read_picture
 from compressai_sga.files.images import tensor_of
+from compressai_sga.models.diffc import codec
 
 RATE = 0.4
 
@@ -78,6 +79,7 @@ def test_a_file_of_diffc_is_what_the_model_says(sent):
     picture, data = sent
     container = unpack(data)
     assert (container.quality, container.stride, container.shape, container.symbols) == (0, 0, 0, 0)
+    assert container.checksum == checksum_of(container, 0)
     net = zoo.load("diffc-f-small", 1, bpp=RATE, steps=8)
     out = net.compress(tensor_of(picture))
     assert container.strings == (out["strings"][0][0],)
@@ -105,6 +107,27 @@ def test_any_prefix_of_a_file_decodes_and_more_of_it_is_nearer(sent):
         decompress_picture(data, max_bytes=head + 1)
     with pytest.raises(BitstreamError, match="cut off.*max_bytes"):
         decompress_picture(data[:-10])
+
+
+def test_nothing_of_an_images_size_is_made_for_bytes_that_hold_no_step(sent, monkeypatch):
+    """A few bytes may announce millions of pixels, under a correct CRC or without an end to check."""
+    _, data = sent
+    container = unpack(data)
+    header = container.strings[0][:6]
+    monkeypatch.setattr(codec, "_start", lambda *_: pytest.fail("made noise"))
+    huge = dataclasses.replace(container, width=4096, height=4096, strings=(header + bytes(40),))
+    with pytest.raises(BitstreamError, match="of whose file 108 bytes are there: at most 8192 pixels"):
+        decompress_picture(pack(huge)[:108], max_bytes=108)
+    net = zoo.load("diffc-f-small", 1)
+    for string in (header + bytes(40), header + bytes(range(40))):
+        with pytest.raises(BitstreamError, match="hold none of its|inside its header"):
+            net.decompress([[string]], (4096, 4096), max_bytes=46)
+    for seed in range(5):  # as many pixels as 2 kB may announce
+        string = header + np.random.default_rng(seed).bytes(1980)
+        whole = dataclasses.replace(container, width=1024, height=1000, strings=(string,))
+        whole = dataclasses.replace(whole, checksum=checksum_of(whole, 0))
+        with pytest.raises(BitstreamError, match="cut or damaged|hold none"):
+            decompress_picture(pack(whole))
 
 
 def test_prefixes_are_for_diffc():
@@ -146,6 +169,9 @@ def test_a_changed_file_ends_in_an_error(sent):
         wrong = string[:place] + bytes([string[place] ^ 0x55]) + string[place + 1 :]
         with pytest.raises(BitstreamError):
             decompress_picture(pack(dataclasses.replace(container, strings=(wrong,))))
+    for change in ({"width": 71}, {"mode": "L"}, {"profile": b"other"}, {"model": "diffc-a-small"}):
+        with pytest.raises(BitstreamError, match="size, colours and profile have the checksum"):
+            decompress_picture(pack(dataclasses.replace(container, **change)))
     for change in ({"symbols": 3}, {"stride": 6}, {"coder": "constriction-ans"}, {"strings": (string, b"")}):
         with pytest.raises(BitstreamError, match="its files have mse, constriction-range"):
             decompress_picture(pack(dataclasses.replace(container, **change)))

@@ -18,7 +18,7 @@ import torch
 
 import compressai_sga
 from compressai_sga.coding import checksum
-from compressai_sga.coding.container import MAGIC, pack, unpack
+from compressai_sga.coding.container import MAGIC, checksum_of, pack, unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import (
     Picture,
@@ -146,9 +146,10 @@ def test_latents_that_overflow_the_network_are_refused(small):
         with checksum.record() as symbols, pytest.raises(BitstreamError):
             strings = (y[0], z[0])
             decompress_picture(pack(dataclasses.replace(container, strings=strings)))
-    true = {"symbols": symbols.symbols, "checksum": symbols.crc32}
+    true = dataclasses.replace(container, strings=strings, symbols=symbols.symbols)
+    true = dataclasses.replace(true, checksum=checksum_of(true, symbols.crc32))
     with pytest.raises(BitstreamError, match="not a number in places"):
-        decompress_picture(pack(dataclasses.replace(container, strings=strings, **true)))
+        decompress_picture(pack(true))
 
 
 def test_strings_of_another_layout_are_refused(small):

@@ -35,6 +35,11 @@ CASES = {  # model, quality, coder (C3 has its own), (top, left, height, width),
     "context-ans": ("mbt2018-small", 3, "constriction-ans", (100, 100, 64, 70), "RGB", False),
     "c3-fast": ("c3-fast", 5, None, (100, 60, 61, 83), "RGB", False),
     "c3-paper-grey": ("c3-paper", 3, None, (40, 20, 32, 48), "L", False),
+    # Of version 2; those above are of version 1, which is written no more.
+    "mean-exact-2": ("mbt2018-mean-small", 3, "constriction-exact", (40, 50, 90, 70), "RGB", True),
+    "factorized-range-grey-2":
+        ("bmshj2018-factorized-small", 3, "constriction-range", (9, 9, 33, 65), "L", False),
+    "c3-fast-2": ("c3-fast", 5, None, (100, 60, 40, 48), "RGB", True),
 }  # fmt: skip
 
 
@@ -58,7 +63,8 @@ def main() -> None:
         golden[f"{name}.csga"] = {
             "bytes": description.file_bytes,
             "coder": description.container.coder,
-            "symbols_crc32": f"{description.container.checksum:08x}",
+            "checksum": f"{description.container.checksum:08x}",
+            "version": description.container.version,
         }
     path.write_text(json.dumps(golden, indent=2, sort_keys=True) + "\n")
 

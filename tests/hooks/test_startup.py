@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import venv
+import zipfile
+from pathlib import Path
 
 import pytest
 
 import compressai_sga
 import compressai_sga_startup as startup
 
+ROOT = Path(startup.__file__).resolve().parent
 TIMES = ("encoding_time", "decoding_time")
 EVAL_MODEL = ("-m", "compressai.utils.eval_model")
 
@@ -214,3 +218,32 @@ def test_a_broken_plugin_warns_and_leaves_stock_working(python, plugin_path, tmp
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("half an installation") == 1
     assert "{pretrained,checkpoint}" in done.stdout and "--refine" not in done.stdout
+
+
+LOAD = """
+from importlib.metadata import entry_points
+for entry_point in entry_points(group="torch.backends"):
+    entry_point.load()()
+import compressai.zoo
+print("stock")
+"""
+
+
+def test_an_editable_install_whose_checkout_has_moved_fails_nobody(python, tmp_path):
+    """What `import torch` does, in an environment that holds the editable install and nothing else."""
+    checkout, site = tmp_path / "checkout", tmp_path / "site"
+    for name in ("setup.py", "compressai_sga_startup.py", "compressai_sga/version.py"):
+        (checkout / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "compressai_sga" / "__init__.py").write_text("")
+    built = python("setup.py", "-q", "editable_wheel", cwd=checkout, fresh=True, CC="false", CXX="false")
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    assert built.returncode == 0 and not (site / "compressai_sga").exists()
+    (site / "compressai").mkdir()
+    for name in ("__init__", "zoo"):
+        (site / "compressai" / f"{name}.py").write_text("")
+    checkout.rename(tmp_path / "moved")
+    done = python("-S", "-c", LOAD, PYTHONPATH=str(site))
+    assert (done.returncode, done.stdout) == (0, "stock\n"), done.stderr
+    assert "No module named 'compressai_sga'" in done.stderr and "or uninstall it" in done.stderr

@@ -281,14 +281,15 @@ Context::Context(std::vector<Tap> own_, std::vector<Tap> other_, Source source_,
     if (own.size() + other.size() > kMaxTaps || own.size() + other.size() < 1)
         reject("context: too few or too many taps");
     if ((source == Source::none) != other.empty()) reject("context: other taps exactly with a source");
+    const auto in_reach = [](int d) { return -kMaxReach <= d && d <= kMaxReach; };  // abs(-2^31) is negative
     for (const Tap& tap : own) {
+        if (!in_reach(tap.dy) || !in_reach(tap.dx)) reject("context: a tap too far");
         const int back = -(tap.dx + slope * tap.dy);
-        if (tap.dy > 0 || tap.dy < -kMaxReach || std::abs(tap.dx) > kMaxReach || back < 1)
-            reject("context: a tap that is not decoded yet, or too far");
+        if (tap.dy > 0 || back < 1) reject("context: a tap that is not decoded yet");
         look_back = std::max(look_back, back);
     }
     for (const Tap& tap : other)
-        if (std::abs(tap.dy) > kMaxReach || std::abs(tap.dx) > kMaxReach) reject("context: a tap too far");
+        if (!in_reach(tap.dy) || !in_reach(tap.dx)) reject("context: a tap too far");
 }
 
 namespace {

@@ -10,7 +10,8 @@ be the same on both sides, to the last bit (`exact_denoiser`). Three measures he
     tags   the header has 4 bits each of a CRC of the model and of what the network runs on
 
 A decoder whose network gives other numbers stops at the first check that fails, and the tags tell why. With c
-bits of checks after the first difference, it remains undetected with probability 2^-c.
+bits of checks after the first difference, it remains undetected with probability 2^-c. All steps are read
+before the first of them is made: bytes that no encoder wrote are refused before they cost anything.
 
     code = encode_image(x, coder, target_bits=..., seed=0)     # x (C, H, W) in the denoiser's units
     got = decode_image(code.data, (C, H, W), coder)            # z at a level; `process.reconstruct` goes on
@@ -201,43 +202,67 @@ def decode_image(
         BitstreamError: the bytes are damaged, of another model or machine, hold no step, or are no whole
             stream.
     """
-    reader, parts = Reader(data), []
+    reader = Reader(data)
     dims = math.prod(shape)
     coder, path, count, same_machine = _read_header(reader, coder, dims)
-    parts += _header(coder, len(path) - 1, count)
-    z, done, reached = _start(shape, coder.seed), 0, coder.ladder.log_snr(0)
-    rates = _Rates()
-    for step, low, high, expected in _steps(coder.ladder, path[: count + 1], dims):
-        rate = reader.take(1, rates.model)
-        if rate is None:
-            break
-        parts.append((rate, rates.model))
-        announced = rates.hear(int(rate), expected)
-        models = coder.channel.models(dims, announced)
-        numbers = [reader.take(size, model) for size, model in models]
-        width = _FINAL_CHECK_BITS if step == count else _check_bits(announced)
-        check = reader.take(1, uniform_model(2**width))
-        if check is None or any(part is None for part in numbers):
-            break
-        x_hat = _guess(coder.denoiser, z, low)
-        z = _next(coder.channel, numbers, announced, z, x_hat, low, high, coder.seed, step)
-        if int(check) != int(_check(z, width)[0]):
-            raise _wrong_numbers(step, same_machine)
-        parts += [*zip(numbers, [model for _, model in models]), (check, uniform_model(2**width))]
-        done, reached = step, high
-        if progress is not None:
-            progress(StepReport(step, len(path) - 1, high, z, math.nan, bits_of(parts)))
-    if not done:
+    parts = _header(coder, len(path) - 1, count)
+    steps = _read_steps(reader, coder, path[: count + 1], dims)
+    if not steps:
         raise BitstreamError(
             f"{len(data)} bytes of a DiffC stream hold none of its {count} steps; give more of its bytes"
         )
-    if whole and (done < count or to_bytes(parts) != data):
+    done, everything = len(steps), parts + [part for step in steps for part in step.parts]
+    if whole and (done < count or to_bytes(everything) != data):
         state = f"end after step {done} of {count}" if done < count else "go on after the last step"
         raise BitstreamError(
             f"{len(data)} bytes of a DiffC stream {state}: they are cut or damaged; to decode what there is, "
             f"pass max_bytes={len(data)}"
         )
-    return Decoded(z, reached, done, count, coder.seed)
+    z, bits = _start(shape, coder.seed), bits_of(parts)
+    for number, step in enumerate(steps, 1):
+        x_hat = _guess(coder.denoiser, z, step.low)
+        z = _next(
+            coder.channel, step.numbers, step.announced, z, x_hat, step.low, step.high, coder.seed, number
+        )
+        if int(step.parts[-1][0]) != int(_check(z, step.check_bits)[0]):
+            raise _wrong_numbers(number, same_machine)
+        bits += bits_of(step.parts)
+        if progress is not None:
+            progress(StepReport(number, len(path) - 1, step.high, z, math.nan, bits))
+    return Decoded(z, steps[-1].high, done, count, coder.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadStep:
+    """What a stream says of a step: log-SNRs at both ends, announced millibits, rate, numbers and check."""
+
+    low: float
+    high: float
+    announced: int
+    check_bits: int
+    parts: list[Part]
+
+    @property
+    def numbers(self) -> list[Tensor]:
+        return [numbers for numbers, _ in self.parts[1:-1]]
+
+
+def _read_steps(reader: Reader, coder: Coder, path: Sequence[int], dims: int) -> list[_ReadStep]:
+    """The steps that the bytes determine. Nothing of the image's size is made for it."""
+    rates, found = _Rates(), []
+    for step, low, high, expected in _steps(coder.ladder, path, dims):
+        rate_model = rates.model
+        rate = reader.take(1, rate_model)
+        if rate is None:
+            break
+        announced = rates.hear(int(rate), expected)
+        width = _FINAL_CHECK_BITS if step == len(path) - 1 else _check_bits(announced)
+        models = [*coder.channel.models(dims, announced), (1, uniform_model(2**width))]
+        taken = [(reader.take(size, model), model) for size, model in models]
+        if any(numbers is None for numbers, _ in taken):
+            break
+        found.append(_ReadStep(low, high, announced, width, [(rate, rate_model), *taken]))
+    return found
 
 
 # --- Header ----------------------------------------------------------------------------------------

@@ -76,9 +76,12 @@ class Reader:
 
     def __init__(self, data: bytes) -> None:
         self._ends = [queue.RangeDecoder(_words(data, fill)) for fill in (b"\0", b"\xff")]
+        self._most_bits = 8.1 * len(data) + 64  # with room for the rounding of the coder's intervals
 
     def take(self, count: int, model: IndexModel) -> Tensor | None:
         """The next numbers, int64 (count,); None if the bytes do not determine all of them."""
+        if count * model.bin_bits.min() > self._most_bits:  # however many the data announces
+            return None
         try:
             low, high = (take_numbers(end, count, model) for end in self._ends)
         except (AssertionError, ValueError):  # an end that lies in no number's interval determines none

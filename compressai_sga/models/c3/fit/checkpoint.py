@@ -5,10 +5,11 @@
     fit.run(report=keeper)                      # saves every half a minute
     keeper.save()                               # the finished fit, before anything slow is done with it
 
-The file holds everything that determines the fit (image, preset, lmbda, budget, seed); the file of another
-fit is refused, not overwritten. It is replaced atomically, so it is complete at any time. A fit that goes on
-from it gives the same bytes as without the interruption, unless `max_seconds` cuts it. Where the file cannot
-be written there is a warning, and the fit goes on.
+The file holds everything that determines the fit (image, preset, lmbda, budget, seed, and on a CPU the
+number of threads, which changes the order of sums); the file of another fit is refused, not overwritten. It
+is replaced atomically, so it is complete at any time. A fit that goes on from it on the same kind of machine,
+with the same torch, gives the same bytes as without the interruption, unless `max_seconds` cuts it. Where the
+file cannot be written there is a warning, and the fit goes on.
 
 In:  a path, a `Fit`. Out: a callable that saves from time to time.
 Fails with ``ValueError`` on the file of another fit, or one that is not a checkpoint.
@@ -57,6 +58,9 @@ class Checkpoint:
     def __init__(self, path: str | Path, fit: Fit, seed: int, every_sec: float | None = None) -> None:
         self.path, self.fit = Path(path), fit
         self.every_sec = EVERY_SEC if every_sec is None else every_sec
+        device = fit.x.device.type
+        if device == "cpu":
+            device = f"cpu with OMP_NUM_THREADS={torch.get_num_threads()}"
         self.facts: dict[str, Any] = {
             "image": f"{zlib.crc32(fit.x.cpu().contiguous().numpy().tobytes()):08x}",
             "shape": str(tuple(fit.x.shape)),
@@ -65,6 +69,7 @@ class Checkpoint:
             "steps": fit.steps,
             "max_seconds": fit.max_seconds,
             "seed": seed,
+            "device": device,
             "start": ", ".join("cold" if d is None else f"default nets {d.number}" for d in fit.starts),
             "settings": repr(fit.preset),
         }

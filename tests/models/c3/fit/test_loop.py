@@ -204,6 +204,13 @@ def test_checkpoint_continues_and_refuses_another_fit(tmp_path):
     assert torch.equal(again.nets, whole.nets)
     with pytest.raises(ValueError, match="another fit"):
         Checkpoint(path, Fit(x, PRESETS["c3-fast"], 2e-3, steps=12), 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(ValueError, match=f"OMP_NUM_THREADS={threads} there, .*={threads + 1} here; give"):
+            Checkpoint(path, again, 0)
+    finally:
+        torch.set_num_threads(threads)
     for nonsense in (b"nonsense", b"junk", b""):
         path.write_bytes(nonsense)
         with pytest.raises(ValueError, match="not a checkpoint"):
