@@ -413,9 +413,7 @@ def test_damaged_fields_are_refused():
         for attempt in (decompress_picture, files.describe):
             with pytest.raises(BitstreamError, match=match):
                 attempt(data)
-    for change in ({"checksum": container.checksum ^ 1}, {"symbols": container.symbols + 1}):
+    # Another preset's name would change nothing in decoding, but the checksum covers it.
+    for change in ({"checksum": container.checksum ^ 1}, {"symbols": container.symbols + 1}, {"model": "c3"}):
         with pytest.raises(BitstreamError, match="the file is damaged"):
             decompress_picture(pack(dataclasses.replace(container, **change)))
-    # Another preset's name changes nothing: the architecture is in the strings.
-    renamed = decompress_picture(pack(dataclasses.replace(container, model="c3-paper")))
-    assert np.array_equal(renamed.pixels, decompress_picture(pack(container)).pixels)
