@@ -24,6 +24,7 @@ import struct
 import threading
 import time
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ EVERY_SEC = 30.0
 
 _LOADING_ERRORS = (
     *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error),
-    *(LookupError, TypeError, ValueError, AttributeError),
+    *(LookupError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -105,6 +106,9 @@ class Checkpoint:
 
     def _load(self) -> None:
         try:
+            with zipfile.ZipFile(self.path) as archive:  # which torch.load does not check
+                if damaged := archive.testzip():
+                    raise ValueError(f"its part {damaged} is damaged")
             found = torch.load(self.path, map_location=self.fit.x.device, weights_only=True)
             facts, state = dict(found["facts"]), found["state"]
         except _LOADING_ERRORS as error:
