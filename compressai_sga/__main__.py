@@ -12,6 +12,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -96,16 +97,12 @@ COMMANDS = (
 def main(argv: Sequence[str]) -> int:
     """Run one command; see the module's docstring."""
     from compressai_sga import __version__
-    from compressai_sga.errors import SgaError
+    from compressai_sga.endings import ended
 
     # A command gets its arguments untouched: argparse would take options in front for its own.
     for command in COMMANDS:
         if argv and argv[0] == command.name:
-            try:
-                return command.run(list(argv[1:])) or 0
-            except SgaError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
+            return ended(partial(command.run, list(argv[1:])))
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga",
         description="Latent refinement, files, coders and new models for CompressAI.",

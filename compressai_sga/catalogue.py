@@ -22,7 +22,7 @@ def rows() -> list[dict[str, Any]]:
     """The zoo's models, sorted by name, then those that are fitted to an image and need no weights."""
     found = []
     for name in dict.fromkeys(record.name for record in zoo.list_models()):
-        records = [record for record in zoo.list_models() if record.name == name]
+        records = zoo.list_models(name)
         family = family_of(records[0].architecture)
         found.append(
             {

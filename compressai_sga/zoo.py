@@ -30,7 +30,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -74,7 +74,7 @@ LMBDA_MARGIN = 2.0
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One model of the zoo at one quality: a record of the manifest.
+    """One model of the zoo at one quality: a record of the manifest; hashable, shown without its long fields.
 
     Args:
         name: what `load` and `eval_model -a` take.
@@ -109,27 +109,31 @@ class ModelRecord:
     metric: str
     lmbda: float | None
     file: str
-    sha256: str
-    bytes: int
-    wheel: bool
-    licence: str
-    training_data: list[str]
-    command: str
-    training: dict[str, Any]
-    gaussian_tables_crc32: str | None
-    golden: dict[str, dict[str, float]]
-    tolerance: dict[str, float]
-    decoder_kmacs_px: float | None = None
-    kodak: dict[str, Any] | None = None
-    first_stage: str | None = None
-    lmbda_range: list[float] | None = None
+    sha256: str = field(repr=False)
+    bytes: int = field(repr=False)
+    wheel: bool = field(repr=False)
+    licence: str = field(repr=False)
+    training_data: list[str] = field(repr=False, hash=False)
+    command: str = field(repr=False)
+    training: dict[str, Any] = field(repr=False, hash=False)
+    gaussian_tables_crc32: str | None = field(repr=False)
+    golden: dict[str, dict[str, float]] = field(repr=False, hash=False)
+    tolerance: dict[str, float] = field(repr=False, hash=False)
+    decoder_kmacs_px: float | None = field(default=None, repr=False)
+    kodak: dict[str, Any] | None = field(default=None, repr=False, hash=False)
+    first_stage: str | None = field(default=None, repr=False)
+    lmbda_range: list[float] | None = field(default=None, repr=False, hash=False)
 
 
-def list_models() -> list[ModelRecord]:
+def list_models(name: str | None = None) -> list[ModelRecord]:
     """Every weight of the manifest, sorted by name and quality.
 
+    Args:
+        name: of the model whose weights are wanted; all by default.
+
     Raises:
-        ValueError: a record of the manifest lacks a key or has one that this version does not know.
+        ValueError: no model has this name, or a record of the manifest lacks a key or has one that this
+            version does not know.
         FileNotFoundError: the zoo's folder is missing.
     """
     path = _folder() / "manifest.json"
@@ -148,7 +152,11 @@ def list_models() -> list[ModelRecord]:
                 f"lacks {sorted(required - record.keys())} and has unknown keys "
                 f"{sorted(record.keys() - known)}; publish it again with zoo/train/publish.py"
             )
-    return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
+    names = sorted({record["name"] for record in records})
+    if name is not None and name not in names:
+        raise ValueError(f"no zoo model is called {name!r}; there are {', '.join(names)}")
+    found = (ModelRecord(**record) for record in records if name in (None, record["name"]))
+    return sorted(found, key=lambda record: (record.name, record.quality))
 
 
 def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
@@ -189,11 +197,7 @@ def sample_images() -> list[Path]:
 
 def _named(name: str, metric: str) -> list[ModelRecord]:
     """The records of this name and metric, sorted by quality."""
-    records = list_models()
-    named = [r for r in records if r.name == name]
-    if not named:
-        there = ", ".join(sorted({r.name for r in records}))
-        raise ValueError(f"no zoo model is called {name!r}; there are {there}")
+    named = list_models(name)
     if metric not in {r.metric for r in named}:
         raise ValueError(
             f"{name} was not trained for metric {metric!r}, only for "

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,13 @@ class Journal:
                 continue
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):  # which tries to write the rest again
+                self.close()
+            raise
 
     def __len__(self) -> int:
         """How many images are finished."""
@@ -106,9 +112,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; it stays on disk if it holds a finished image."""
-        self._file.close()
-        if not self._records and self._new:
-            self.path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            if not self._records and self._new:
+                self.path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the file: the run is complete."""

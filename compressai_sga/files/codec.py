@@ -51,6 +51,7 @@ __all__ = [
     "Description",
     "compress_file",
     "compress_picture",
+    "compressible",
     "decompress_file",
     "decompress_picture",
     "describe",
@@ -195,6 +196,12 @@ def kind_of(model: str) -> Kind:
     return KINDS[own]
 
 
+def compressible() -> list[str]:
+    """Names of the models that can make files here: those of the zoo that are installed, and fitted ones."""
+    of_zoo = sorted({record.name for record in zoo.list_models() if zoo.is_installed(record)})
+    return [*of_zoo, *(name for family in FAMILIES if family.fitted for name in family.classes)]
+
+
 def compress_picture(
     picture: Picture,
     *,
@@ -237,6 +244,8 @@ def compress_picture(
         model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp
     )
     kind = kind_of(model)
+    if kind is transform and model not in {record.name for record in zoo.list_models()}:
+        raise ValueError(f"no model called {model!r} makes files; there are {', '.join(compressible())}")
     _refuse_others(request, kind)
     if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:
         raise SgaError(

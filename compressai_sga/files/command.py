@@ -17,13 +17,12 @@ from pathlib import Path
 
 from .. import zoo
 from ..coding.container import CODERS
-from ..errors import SgaError
 from ..models.families import FAMILIES
 from ..progress import Progress
 from ..refine import PRESETS
 from . import c3
 from .c3 import FitResult, checkpoint_of
-from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file, kind_of
+from .codec import DEFAULT_CODER, compress_file, compressible, decompress_file, describe_file, kind_of
 from .report import fitted, line, refined, table
 
 __all__ = ["compress", "decompress", "info"]
@@ -32,7 +31,7 @@ __all__ = ["compress", "decompress", "info"]
 def compress(argv: list[str]) -> int:
     """`compress IN OUT.csga`."""
     fitted_models = [name for family in FAMILIES if family.fitted for name in family.classes]
-    models = ", ".join([*sorted({record.name for record in zoo.list_models()}), *fitted_models])
+    models = ", ".join(compressible())
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga compress",
         description="Compress an image to a .csga file, which replaces an existing one.",
@@ -67,7 +66,7 @@ def compress(argv: list[str]) -> int:
     parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
     args = parser.parse_args(argv)
     checkpoint = checkpoint_of(args.target) if "checkpoint" in kind_of(args.model).TAKES else None
-    with _one_sentence(checkpoint):
+    with _interruptible(checkpoint):
         if checkpoint is not None and checkpoint.is_file():
             print(f"going on from {checkpoint}", file=sys.stderr)
         with _Bar(args.model, Path(args.source).name) as on_step:
@@ -113,7 +112,7 @@ def decompress(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     names = ("steps", "seed", "realism")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    with _one_sentence():
+    with _interruptible():
         container = decompress_file(args.source, args.target, max_bytes=args.max_bytes, **options)
         print(f"{args.target}: {container.width}x{container.height} pixels, {container.mode}")
         return 0
@@ -128,7 +127,7 @@ def info(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="FILE.csga")
     args = parser.parse_args(argv)
-    with _one_sentence():
+    with _interruptible():
         print(table(describe_file(args.source)))
         return 0
     return 130
@@ -156,24 +155,14 @@ class _Bar:
 
 
 @contextmanager
-def _one_sentence(checkpoint: Path | None = None) -> Iterator[None]:
-    """Turn wrong options and lack of memory into ``SgaError``; an interrupt ends the block.
+def _interruptible(checkpoint: Path | None = None) -> Iterator[None]:
+    """An interrupt ends the block with one sentence; `endings` sees to everything else.
 
     Args:
         checkpoint: file from which the same command goes on, if it exists.
     """
     try:
         yield
-    except SgaError:
-        raise
-    except ValueError as error:
-        raise SgaError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
-            raise
-        raise SgaError("the image needs more memory than there is; cut it into parts") from error
-    except FileNotFoundError as error:  # weights that are not installed
-        raise SgaError(str(error)) from error
     except KeyboardInterrupt:
         how = ""
         if checkpoint is not None and checkpoint.is_file():

@@ -185,8 +185,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         SgaError: the folder cannot be written to, the disk is full, or `path` is no ordinary file.
     """
-    target, part = _target_and_part(path)
     try:
+        target, part = _target_and_part(path)
         try:
             with open(part, "xb") as file:
                 yield file
@@ -209,8 +209,8 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         SgaError: it cannot.
     """
-    _, part = _target_and_part(path)
     try:
+        _, part = _target_and_part(path)
         part.touch(exist_ok=False)
         part.unlink()
     except OSError as error:

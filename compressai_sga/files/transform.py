@@ -26,7 +26,7 @@ from ..coding import checksum
 from ..coding.container import CODERS, Container
 from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from ..errors import BitstreamError, SgaError
-from ..refine import PRESETS, RefineConfig, RefineResult
+from ..refine import RefineConfig, RefineResult
 from ..refine import refine as refine_latents
 from .images import Picture, pixels_of, tensor_of
 from .kinds import Request
@@ -140,8 +140,7 @@ def _refinement(request: Request) -> RefineConfig | None:
             if value is not None:
                 raise ValueError(f"{name} {value} is for refinement; name a method for it (refine)")
         return None
-    name = {"preset": refine} if refine in PRESETS else {"method": refine}
-    return RefineConfig.make(**name, steps=steps, lmbda=lmbda, seed=request.seed)
+    return RefineConfig.make(refine, steps=steps, lmbda=lmbda, seed=request.seed)
 
 
 def _decode(net: nn.Module, container: Container, shape: Any) -> Tensor:

@@ -108,7 +108,16 @@ class C3(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
-        """A model with the class's defaults; there is nothing to load."""
+        """A model with the class's defaults, from an empty state dict: there is nothing to load.
+
+        Raises:
+            ValueError: the state dict has entries, so that it is another model's.
+        """
+        if state_dict:
+            raise ValueError(
+                f"{cls.preset_name} is fitted to each image and has no weights, but the state dict has "
+                f"{len(state_dict)} entries ({next(iter(state_dict))}, ...): it is another model's"
+            )
         return cls()
 
     @classmethod
