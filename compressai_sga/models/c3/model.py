@@ -129,6 +129,14 @@ class C3(CompressionModel):
         """One parameter without elements, from which CompressAI's evaluation takes the device."""
         yield nn.Parameter(self._where, requires_grad=False)
 
+    def half(self) -> C3:
+        """Refused: the decoder would compute other numbers than the encoder.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.preset_name} computes in float32; leave half precision (--half) out")
+
     @property
     def downsampling_factor(self) -> int:
         """Images need no padding."""
