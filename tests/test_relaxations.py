@@ -188,7 +188,7 @@ def test_a_preset_is_named_like_a_method():
         ({"seed": 0.5}, "seed must be a whole number"),
         ({"lmbda": 1e300}, "lmbda must be above 0 and at most 1e"),
         ({"lr": 1e300}, "learning rate must be above 0 and at most 1e"),
-        ({"method": "nosuch"}, "unknown refinement 'nosuch'; choose from .*ssl.*fast"),
+        ({"method": "nosuch"}, "unknown refinement method 'nosuch'; choose from .*ssl.*fast"),
     ],
 )
 def test_settings_out_of_range(options, message):

@@ -105,7 +105,7 @@ class RefineConfig:
                 raise ValueError(f"{method} and {preset} are both presets of refinement; name one of them")
             method, preset = None, method
         if method is not None and method not in METHODS:
-            raise ValueError(f"unknown refinement {method!r}; choose from {', '.join(PRESETS)}")
+            raise ValueError(f"unknown refinement method {method!r}; choose from {', '.join(PRESETS)}")
         preset = preset or method or "ssl"
         if preset not in PRESETS:
             raise ValueError(f"unknown refinement preset {preset!r}; choose from {', '.join(PRESETS)}")
