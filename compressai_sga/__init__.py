@@ -10,13 +10,22 @@ and extends its command line (`python -m compressai.utils.eval_model --refine ss
 COMPRESSAI_SGA_DISABLE=1 leaves CompressAI alone; `compressai_sga.hooks.disable()` undoes it.
 
 In:  an installed CompressAI. An unknown version gets one warning and stays stock.
+
+`python -m compressai_sga` imports PyTorch and CompressAI only for commands that need them: there, and nowhere
+else, this happens at the first use of a public name.
 """
+
+import sys
+from typing import TYPE_CHECKING, Any
 
 import compressai_sga_startup
 
-from . import errors, hooks, zoo
-from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
+from . import errors
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import hooks, zoo
+    from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
 
 __all__ = [
     "METHODS",
@@ -31,5 +40,28 @@ __all__ = [
     "zoo",
 ]
 
-if not compressai_sga_startup.is_disabled():
-    hooks.enable()
+
+def _load() -> None:
+    from . import hooks, zoo
+    from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
+
+    globals().update({name: value for name, value in locals().items() if name in __all__})
+    if not compressai_sga_startup.is_disabled():
+        hooks.enable()
+
+
+def _is_the_command() -> bool:
+    """Whether this import is the first step of `python -m compressai_sga`."""
+    command = sys.orig_argv
+    return sys.argv[:1] == ["-m"] and "-m" in command and command[command.index("-m") + 1] == __name__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _load()
+    return globals()[name]
+
+
+if not _is_the_command():
+    _load()

@@ -31,6 +31,12 @@ class Command:
     help: str
     run: Callable[[list[str]], int | None]
 
+    def __call__(self, argv: list[str]) -> int | None:
+        """Run it; `--help` needs neither CompressAI nor its registration."""
+        if not {"-h", "--help"}.intersection(argv):
+            importlib.import_module("compressai_sga").hooks  # noqa: B018 (its first use loads the package)
+        return self.run(argv)
+
 
 def _eval_model(argv: list[str]) -> None:
     from compressai_sga import hooks
@@ -64,8 +70,10 @@ def _bd_rate(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
+    from compressai_sga.comparison import arguments
     from compressai_sga.errors import SgaError
 
+    args = arguments.parse(argv)
     for name in ("matplotlib", "plotly", "bjontegaard"):  # all of them before hours of coding
         try:
             importlib.import_module(name)
@@ -75,7 +83,7 @@ def _compare(argv: list[str]) -> int:
             ) from error
     from compressai_sga.comparison import plan
 
-    return plan.main(argv)
+    return plan.run_comparison(args)
 
 
 COMMANDS = (
@@ -102,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     # A command gets its arguments untouched: argparse would take options in front for its own.
     for command in COMMANDS:
         if argv and argv[0] == command.name:
-            return ended(partial(command.run, list(argv[1:])))
+            return ended(partial(command, list(argv[1:])))
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga",
         description="Latent refinement, files, coders and new models for CompressAI.",

@@ -12,7 +12,6 @@ import argparse
 import json
 from typing import Any
 
-from . import zoo
 from .models.families import FAMILIES, family_of
 
 __all__ = ["models", "rows"]
@@ -20,6 +19,8 @@ __all__ = ["models", "rows"]
 
 def rows() -> list[dict[str, Any]]:
     """The zoo's models, sorted by name, then those that are fitted to an image and need no weights."""
+    from . import zoo  # late: it imports PyTorch, which --help does not need
+
     found = []
     for name in dict.fromkeys(record.name for record in zoo.list_models()):
         records = zoo.list_models(name)

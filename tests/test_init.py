@@ -11,7 +11,7 @@ import compressai_sga
 
 PACKAGE = Path(compressai_sga.__file__).parent
 ORDER = (
-    *("errors", "endings", "typing", "version", "lmbda", "progress", "zoo_files"),
+    *("errors", "endings", "lazy", "typing", "version", "lmbda", "progress", "zoo_files", "zoo_records"),
     *("relaxations", "schedules"),
     *("coding", "diffusion", "metrics", "channels", "refine"),
     *("models", "zoo_joint", "zoo", "catalogue", "files", "evaluation", "tasks", "comparison", "hooks"),

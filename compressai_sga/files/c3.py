@@ -41,10 +41,9 @@ from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request
+from .kinds import DEFAULT_C3_QUALITY, Request
 
 __all__ = [
-    "DEFAULT_QUALITY",
     "PARTS",
     "PROGRESSIVE",
     "TAKES",
@@ -60,7 +59,6 @@ __all__ = [
 TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint"})
 PARTS = ("nets", "latents")
 PROGRESSIVE = False
-DEFAULT_QUALITY = 4
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
 _MAX_QUALITY = 8
@@ -97,7 +95,7 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
 
     Args:
         picture: any.
-        request: quality 1 to 8, DEFAULT_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
+        request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
             those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
 
     Raises:
@@ -107,7 +105,7 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
     model, lmbda = request.model, request.lmbda
     if request.metric != "mse":
         raise ValueError(f"metric {request.metric}: {model} is fitted for mse; leave it out")
-    quality = DEFAULT_QUALITY if request.quality is None else request.quality
+    quality = DEFAULT_C3_QUALITY if request.quality is None else request.quality
     net = architecture(model)(
         quality,
         lmbda=lmbda,

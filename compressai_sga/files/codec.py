@@ -43,15 +43,13 @@ from ..typing import StepCallback
 from . import c3, diffc, transform
 from .c3 import FitResult, checkpoint_of, remove_checkpoint
 from .images import Picture, output_format, read_picture, replacing, require_writable, write_picture
-from .kinds import Kind, Request
-from .transform import DEFAULT_CODER
+from .kinds import DEFAULT_CODER, Kind, Request, compressible
 
 __all__ = [
     "DEFAULT_CODER",
     "Description",
     "compress_file",
     "compress_picture",
-    "compressible",
     "decompress_file",
     "decompress_picture",
     "describe",
@@ -194,12 +192,6 @@ def kind_of(model: str) -> Kind:
         architectures = {record.name: record.architecture for record in zoo.list_models()}
         own = family_of(architectures[model]).file if model in architectures else "transform"
     return KINDS[own]
-
-
-def compressible() -> list[str]:
-    """Names of the models that can make files here: those of the zoo that are installed, and fitted ones."""
-    of_zoo = sorted({record.name for record in zoo.list_models() if zoo.is_installed(record)})
-    return [*of_zoo, *(name for family in FAMILIES if family.fitted for name in family.classes)]
 
 
 def compress_picture(

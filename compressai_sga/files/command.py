@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .. import zoo
 from ..coding.container import CODERS
 from ..models.families import FAMILIES
 from ..progress import Progress
-from ..refine import PRESETS
-from . import c3
-from .c3 import FitResult, checkpoint_of
-from .codec import DEFAULT_CODER, compress_file, compressible, decompress_file, describe_file, kind_of
-from .report import fitted, line, refined, table
+from ..refine.presets import PRESETS
+from ..zoo_records import DEFAULT_MODEL
+from .kinds import DEFAULT_C3_QUALITY, DEFAULT_CODER, compressible
+
+# What the commands do is imported when they do it: their --help needs no PyTorch.
 
 __all__ = ["compress", "decompress", "info"]
 
@@ -41,12 +40,12 @@ def compress(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="IN", help="PNG, JPEG, WebP or TIFF")
     parser.add_argument("target", metavar="OUT.csga")
-    parser.add_argument("--model", metavar="NAME", default=zoo.DEFAULT_MODEL, help=f"{models} (%(default)s)")
+    parser.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"{models} (%(default)s)")
     parser.add_argument(
         "--quality",
         metavar="Q",
         type=int,
-        help=f"higher is better and larger (3; C3: {c3.DEFAULT_QUALITY})",
+        help=f"higher is better and larger (3; C3: {DEFAULT_C3_QUALITY})",
     )
     parser.add_argument(
         "--coder", metavar="NAME", help=f"{', '.join(CODERS.values())} ({DEFAULT_CODER}; not for C3)"
@@ -65,6 +64,10 @@ def compress(argv: list[str]) -> int:
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
     args = parser.parse_args(argv)
+    from .c3 import FitResult, checkpoint_of
+    from .codec import compress_file, kind_of
+    from .report import fitted, line, refined
+
     checkpoint = checkpoint_of(args.target) if "checkpoint" in kind_of(args.model).TAKES else None
     with _interruptible(checkpoint):
         if checkpoint is not None and checkpoint.is_file():
@@ -112,6 +115,8 @@ def decompress(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     names = ("steps", "seed", "realism")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    from .codec import decompress_file
+
     with _interruptible():
         container = decompress_file(args.source, args.target, max_bytes=args.max_bytes, **options)
         print(f"{args.target}: {container.width}x{container.height} pixels, {container.mode}")
@@ -127,6 +132,9 @@ def info(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="FILE.csga")
     args = parser.parse_args(argv)
+    from .codec import describe_file
+    from .report import table
+
     with _interruptible():
         print(table(describe_file(args.source)))
         return 0

@@ -9,14 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..coding.container import Container
-from ..models.c3.weights import Nets
-from ..typing import StepCallback
-from .images import Picture
+from ..models.families import FAMILIES
+from ..zoo_files import folder
+from ..zoo_records import installed, records
 
-__all__ = ["Kind", "Request"]
+if TYPE_CHECKING:
+    from ..coding.container import Container
+    from ..models.c3.weights import Nets
+    from ..typing import StepCallback
+    from .images import Picture
+
+__all__ = ["DEFAULT_C3_QUALITY", "DEFAULT_CODER", "Kind", "Request", "compressible"]
+
+DEFAULT_CODER = "constriction-exact"
+DEFAULT_C3_QUALITY = 4
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,9 @@ class Kind(Protocol):
 
     def is_known(self, container: Container) -> bool:
         """Whether everything that decoding needs is installed."""
+
+
+def compressible() -> list[str]:
+    """Names of the models that can make files here: those of the zoo that are installed, and fitted ones."""
+    of_zoo = sorted({record.name for record in records(folder()) if installed(folder(), record)})
+    return [*of_zoo, *(name for family in FAMILIES if family.fitted for name in family.classes)]

@@ -29,15 +29,14 @@ from ..errors import BitstreamError, SgaError
 from ..refine import RefineConfig, RefineResult
 from ..refine import refine as refine_latents
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request
+from .kinds import DEFAULT_CODER, Request
 from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, required
 
-__all__ = ["DEFAULT_CODER", "PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
+__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
 
 TAKES = frozenset({"coder", "refine", "steps", "lmbda", "seed"})
 PARTS = ("y", "z")
 PROGRESSIVE = False
-DEFAULT_CODER = "constriction-exact"
 
 
 def compress(picture: Picture, request: Request) -> tuple[Container, RefineResult | None]:

@@ -17,15 +17,17 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from .. import relaxations as r
 from ..schedules import Constant, Cosine, Exponential, Geometric, Linear
 from ..typing import Distortion, Schedule
-from .synthesis import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .synthesis import Precision
 
 __all__ = ["METHODS", "PRESETS", "RefineConfig"]
 
@@ -143,51 +145,64 @@ def _whole(name: str, value: Any, most: int) -> int:
     return number
 
 
-Method = Callable[[Tensor, float, torch.Generator, RefineConfig, "float | None"], Tensor]
+Method = Callable[["Tensor", float, "torch.Generator", RefineConfig, "float | None"], "Tensor"]
 
 
-def _two_class(logit: Callable[..., Tensor], *parameters: str) -> Method:
+def _relaxations() -> ModuleType:
+    """The module, which is imported here so that the names of presets need no PyTorch."""
+    from .. import relaxations
+
+    return relaxations
+
+
+def _two_class(logit: str, *parameters: str) -> Method:
     def relax(v, temperature, generator, config, noise):
-        chosen = partial(logit, **{name: getattr(config, name) for name in parameters})
+        r = _relaxations()
+        chosen = partial(getattr(r, logit), **{name: getattr(config, name) for name in parameters})
         return r.binary_concrete(v, temperature, generator, chosen, noise)
 
     return relax
 
 
-def _three_class(log_weight: Callable[..., Tensor], *parameters: str) -> Method:
+def _three_class(log_weight: str, *parameters: str) -> Method:
     def relax(v, temperature, generator, config, noise):
-        chosen = partial(log_weight, **{name: getattr(config, name) for name in parameters})
+        r = _relaxations()
+        chosen = partial(getattr(r, log_weight), **{name: getattr(config, name) for name in parameters})
         return r.ternary_concrete(v, temperature, generator, chosen)
 
     return relax
 
 
-def _plain(relaxation: Callable[..., Tensor]) -> Method:
-    return lambda v, temperature, generator, config, noise: relaxation(v, temperature, generator)
-
-
-def _soft_round(noise_of: Callable[..., Tensor]) -> Method:
+def _plain(relaxation: str) -> Method:
     def relax(v, temperature, generator, config, noise):
+        return getattr(_relaxations(), relaxation)(v, temperature, generator)
+
+    return relax
+
+
+def _soft_round(noise_of: str) -> Method:
+    def relax(v, temperature, generator, config, noise):
+        r = _relaxations()
         return r.soft_round_around_noise(
-            v, temperature, generator, lambda v, generator: noise_of(v, generator, noise)
+            v, temperature, generator, lambda v, generator: getattr(r, noise_of)(v, generator, noise)
         )
 
     return relax
 
 
 METHODS: dict[str, Method] = {
-    "ste": _plain(r.ste),
-    "noise": _plain(r.uniform_noise),
-    "annealing": _plain(r.deterministic_annealing),
-    "atanh": _two_class(r.atanh_logit),
-    "linear": _two_class(r.linear_logit),
-    "cosine": _two_class(r.cosine_logit),
-    "ssl": _two_class(r.ssl_logit, "a"),
-    "linear3": _three_class(r.linear3_log_weight, "r", "n"),
-    "cosine3": _three_class(r.cosine3_log_weight, "r", "n"),
-    "ssl3": _three_class(r.ssl3_log_weight, "r", "n", "a"),
-    "soft-round": _soft_round(r.gaussian_noise),
-    "soft-round-kumaraswamy": _soft_round(r.kumaraswamy_noise),
+    "ste": _plain("ste"),
+    "noise": _plain("uniform_noise"),
+    "annealing": _plain("deterministic_annealing"),
+    "atanh": _two_class("atanh_logit"),
+    "linear": _two_class("linear_logit"),
+    "cosine": _two_class("cosine_logit"),
+    "ssl": _two_class("ssl_logit", "a"),
+    "linear3": _three_class("linear3_log_weight", "r", "n"),
+    "cosine3": _three_class("cosine3_log_weight", "r", "n"),
+    "ssl3": _three_class("ssl3_log_weight", "r", "n", "a"),
+    "soft-round": _soft_round("gaussian_noise"),
+    "soft-round-kumaraswamy": _soft_round("kumaraswamy_noise"),
 }
 ALIASES = {"sga": "atanh"}
 

@@ -22,7 +22,6 @@ run writes the record, if no worker starts, or if Ray or its cluster is missing.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections import Counter
@@ -32,6 +31,7 @@ import torch
 from tqdm import tqdm
 
 from . import pool, ray_cluster
+from .options import add_options
 from .process import Outcome, Task, attempt, device
 from .records import Record
 
@@ -39,26 +39,6 @@ __all__ = ["Task", "add_options", "device", "finish", "run"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 NAMES = 10
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --workers, --threads and --ray, which `run` takes under these names."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default: 1)"
-    )
-    where.add_argument(
-        "--ray", metavar="ADDRESS", help="do the tasks on a Ray cluster: its address, or auto, or local"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="torch threads of each process (default: 1)"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
-    return int(text)
 
 
 def run(
