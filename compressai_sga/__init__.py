@@ -11,12 +11,12 @@ COMPRESSAI_SGA_DISABLE=1 leaves CompressAI alone; `compressai_sga.hooks.disable(
 
 In:  an installed CompressAI. An unknown version gets one warning and stays stock.
 
-`python -m compressai_sga` imports PyTorch and CompressAI only for commands that need them: there, and nowhere
-else, this happens at the first use of a public name.
+`python -m compressai_sga` loads itself only for commands that need it, because PyTorch and CompressAI take
+seconds.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import compressai_sga_startup
 
@@ -42,25 +42,19 @@ __all__ = [
 
 
 def _load() -> None:
+    """Import the public names, and register with CompressAI."""
+    global METHODS, PRESETS, RefineConfig, RefineResult, hooks, refine, refined, zoo
     from . import hooks, zoo
     from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
 
-    globals().update({name: value for name, value in locals().items() if name in __all__})
     if not compressai_sga_startup.is_disabled():
         hooks.enable()
 
 
 def _is_the_command() -> bool:
-    """Whether this import is the first step of `python -m compressai_sga`."""
+    """Whether this import is the first step of `python -m compressai_sga`, which loads what it needs."""
     command = sys.orig_argv
     return sys.argv[:1] == ["-m"] and "-m" in command and command[command.index("-m") + 1] == __name__
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _load()
-    return globals()[name]
 
 
 if not _is_the_command():

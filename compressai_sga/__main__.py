@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import compressai_sga
+
 __all__ = ["COMMANDS", "Command", "main"]
 
 
@@ -32,9 +34,9 @@ class Command:
     run: Callable[[list[str]], int | None]
 
     def __call__(self, argv: list[str]) -> int | None:
-        """Run it; `--help` needs neither CompressAI nor its registration."""
-        if not {"-h", "--help"}.intersection(argv):
-            importlib.import_module("compressai_sga").hooks  # noqa: B018 (its first use loads the package)
+        """Run it; `info` and `--help` need neither CompressAI nor its registration."""
+        if self.name != "info" and not {"-h", "--help"}.intersection(argv):
+            compressai_sga._load()
         return self.run(argv)
 
 
@@ -104,7 +106,6 @@ COMMANDS = (
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; see the module's docstring."""
-    from compressai_sga import __version__
     from compressai_sga.endings import ended
 
     # A command gets its arguments untouched: argparse would take options in front for its own.
@@ -116,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         description="Latent refinement, files, coders and new models for CompressAI.",
         epilog="`python -m compressai_sga COMMAND --help` tells the options of a command.",
     )
-    parser.add_argument("--version", action="version", version=f"compressai-sga {__version__}")
+    parser.add_argument("--version", action="version", version=f"compressai-sga {compressai_sga.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for command in COMMANDS:
         commands.add_parser(command.name, help=command.help, add_help=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports that wait until something is used, so that `--help` and `info` need no PyTorch.
 
-    __getattr__ = attributes(__name__, {"refine": "loop", "PRESETS": "presets"})       # of a package
-    ARCHITECTURES = Table(__name__, {"c3": "model:C3", "c3-fast": "model:C3Fast"})      # names are known at once
+    __getattr__ = attributes(__name__, {"refine": "loop", "PRESETS": "presets"})   # of a package
+    ARCHITECTURES = Table(__name__, {"c3": "model:C3", "c3-fast": "model:C3Fast"})  # with names known at once
 
 In:  names, and the modules below a package that define them. Out: the objects, imported at the first use.
 Fails with ``AttributeError`` or ``KeyError`` for other names.

@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING
 from .. import lazy
 
 if TYPE_CHECKING:
-    from .codec import (
-        DEFAULT_CODER,
-        Description,
-        compress_file,
-        compress_picture,
-        decompress_file,
-        decompress_picture,
-        describe,
-        describe_file,
-    )
+    from .codec import compress_file, compress_picture, decompress_file, decompress_picture
+    from .description import Description, describe, describe_file
     from .images import Picture, read_picture, write_picture
+    from .kinds import DEFAULT_CODER
 
 __all__ = [
     "DEFAULT_CODER",
@@ -32,5 +25,14 @@ __all__ = [
     "write_picture",
 ]
 
-_IMAGES = ("Picture", "read_picture", "write_picture")
-__getattr__ = lazy.attributes(__name__, {name: "images" if name in _IMAGES else "codec" for name in __all__})
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        **dict.fromkeys(
+            ("compress_file", "compress_picture", "decompress_file", "decompress_picture"), "codec"
+        ),
+        **dict.fromkeys(("Description", "describe", "describe_file"), "description"),
+        **dict.fromkeys(("Picture", "read_picture", "write_picture"), "images"),
+        "DEFAULT_CODER": "kinds",
+    },
+)

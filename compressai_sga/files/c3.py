@@ -28,36 +28,34 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container
 from ..errors import BitstreamError, SgaError
-from ..models.c3.fit.checkpoint import Checkpoint
-from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
 from .images import Picture, pixels_of, tensor_of
 from .kinds import DEFAULT_C3_QUALITY, Request
 
+if TYPE_CHECKING:
+    from ..models.c3.image_codec import Decoded
+
 __all__ = [
-    "PARTS",
     "PROGRESSIVE",
     "TAKES",
     "FitResult",
     "checkpoint_of",
     "compress",
     "decompress",
-    "is_known",
     "nets_of",
     "remove_checkpoint",
 ]
 
 TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint"})
-PARTS = ("nets", "latents")
 PROGRESSIVE = False
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
@@ -87,6 +85,8 @@ def checkpoint_of(target: str | os.PathLike[str]) -> Path:
 
 def remove_checkpoint(target: str | os.PathLike[str]) -> None:
     """Delete what `checkpoint_of` names."""
+    from ..models.c3.fit.checkpoint import Checkpoint  # late: nets_of needs no PyTorch
+
     Checkpoint.remove(checkpoint_of(target))
 
 
@@ -95,8 +95,8 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
 
     Args:
         picture: any.
-        request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
-            those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
+        request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds
+            are those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
@@ -153,12 +153,9 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     """
     if options:
         raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
+    from ..models.c3.image_codec import reconstruct  # late, as above
+
     return Picture(pixels_of(reconstruct(*_decoded(container)), container.mode), container.profile)
-
-
-def is_known(container: Container) -> bool:
-    """True: a C3 file needs no weights of the zoo's models."""
-    return True
 
 
 def nets_of(container: Container) -> Nets:
@@ -193,6 +190,8 @@ def nets_of(container: Container) -> Nets:
 
 def _decoded(container: Container) -> Decoded:
     """Nets and latents, checked against the container."""
+    from ..models.c3.image_codec import decode_strings  # late, as above
+
     nets_of(container)
     decoded = decode_strings(container.strings, (container.height, container.width))
     found = _checksum(*decoded)

@@ -20,28 +20,19 @@ compressed or written, ``ValueError`` on options (unknown model, quality, coder,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .. import zoo
-from ..coding.container import (
-    MAGIC,
-    MAX_BYTES,
-    MAX_PROFILE_BYTES,
-    Container,
-    pack,
-    part_bytes,
-    unpack,
-    unpack_cut,
-)
+from ..coding.container import MAX_PROFILE_BYTES, Container, pack, unpack, unpack_cut
 from ..errors import BitstreamError, SgaError
-from ..models.c3.weights import Nets
-from ..models.families import FAMILIES, Filing, family_of
+from ..models.families import Filing
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
 from .c3 import FitResult, checkpoint_of, remove_checkpoint
+from .description import Description, describe, describe_file, filing_of, read_file
 from .images import Picture, output_format, read_picture, replacing, require_writable, write_picture
 from .kinds import DEFAULT_CODER, Kind, Request, compressible
 
@@ -58,34 +49,6 @@ __all__ = [
 ]
 
 KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
-_HEAD_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `info` tells about a file.
-
-    Args:
-        container: its fields.
-        part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
-        weights_known: whether the zoo has the weights of the file, or the file needs none.
-        nets: of a C3 image; None for other models.
-    """
-
-    container: Container
-    part_bytes: dict[str, int]
-    weights_known: bool
-    nets: Nets | None = None
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole file."""
-        return sum(self.part_bytes.values())
-
-    @property
-    def bpp(self) -> float:
-        """Bits of the whole file per pixel of the image."""
-        return 8 * self.file_bytes / (self.container.width * self.container.height)
 
 
 def compress_file(
@@ -133,7 +96,7 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    data = _read(source)
+    data = read_file(source)
     try:
         picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
@@ -143,55 +106,9 @@ def decompress_file(
     return container
 
 
-def describe_file(source: str | os.PathLike[str]) -> Description:
-    """What a `.csga` file holds, without decoding its symbols.
-
-    Raises:
-        BitstreamError: the file is damaged or no `.csga` file.
-        SgaError: it cannot be opened.
-    """
-    data = _read(source)
-    try:
-        return describe(data)
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from error
-
-
-def _read(source: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(source, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-            if not head.startswith(MAGIC):
-                return head  # whatever it is, the rest of it is not needed to refuse it
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise BitstreamError(f"{source} has {size} bytes, a .csga file has at most {MAX_BYTES}")
-            return head + file.read()
-    except OSError as error:
-        raise SgaError(f"{source} cannot be read: {error.strerror or error}") from error
-
-
-def describe(data: bytes) -> Description:
-    """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
-    container = unpack(data)
-    kind = kind_of(container.model)
-    nets = kind.nets_of(container)
-    sizes = part_bytes(data)
-    parts = {}
-    for i in range(len(container.strings)):
-        name = f"string {i}"
-        parts[kind.PARTS[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
-    parts.update(sizes)
-    return Description(container, parts, kind.is_known(container), nets)
-
-
 def kind_of(model: str) -> Kind:
     """How images of a model of the zoo are filed, or of an architecture; any other name is `transform`'s."""
-    own = next((family.file for family in FAMILIES if model in family.classes), None)
-    if own is None:  # only now, for files of C3 need no zoo
-        architectures = {record.name: record.architecture for record in zoo.list_models()}
-        own = family_of(architectures[model]).file if model in architectures else "transform"
-    return KINDS[own]
+    return KINDS[filing_of(model, zoo.list_models)]
 
 
 def compress_picture(

@@ -132,7 +132,7 @@ def info(argv: list[str]) -> int:
     )
     parser.add_argument("source", metavar="FILE.csga")
     args = parser.parse_args(argv)
-    from .codec import describe_file
+    from .description import describe_file
     from .report import table
 
     with _interruptible():

@@ -17,7 +17,6 @@ from ..zoo_records import installed, records
 
 if TYPE_CHECKING:
     from ..coding.container import Container
-    from ..models.c3.weights import Nets
     from ..typing import StepCallback
     from .images import Picture
 
@@ -50,8 +49,6 @@ class Kind(Protocol):
 
     TAKES: frozenset[str]
     """Fields of a request, beside model, quality, metric and on_step, that mean something to it."""
-    PARTS: tuple[str, str]
-    """Names of the strings, where there are no more than two."""
     PROGRESSIVE: bool
     """Whether the first bytes of a file decode, to an image of fewer bits."""
 
@@ -60,12 +57,6 @@ class Kind(Protocol):
 
     def decompress(self, container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
         """The image; `cut` says that the file may end early. Raises ``BitstreamError``, ``ValueError``."""
-
-    def nets_of(self, container: Container) -> Nets | None:
-        """The nets that the file itself holds, if it does."""
-
-    def is_known(self, container: Container) -> bool:
-        """Whether everything that decoding needs is installed."""
 
 
 def compressible() -> list[str]:

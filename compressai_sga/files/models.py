@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextvars
 import copy
 import functools
-import hashlib
-import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,10 +27,10 @@ from torch import nn
 
 from .. import zoo
 from ..coding import set_coder
-from ..coding.container import WEIGHTS_BYTES, Container
+from ..coding.container import Container
 from ..coding.sizes import reduce_shape
 from ..errors import BitstreamError
-from ..models.families import architecture
+from .description import fingerprint, record_among
 from .float64 import make_portable
 
 __all__ = ["STRIDE", "borrowed", "choose", "fingerprint", "layout_of", "record_of", "required"]
@@ -54,23 +52,9 @@ def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
     raise ValueError(f"{model}, quality {quality}, metric {metric} is not in the zoo")
 
 
-def fingerprint(record: zoo.ModelRecord) -> bytes:
-    """The part of the weights' sha256 that a file keeps; `coding.container` specifies it."""
-    weights = bytes.fromhex(record.sha256)
-    if record.lmbda_range is not None:
-        weights = hashlib.sha256(weights + struct.pack("<d", record.lmbda)).digest()
-    return weights[:WEIGHTS_BYTES]
-
-
 def record_of(container: Container) -> zoo.ModelRecord | None:
     """The zoo's record of the weights of a file; quality 0, for a given rate, matches any quality."""
-    c = container
-    for record in zoo.list_models():
-        same = (record.name, record.metric, fingerprint(record)) == (c.model, c.metric, c.weights)
-        any_rate = c.quality == 0 and "bpp" in getattr(architecture(record.architecture), "OPTIONS", ())
-        if same and (any_rate or c.quality == record.quality):
-            return record
-    return None
+    return record_among(zoo.list_models(), container)
 
 
 def required(container: Container) -> zoo.ModelRecord:

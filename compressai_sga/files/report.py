@@ -6,12 +6,16 @@ In:  a `Description`, or the result of a refinement or fit. Out: text.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..models.c3.config import Architecture
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets
-from ..refine import RefineResult
 from .c3 import FitResult
-from .codec import Description
+from .description import Description
+
+if TYPE_CHECKING:
+    from ..refine import RefineResult
 
 __all__ = ["fitted", "line", "refined", "table"]
 

@@ -30,12 +30,11 @@ from ..refine import RefineConfig, RefineResult
 from ..refine import refine as refine_latents
 from .images import Picture, pixels_of, tensor_of
 from .kinds import DEFAULT_CODER, Request
-from .models import STRIDE, borrowed, choose, fingerprint, layout_of, record_of, required
+from .models import STRIDE, borrowed, choose, fingerprint, layout_of, required
 
-__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
+__all__ = ["PROGRESSIVE", "TAKES", "compress", "decompress"]
 
 TAKES = frozenset({"coder", "refine", "steps", "lmbda", "seed"})
-PARTS = ("y", "z")
 PROGRESSIVE = False
 
 
@@ -121,15 +120,6 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     left, _, top, _ = padding(container.width, container.height, container.stride)
     x_hat = x_hat[0, :, top : top + container.height, left : left + container.width]
     return Picture(pixels_of(x_hat, container.mode), container.profile)
-
-
-def nets_of(container: Container) -> None:
-    """The nets that the file itself holds: none."""
-
-
-def is_known(container: Container) -> bool:
-    """Whether the zoo has the weights of the file."""
-    return record_of(container) is not None
 
 
 def _refinement(request: Request) -> RefineConfig | None:

@@ -136,7 +136,7 @@ class Family:
 
 
 def _classes(module: str, *names: str) -> Table:
-    """The rows of `ARCHITECTURES` in a module beside this one, which is imported when a class is asked for."""
+    """Rows of `ARCHITECTURES` in a module beside this one, which is imported when a class is asked for."""
     return Table(__name__.rpartition(".")[0], {name: f"{module}:ARCHITECTURES" for name in names})
 
 
