@@ -52,6 +52,9 @@ class Table(Mapping[str, Any]):
         value = getattr(importlib.import_module(f".{module}", self._package), attribute)
         return value[key] if isinstance(value, Mapping) else value
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

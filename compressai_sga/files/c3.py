@@ -96,7 +96,7 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
     Args:
         picture: any.
         request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds
-            are those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
+            are those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on, not removed.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
