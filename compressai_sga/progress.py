@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -132,7 +134,8 @@ class Progress:
         """The current image is finished, whatever number of steps it took."""
         self._bar.update(self._number * self._steps - self._bar.n)
         if self._trace is not None:
-            self._trace.flush()
+            with self._named():
+                self._trace.flush()
 
     def known(self, losses: list[tuple[int, float]]) -> None:
         """The current image was finished by an earlier, interrupted command."""
@@ -150,4 +153,13 @@ class Progress:
     def _line(self, step: int, loss: float) -> None:
         if self._trace is not None:
             entry: dict[str, Any] = {"model": self._model, "image": self._image}
-            self._trace.write(json.dumps({**entry, "step": step, "loss": loss}) + "\n")
+            with self._named():
+                self._trace.write(json.dumps({**entry, "step": step, "loss": loss}) + "\n")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of writing get the name of the trace file."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._trace.name) from error

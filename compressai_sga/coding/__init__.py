@@ -14,10 +14,15 @@ longer. See `coders` (the bytes), `tables`, `escapes`, `autoregressive` (fronts 
 
 from __future__ import annotations
 
-from . import checksum
-from .binding import set_coder
-from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
-from .tables import Tables
+from typing import TYPE_CHECKING
+
+from .. import lazy
+
+if TYPE_CHECKING:
+    from . import checksum
+    from .binding import set_coder
+    from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
+    from .tables import Tables
 
 __all__ = [
     "CODERS",
@@ -28,3 +33,9 @@ __all__ = [
     "checksum",
     "set_coder",
 ]
+
+_CODERS = ("CODERS", "ConstrictionANS", "ConstrictionExact", "ConstrictionRange")
+__getattr__ = lazy.attributes(
+    __name__,
+    {**dict.fromkeys(_CODERS, "coders"), "Tables": "tables", "checksum": "", "set_coder": "binding"},
+)

@@ -92,9 +92,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; it stays on disk if it holds a finished image."""
-        self._lines.close()
-        if not self._records and self._new:
-            self._lines.remove()
+        try:
+            self._lines.close()
+        finally:
+            if not self._records and self._new:
+                self._lines.remove()
 
     def remove(self) -> None:
         """Delete the file: the run is complete."""

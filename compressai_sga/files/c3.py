@@ -29,7 +29,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,33 +37,29 @@ from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container, checksum_of
 from ..errors import BitstreamError
 from ..models.c3.config import PRESETS, QUALITIES
-from ..models.c3.fit.checkpoint import Checkpoint
-from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
 from .images import Picture, pixels_of, psnr_db_of, tensor_of
-from .kinds import Coded, Range, Request, decoding_here
+from .kinds import DEFAULT_C3_QUALITY, Coded, Range, Request, decoding_here
+
+if TYPE_CHECKING:
+    from ..models.c3.image_codec import Decoded
 
 __all__ = [
-    "DEFAULT_QUALITY",
-    "PARTS",
     "PROGRESSIVE",
     "TAKES",
     "FitResult",
     "checkpoint_of",
     "compress",
     "decompress",
-    "is_known",
     "nets_of",
     "ranges",
     "remove_checkpoint",
 ]
 
 TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint", "device"})
-PARTS = ("nets", "latents")
 PROGRESSIVE = False
-DEFAULT_QUALITY = 4
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
 _MAX_QUALITY = 8
@@ -93,6 +89,8 @@ def checkpoint_of(target: str | os.PathLike[str]) -> Path:
 
 def remove_checkpoint(path: str | os.PathLike[str]) -> None:
     """Delete the file of a fit."""
+    from ..models.c3.fit.checkpoint import Checkpoint  # late: nets_of needs no PyTorch
+
     Checkpoint.remove(path)
 
 
@@ -101,8 +99,8 @@ def compress(picture: Picture, request: Request) -> Coded:
 
     Args:
         picture: any.
-        request: quality 1 to 8, DEFAULT_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
-            those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
+        request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds
+            are those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on, not removed.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
@@ -115,7 +113,7 @@ def compress(picture: Picture, request: Request) -> Coded:
         raise ValueError(
             f"quality {request.quality} and lmbda {lmbda} both set the rate of {model}; give one of them"
         )
-    quality = DEFAULT_QUALITY if request.quality is None else request.quality
+    quality = DEFAULT_C3_QUALITY if request.quality is None else request.quality
     net = architecture(model)(
         quality,
         lmbda=lmbda,
@@ -160,7 +158,7 @@ def ranges(request: Request) -> list[Range]:
         )
     steps = PRESETS[request.model].steps if request.steps is None else request.steps
     scout = {"steps": _SCOUT_STEPS, "max_seconds": None} if steps > 2 * _SCOUT_STEPS else {}
-    return [Range("lmbda", QUALITIES[DEFAULT_QUALITY], 1e-6, 1.0, -0.6, scout=scout, keep=True)]
+    return [Range("lmbda", QUALITIES[DEFAULT_C3_QUALITY], 1e-6, 1.0, -0.6, scout=scout, keep=True)]
 
 
 def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
@@ -172,12 +170,9 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     """
     if options:
         raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
+    from ..models.c3.image_codec import reconstruct  # late, as above
+
     return Picture(pixels_of(reconstruct(*_decoded(container)), container.mode), container.profile)
-
-
-def is_known(container: Container) -> bool:
-    """True: a C3 file needs no weights of the zoo's models."""
-    return True
 
 
 def nets_of(container: Container) -> Nets:
@@ -212,6 +207,8 @@ def nets_of(container: Container) -> Nets:
 
 def _decoded(container: Container) -> Decoded:
     """Nets and latents, checked against the container."""
+    from ..models.c3.image_codec import decode_strings  # late, as above
+
     nets_of(container)
     decoded = decode_strings(container.strings, (container.height, container.width))
     symbols, crc32 = _checksum(*decoded)

@@ -21,30 +21,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import zoo
-from ..coding.container import (
-    MAGIC,
-    MAX_BYTES,
-    MAX_PROFILE_BYTES,
-    Container,
-    pack,
-    part_bytes,
-    unpack,
-    unpack_cut,
-)
+from ..coding.container import MAX_PROFILE_BYTES, Container, pack, unpack, unpack_cut
 from ..errors import BitstreamError, SgaError
-from ..models.c3.weights import Nets
-from ..models.families import FAMILIES, Filing, family_of
+from ..models.families import Filing
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
 from .c3 import FitResult, checkpoint_of, remove_checkpoint
+from .description import Description, describe, describe_file, filing_of, read_file
 from .images import (
     Picture,
     output_format,
@@ -54,9 +45,8 @@ from .images import (
     require_writable,
     write_picture,
 )
-from .kinds import Kind, Request
+from .kinds import DEFAULT_CODER, Kind, Request, compressible
 from .target import Attempt, Found, Wish, reach
-from .transform import DEFAULT_CODER
 
 __all__ = [
     "DEFAULT_CODER",
@@ -73,44 +63,6 @@ __all__ = [
 ]
 
 KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
-_HEAD_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `info` tells about a file.
-
-    Args:
-        container: its fields.
-        part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
-        weights_known: whether the zoo has the weights of the file, or the file needs none.
-        nets: of a C3 image; None for other models.
-        psnr_db: of the decoded image in 8 bits, where the file was just made and the encoder knows it.
-        found: the outcome of the search for a target, where the file was just made by one.
-    """
-
-    container: Container
-    part_bytes: dict[str, int]
-    weights_known: bool
-    nets: Nets | None = None
-    psnr_db: float | None = None
-    found: Found | None = None
-
-    @property
-    def header_share(self) -> float:
-        """Of the file: what is neither strings nor colour profile."""
-        own = sum(self.part_bytes.get(name, 0) for name in ("header", "filling", "other"))
-        return own / self.file_bytes
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole file."""
-        return sum(self.part_bytes.values())
-
-    @property
-    def bpp(self) -> float:
-        """Bits of the whole file per pixel of the image."""
-        return 8 * self.file_bytes / (self.container.width * self.container.height)
 
 
 def compress_file(
@@ -183,56 +135,9 @@ def decompress_file(
     return container
 
 
-def describe_file(source: str | os.PathLike[str]) -> Description:
-    """What a `.csga` file holds, without decoding its symbols.
-
-    Raises:
-        BitstreamError: the file is damaged or no `.csga` file.
-        SgaError: it cannot be opened.
-    """
-    data = read_file(source)
-    try:
-        return describe(data)
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from error
-
-
-def read_file(source: str | os.PathLike[str]) -> bytes:
-    """The bytes of a `.csga` file, or the first ones of any other; raises ``SgaError``."""
-    try:
-        with open(source, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-            if not head.startswith(MAGIC):
-                return head  # whatever it is, the rest of it is not needed to refuse it
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise BitstreamError(f"{source} has {size} bytes, a .csga file has at most {MAX_BYTES}")
-            return head + file.read()
-    except OSError as error:
-        raise SgaError(f"{source} cannot be read: {error.strerror or error}") from error
-
-
-def describe(data: bytes) -> Description:
-    """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
-    container = unpack(data)
-    kind = kind_of(container.model)
-    nets = kind.nets_of(container)
-    sizes = part_bytes(data)
-    parts = {}
-    for i in range(len(container.strings)):
-        name = f"string {i}"
-        parts[kind.PARTS[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
-    parts.update(sizes)
-    return Description(container, parts, kind.is_known(container), nets)
-
-
 def kind_of(model: str) -> Kind:
     """How images of a model of the zoo are filed, or of an architecture; any other name is `transform`'s."""
-    own = next((family.file for family in FAMILIES if model in family.classes), None)
-    if own is None:  # only now, for files of C3 need no zoo
-        architectures = {record.name: record.architecture for record in zoo.list_models()}
-        own = family_of(architectures[model]).file if model in architectures else "transform"
-    return KINDS[own]
+    return KINDS[filing_of(model, zoo.list_models)]
 
 
 def compress_picture(
@@ -298,7 +203,10 @@ def _coded(
     picture: Picture, request: Request, bpp: float | None, size: float | None, psnr_db: float | None
 ) -> tuple[Attempt, Found | None]:
     """A picture's file, and how it came about where it was searched for."""
-    kind = kind_of(request.model)
+    model, kind = request.model, kind_of(request.model)
+    if kind is transform and request.weights is None:
+        if model not in {record.name for record in zoo.list_models()}:
+            raise ValueError(f"no model called {model!r} makes files; there are {', '.join(compressible())}")
     _refuse_others(request, kind)
     _require_device(request.device)
     if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:

@@ -19,33 +19,25 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import zoo
 from ..coding.container import CODERS
+from ..endings import refusals
 from ..errors import SgaError
 from ..models.families import FAMILIES
 from ..progress import Progress
-from ..refine import PRESETS
-from . import arguments, c3
-from .c3 import FitResult, checkpoint_of
-from .codec import (
-    DEFAULT_CODER,
-    Description,
-    compress_described,
-    compress_file,
-    decompress_file,
-    decompress_picture,
-    describe,
-    describe_file,
-    kind_of,
-    read_file,
-)
+from ..refine.presets import PRESETS
+from ..zoo_files import folder
+from ..zoo_records import DEFAULT_MODEL, records
+from . import arguments
 from .folders import each, outputs
 from .images import INPUT_SUFFIXES, png_of, read_picture, replacing, write_picture
-from .kinds import Request
-from .models import chosen, fingerprint
-from .report import facts, fitted, line, refined, table
+from .kinds import DEFAULT_C3_QUALITY, DEFAULT_CODER, Request, compressible
+
+if TYPE_CHECKING:
+    from .description import Description
+
+# What the commands do is imported when they do it: their --help needs no PyTorch.
 
 __all__ = ["compress", "decompress", "info"]
 
@@ -55,11 +47,13 @@ _STREAM = "-"
 def compress(argv: list[str]) -> int:
     """`compress IN [OUT.csga]`."""
     own = [name for family in FAMILIES if family.fitted for name in family.classes]
-    names = [*sorted({record.name for record in zoo.list_models()}), *own]
     args = arguments.compress_parser(
-        names, zoo.DEFAULT_MODEL, own, CODERS.values(), DEFAULT_CODER, PRESETS, c3.DEFAULT_QUALITY
+        compressible(), DEFAULT_MODEL, own, CODERS.values(), DEFAULT_CODER, PRESETS, DEFAULT_C3_QUALITY
     ).parse_args(argv)
-    with _one_sentence():
+    from .c3 import checkpoint_of
+    from .codec import kind_of
+
+    with _interruptible():
         options = {
             "model": _model(args),
             "weights": args.checkpoint,
@@ -70,13 +64,13 @@ def compress(argv: list[str]) -> int:
         if not Path(args.source).is_dir():
             target = _target(args, ".csga")
             checkpoint = checkpoint_of(target) if keeps_fits and target != _STREAM else None
-            with _one_sentence(checkpoint):
+            with _interruptible(checkpoint):
                 _compress(args.source, target, options, checkpoint)
                 return 0
             return 130
 
         def work(source: Path, target: Path) -> str:
-            with _refusals():
+            with refusals():
                 return _compress(
                     source, target, options, checkpoint_of(target) if keeps_fits else None, quiet=True
                 )
@@ -92,10 +86,10 @@ _OPTIONS = "quality coder refine steps lmbda seed max_seconds bpp device target_
 def _model(args: argparse.Namespace) -> str:
     """The model's name; for a checkpoint, its architecture's."""
     if args.checkpoint is None:
-        return args.model or zoo.DEFAULT_MODEL
+        return args.model or DEFAULT_MODEL
     if args.model is None:
         raise SgaError(f"--checkpoint {args.checkpoint}: name its architecture too, with -a")
-    return next((r.architecture for r in zoo.list_models() if r.name == args.model), args.model)
+    return next((r.architecture for r in records(folder()) if r.name == args.model), args.model)
 
 
 def _target(args: argparse.Namespace, ending: str) -> str:
@@ -118,6 +112,9 @@ def _compress(
     quiet: bool = False,
 ) -> str:
     """Compress one image; prints what came out, or gives only its last line."""
+    from .codec import compress_described, compress_file
+    from .report import line
+
     out = sys.stderr if target == _STREAM else sys.stdout
     for path in _fits(checkpoint):
         print(f"going on from {path}", file=sys.stderr)
@@ -145,6 +142,9 @@ def _fits(checkpoint: Path | None) -> list[Path]:
 
 
 def _told(description: Description, result: Any) -> Iterator[str]:
+    from .c3 import FitResult
+    from .report import fitted, refined
+
     if description.found is not None:
         yield description.found.text
     if isinstance(result, FitResult):
@@ -155,6 +155,9 @@ def _told(description: Description, result: Any) -> Iterator[str]:
 
 def _is_same(path: Path, options: dict[str, Any]) -> bool:
     """Whether a file is what the options would make, as far as it says so."""
+    from .description import describe_file, fingerprint
+    from .models import chosen
+
     try:
         found = describe_file(path).container
     except SgaError:
@@ -180,6 +183,8 @@ def _write(target: str | Path, data: bytes) -> None:
 def decompress(argv: list[str]) -> int:
     """`decompress IN.csga [OUT.png]`."""
     args = arguments.decompress_parser().parse_args(argv)
+    from .codec import decompress_file, decompress_picture, read_file
+
     given = {"weights": args.checkpoint, **{name: getattr(args, name) for name in _DECODING}}
     options = {name: value for name, value in given.items() if value is not None}
 
@@ -198,10 +203,10 @@ def decompress(argv: list[str]) -> int:
         return f"{'stdout' if target == _STREAM else target}: {size[1]}x{size[0]} pixels, {mode}"
 
     def work_in_folder(source: Path, target: Path) -> str:
-        with _refusals():
+        with refusals():
             return work(source, target)
 
-    with _one_sentence():
+    with _interruptible():
         if Path(args.source).is_dir():
             pairs = outputs(args.source, args.target or args.source, frozenset({".csga"}), ".png")
             return each(pairs, work_in_folder, lambda _: True, force=args.force, title="decompress")
@@ -217,7 +222,10 @@ _DECODING = ("max_bytes", "steps", "seed", "realism", "device")
 def info(argv: list[str]) -> int:
     """`info FILE.csga`."""
     args = arguments.info_parser().parse_args(argv)
-    with _one_sentence():
+    from .description import describe, describe_file
+    from .report import facts, table
+
+    with _interruptible():
         stream = args.source == _STREAM
         description = describe(sys.stdin.buffer.read()) if stream else describe_file(args.source)
         print(json.dumps(facts(description), indent=2) if args.json else table(description))
@@ -250,34 +258,16 @@ class _Bar:
 
 
 @contextmanager
-def _one_sentence(checkpoint: Path | None = None) -> Iterator[None]:
-    """Turn wrong options and lack of memory into ``SgaError``; an interrupt ends the block.
+def _interruptible(checkpoint: Path | None = None) -> Iterator[None]:
+    """An interrupt ends the block with one sentence; `endings` sees to everything else.
 
     Args:
         checkpoint: file from which the same command goes on, if it exists.
     """
     try:
-        with _refusals():
-            yield
+        yield
     except KeyboardInterrupt:
         how = ""
         if _fits(checkpoint):
             how = f", the fit so far is in {checkpoint}: the same command goes on from there"
         print(f"interrupted; the output is what it was before{how}", file=sys.stderr)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn wrong options and lack of memory into ``SgaError``."""
-    try:
-        yield
-    except SgaError:
-        raise
-    except ValueError as error:
-        raise SgaError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
-            raise
-        raise SgaError("the image needs more memory than there is; cut it into parts") from error
-    except FileNotFoundError as error:  # weights that are not installed
-        raise SgaError(str(error)) from error

@@ -26,12 +26,11 @@ from ..coding.container import Container, checksum_of
 from ..errors import BitstreamError
 from .images import Picture, pixels_of, tensor_of
 from .kinds import Coded, Range, Request, decoding_here
-from .models import borrowed, choose, fingerprint, record_of, required
+from .models import borrowed, choose, fingerprint, required
 
-__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of", "ranges"]
+__all__ = ["PROGRESSIVE", "TAKES", "compress", "decompress", "ranges"]
 
 TAKES = frozenset({"bpp", "seed"})
-PARTS = ("y", "z")
 PROGRESSIVE = True
 _CODER = "constriction-range"
 
@@ -118,12 +117,3 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
         limit = max(1, len(c.strings[0])) if cut else None
         out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
     return Picture(pixels_of(out["x_hat"][0], c.mode), c.profile)
-
-
-def nets_of(container: Container) -> None:
-    """The nets that the file itself holds: none."""
-
-
-def is_known(container: Container) -> bool:
-    """Whether the zoo has the weights of the file."""
-    return record_of(container) is not None

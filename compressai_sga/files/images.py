@@ -23,15 +23,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
-from torch import Tensor
 
 from ..coding.container import MAGIC, MAX_SIDE_PX
 from ..errors import SgaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "INPUT_SUFFIXES",
@@ -242,6 +243,8 @@ def _picture(image: Image.Image, path: str | os.PathLike[str]) -> Picture:
 
 def tensor_of(picture: Picture) -> Tensor:
     """The input of a model: (1, 3, H, W) in [0, 1]; grey becomes three equal channels."""
+    import torch  # late: reading and writing files needs no PyTorch
+
     pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels))
     if picture.mode == "L":
         pixels = pixels[..., None].expand(-1, -1, 3)
@@ -250,6 +253,8 @@ def tensor_of(picture: Picture) -> Tensor:
 
 def pixels_of(x_hat: Tensor, mode: str) -> np.ndarray:
     """(3, H, W) as uint8: (H, W, 3) for RGB, or (H, W), the mean of the channels, for grey."""
+    import torch  # late, as above
+
     x_hat = x_hat.clamp(0, 1)
     if mode == "L":
         x_hat = x_hat.mean(0, keepdim=True)
@@ -309,8 +314,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         SgaError: the folder cannot be written to, the disk is full, or `path` is no ordinary file.
     """
-    target, part = _target_and_part(path)
     try:
+        target, part = _target_and_part(path)
         try:
             with open(part, "xb") as file:
                 yield file
@@ -333,8 +338,8 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         SgaError: it cannot.
     """
-    _, part = _target_and_part(path)
     try:
+        _, part = _target_and_part(path)
         part.touch(exist_ok=False)
         part.unlink()
     except OSError as error:

@@ -10,17 +10,33 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
-from ..coding.container import Container
 from ..errors import BitstreamError, SgaError
-from ..models.c3.weights import Nets
-from ..typing import StepCallback
-from .images import Picture
+from ..models.families import FAMILIES
+from ..zoo_files import folder
+from ..zoo_records import installed, records
 
-__all__ = ["Coded", "Kind", "Range", "Request", "decoding_here"]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..coding.container import Container
+    from ..typing import StepCallback
+    from .images import Picture
+
+__all__ = [
+    "DEFAULT_C3_QUALITY",
+    "DEFAULT_CODER",
+    "Coded",
+    "Kind",
+    "Range",
+    "Request",
+    "compressible",
+    "decoding_here",
+]
+
+DEFAULT_CODER = "constriction-exact"
+DEFAULT_C3_QUALITY = 4
 
 
 @dataclass(frozen=True)
@@ -90,8 +106,6 @@ class Kind(Protocol):
 
     TAKES: frozenset[str]
     """Fields of a request, beside model, quality, metric and on_step, that mean something to it."""
-    PARTS: tuple[str, str]
-    """Names of the strings, where there are no more than two."""
     PROGRESSIVE: bool
     """Whether the first bytes of a file decode, to an image of fewer bits."""
 
@@ -107,11 +121,11 @@ class Kind(Protocol):
         Options are those of the model, and `weights`, the path of a checkpoint, and `device`.
         """
 
-    def nets_of(self, container: Container) -> Nets | None:
-        """The nets that the file itself holds, if it does."""
 
-    def is_known(self, container: Container) -> bool:
-        """Whether everything that decoding needs is installed."""
+def compressible() -> list[str]:
+    """Names of the models that can make files here: those of the zoo that are installed, and fitted ones."""
+    of_zoo = sorted({record.name for record in records(folder()) if installed(folder(), record)})
+    return [*of_zoo, *(name for family in FAMILIES if family.fitted for name in family.classes)]
 
 
 @contextmanager

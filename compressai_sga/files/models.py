@@ -22,7 +22,6 @@ import hashlib
 import io
 import math
 import os
-import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,10 +36,11 @@ from torch import nn
 
 from .. import zoo
 from ..coding import set_coder
-from ..coding.container import WEIGHTS_BYTES, Container
+from ..coding.container import Container
 from ..coding.sizes import reduce_shape
 from ..errors import BitstreamError, SgaError
 from ..models.families import architecture
+from .description import fingerprint, is_own, record_among
 from .float64 import make_portable
 from .kinds import Request
 
@@ -52,7 +52,6 @@ __all__ = [
     "choose",
     "chosen",
     "fingerprint",
-    "is_own",
     "layout_of",
     "qualities_of",
     "record_of",
@@ -130,12 +129,6 @@ def _content(path: str | os.PathLike[str]) -> bytes:
         raise SgaError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def is_own(container: Container) -> bool:
-    """Whether a file was made with a checkpoint that is not the zoo's."""
-    named = any(record.name == container.model for record in zoo.list_models())
-    return container.quality == 0 and container.lmbda is None and not named
-
-
 def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
     """The zoo's record for a request; raises ValueError as `zoo.load` does."""
     records = qualities_of(model, metric)
@@ -149,26 +142,9 @@ def choose(model: str, quality: int | None, metric: str) -> zoo.ModelRecord:
     raise ValueError(f"{model}, quality {quality}, metric {metric} is not in the zoo")
 
 
-def fingerprint(record: Weights) -> bytes:
-    """The part of the weights' sha256 that a file keeps; `coding.container` specifies it."""
-    weights = bytes.fromhex(record.sha256)
-    if record.lmbda_range is not None:
-        weights = hashlib.sha256(weights + struct.pack("<d", record.lmbda)).digest()
-    return weights[:WEIGHTS_BYTES]
-
-
 def record_of(container: Container) -> zoo.ModelRecord | None:
     """The zoo's record of the weights of a file; quality 0, for a given rate, matches any quality."""
-    c = container
-    for record in zoo.list_models():
-        if (record.name, record.metric) != (c.model, c.metric):
-            continue
-        if c.lmbda is not None and record.lmbda_range is not None:
-            record = dataclasses.replace(record, quality=0, lmbda=c.lmbda)
-        any_rate = c.quality == 0 and "bpp" in getattr(architecture(record.architecture), "OPTIONS", ())
-        if fingerprint(record) == c.weights and (any_rate or c.quality == record.quality):
-            return record
-    return None
+    return record_among(zoo.list_models(), container)
 
 
 def required(container: Container, checkpoint: str | os.PathLike[str] | None = None) -> Weights:

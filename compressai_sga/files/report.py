@@ -6,15 +6,16 @@ In:  a `Description`, or the result of a refinement or fit. Out: text.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models.c3.config import QUALITIES, Architecture
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets
-from ..refine import RefineResult
 from .c3 import FitResult
-from .codec import Description
-from .models import is_own
+from .description import Description, is_own
+
+if TYPE_CHECKING:
+    from ..refine import RefineResult
 
 __all__ = ["facts", "fitted", "line", "refined", "table"]
 

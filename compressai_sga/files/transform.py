@@ -30,11 +30,11 @@ from ..coding import checksum
 from ..coding.container import CODERS, Container, checksum_of
 from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
 from ..errors import BitstreamError, SgaError
-from ..refine import PRESETS, RefineConfig
+from ..refine import RefineConfig
 from ..refine import refine as refine_latents
 from .gauge import PROBE_PX, is_large, shown
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Coded, Range, Request, decoding_here
+from .kinds import DEFAULT_CODER, Coded, Range, Request, decoding_here
 from .models import (
     STRIDE,
     Weights,
@@ -43,26 +43,13 @@ from .models import (
     fingerprint,
     layout_of,
     qualities_of,
-    record_of,
     required,
 )
 
-__all__ = [
-    "DEFAULT_CODER",
-    "PARTS",
-    "PROGRESSIVE",
-    "TAKES",
-    "compress",
-    "decompress",
-    "is_known",
-    "nets_of",
-    "ranges",
-]
+__all__ = ["PROGRESSIVE", "TAKES", "compress", "decompress", "ranges"]
 
 TAKES = frozenset({"coder", "refine", "steps", "lmbda", "seed", "weights", "device"})
-PARTS = ("y", "z")
 PROGRESSIVE = False
-DEFAULT_CODER = "constriction-exact"
 
 
 def compress(picture: Picture, request: Request) -> Coded:
@@ -214,15 +201,6 @@ def _pixels(x_hat: Tensor, container: Container) -> np.ndarray:
     return pixels_of(x_hat.cpu(), container.mode)
 
 
-def nets_of(container: Container) -> None:
-    """The nets that the file itself holds: none."""
-
-
-def is_known(container: Container) -> bool:
-    """Whether the zoo has the weights of the file."""
-    return record_of(container) is not None
-
-
 def _refinement(request: Request, record: Weights) -> RefineConfig | None:
     refine, steps, lmbda = request.refine, request.steps, request.lmbda
     at_rate = record.lmbda_range is not None and request.quality is None
@@ -236,8 +214,7 @@ def _refinement(request: Request, record: Weights) -> RefineConfig | None:
             if value is not None:
                 raise ValueError(f"{name} {value} is for refinement; name a method for it (refine)")
         return None
-    name = {"preset": refine} if refine in PRESETS else {"method": refine}
-    return RefineConfig.make(**name, steps=steps, lmbda=lmbda, seed=request.seed)
+    return RefineConfig.make(refine, steps=steps, lmbda=lmbda, seed=request.seed)
 
 
 def _small(net: nn.Module) -> dict[str, Any]:

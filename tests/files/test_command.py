@@ -18,7 +18,7 @@ from compressai_sga import files, zoo
 from compressai_sga.__main__ import main
 from compressai_sga.coding.container import unpack
 from compressai_sga.errors import BitstreamError
-from compressai_sga.files import Picture, compress_picture, decompress_picture, read_picture
+from compressai_sga.files import Picture, codec, compress_picture, decompress_picture, read_picture
 
 CROP = Picture(read_picture(zoo.sample_images()[0]).pixels[40:120, 100:228].copy())
 
@@ -147,7 +147,7 @@ def test_folders(folder, tmp_path, capsys):
 
 
 def test_an_interrupted_folder_goes_on(folder, tmp_path, capsys, monkeypatch):
-    coded, work, count = tmp_path / "coded", files.command.compress_file, []
+    coded, work, count = tmp_path / "coded", codec.compress_file, []
     (folder / "broken.png").unlink()
 
     def second(*arguments, **options):
@@ -156,7 +156,7 @@ def test_an_interrupted_folder_goes_on(folder, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return work(*arguments, **options)
 
-    monkeypatch.setattr(files.command, "compress_file", second)
+    monkeypatch.setattr(codec, "compress_file", second)
     assert main(["compress", str(folder), str(coded)]) == 130
     assert "interrupted; 1 of 3 are done, the same command does the rest" in capsys.readouterr().err
     assert main(["compress", str(folder), str(coded)]) == 0 and len(count) == 4

@@ -109,7 +109,16 @@ class C3(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
-        """A model with the class's defaults; there is nothing to load."""
+        """A model with the class's defaults, from an empty state dict: there is nothing to load.
+
+        Raises:
+            ValueError: the state dict has entries, so that it is another model's.
+        """
+        if state_dict:
+            raise ValueError(
+                f"{cls.preset_name} is fitted to each image and has no weights, but the state dict has "
+                f"{len(state_dict)} entries ({next(iter(state_dict))}, ...): it is another model's"
+            )
         return cls()
 
     @classmethod
@@ -120,6 +129,14 @@ class C3(CompressionModel):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """One parameter without elements, from which CompressAI's evaluation takes the device."""
         yield nn.Parameter(self._where, requires_grad=False)
+
+    def half(self) -> C3:
+        """Refused: the decoder would compute other numbers than the encoder.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.preset_name} computes in float32; leave half precision (--half) out")
 
     @property
     def downsampling_factor(self) -> int:
