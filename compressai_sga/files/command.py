@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def compress(argv: list[str]) -> int:
             **{name: getattr(args, name) for name in _OPTIONS},
         }
         keeps_fits = "checkpoint" in kind_of(options["model"]).TAKES
-        if not Path(args.source).is_dir():
+        if not os.path.isdir(args.source):
             target = _target(args, ".csga")
             checkpoint = checkpoint_of(target) if keeps_fits and target != _STREAM else None
             with _interruptible(checkpoint):
@@ -99,7 +100,7 @@ def _target(args: argparse.Namespace, ending: str) -> str:
         target = _STREAM if args.source == _STREAM else str(Path(args.source).with_suffix(ending))
     if target == _STREAM and sys.stdout.isatty():
         raise SgaError("stdout is a terminal, which cannot show the file; redirect it, or name an output")
-    if target != _STREAM and Path(target).is_file() and not args.force:
+    if target != _STREAM and os.path.isfile(target) and not args.force:
         raise SgaError(f"{target} is there already; --force replaces it, or name another output")
     return target
 
@@ -207,7 +208,7 @@ def decompress(argv: list[str]) -> int:
             return work(source, target)
 
     with _interruptible():
-        if Path(args.source).is_dir():
+        if os.path.isdir(args.source):
             pairs = outputs(args.source, args.target or args.source, frozenset({".csga"}), ".png")
             return each(pairs, work_in_folder, lambda _: True, force=args.force, title="decompress")
         target = _target(args, ".png")
