@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from compressai_sga import files, zoo, zoo_joint
 from compressai_sga.coding.container import pack, unpack
 from compressai_sga.errors import BitstreamError
+from compressai_sga.files import description
 from compressai_sga.files.images import Picture
 from compressai_sga.hooks import registration
 from compressai_sga.models.elic import SpaceChannelContext
@@ -108,6 +109,7 @@ def own_zoo(made, tmp_path, monkeypatch):
     shutil.copytree(made, folder)
     registration.unregister()
     monkeypatch.setattr(zoo, "_folder", lambda: folder)
+    monkeypatch.setattr(description, "folder", lambda: folder)
     registration.register()
     yield folder
     registration.unregister()
