@@ -18,6 +18,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -91,7 +92,10 @@ def brief(error: BaseException) -> str:
                 f"it holds an object of {found[1]}, which PyTorch loads from trusted files only; save the "
                 "state dict alone"
             )
-    if isinstance(error, (pickle.UnpicklingError, EOFError)) or "PytorchStreamReader" in text:
+    if (
+        isinstance(error, (pickle.UnpicklingError, EOFError, zipfile.BadZipFile))
+        or "PytorchStreamReader" in text
+    ):
         return "torch.save did not write it, or it is damaged"
     text = " ".join(line.strip() for line in text.splitlines()[:2])
     if len(text) > _MOST_CHARACTERS:

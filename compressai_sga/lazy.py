@@ -11,7 +11,7 @@ Fails with ``AttributeError`` or ``KeyError`` for other names.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 __all__ = ["Table", "attributes"]
@@ -36,7 +36,7 @@ def attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     return __getattr__
 
 
-class Table(Mapping[str, Any]):
+class Table(MutableMapping[str, Any]):
     """A dictionary whose keys are known and whose values are imported when they are asked for.
 
     Args:
@@ -45,12 +45,24 @@ class Table(Mapping[str, Any]):
     """
 
     def __init__(self, package: str, places: Mapping[str, str]) -> None:
-        self._package, self._places = package, dict(places)
+        self._package = package
+        self._places: dict[str, str | None] = dict(places)  # None: the value was set
+        self._values: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
-        module, _, attribute = self._places[key].partition(":")
+        place = self._places[key]
+        if place is None:
+            return self._values[key]
+        module, _, attribute = place.partition(":")
         value = getattr(importlib.import_module(f".{module}", self._package), attribute)
         return value[key] if isinstance(value, Mapping) else value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._places[key], self._values[key] = None, value
+
+    def __delitem__(self, key: str) -> None:
+        del self._places[key]
+        self._values.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
         return key in self._places

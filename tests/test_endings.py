@@ -22,6 +22,7 @@ from compressai_sga import zoo
 from compressai_sga.__main__ import main
 from compressai_sga.endings import brief, refusals
 from compressai_sga.errors import SgaError
+from compressai_sga.files import kinds
 from compressai_sga.models.c3 import ARCHITECTURES as C3_ARCHITECTURES
 
 FAST = ["--refine", "ssl", "--refine-steps", "1", "--refine-lmbda", "0.01"]
@@ -226,6 +227,7 @@ def test_weights_that_are_not_installed(refused, images, tmp_path, monkeypatch, 
     shutil.copy(zoo._folder() / "manifest.json", tmp_path)
     record = zoo.list_models("rda-l2-small")[0]
     monkeypatch.setattr(zoo, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(kinds, "folder", lambda: tmp_path)
     for options in ([], ["--metrics", "swd"]):
         _, err = refused("pretrained", images, "-a", record.name, "-q", record.quality, *options)
         assert f"Copy zoo/{record.file} from the repository" in one_sentence(err)

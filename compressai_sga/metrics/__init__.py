@@ -13,7 +13,7 @@ Fails with `SgaError` naming the optional package or the weight file that is mis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Protocol
 
 from .. import lazy
@@ -57,10 +57,10 @@ __getattr__ = lazy.attributes(
         **dict.fromkeys(("PatchFid", "PatchKid"), "frechet"),
     },
 )
-METRICS: Mapping[str, Callable[[Tensor, Tensor], float]] = lazy.Table(
+METRICS: MutableMapping[str, Callable[[Tensor, Tensor], float]] = lazy.Table(
     __name__, {"critic": "critic:critic_bpp", "lpips": "perceptual:lpips"}
 )
-SET_METRICS: Mapping[str, Callable[[], SetMetric]] = lazy.Table(
+SET_METRICS: MutableMapping[str, Callable[[], SetMetric]] = lazy.Table(
     __name__,
     {"fid": "frechet:PatchFid", "kid": "frechet:PatchKid", "swd": "sliced_wasserstein:SlicedWasserstein"},
 )
