@@ -10,13 +10,22 @@ and extends its command line (`python -m compressai.utils.eval_model --refine ss
 COMPRESSAI_SGA_DISABLE=1 leaves CompressAI alone; `compressai_sga.hooks.disable()` undoes it.
 
 In:  an installed CompressAI. An unknown version gets one warning and stays stock.
+
+`python -m compressai_sga` loads itself only for commands that need it, because PyTorch and CompressAI take
+seconds.
 """
+
+import sys
+from typing import TYPE_CHECKING
 
 import compressai_sga_startup
 
-from . import errors, hooks, zoo
-from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
+from . import errors
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import hooks, zoo
+    from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
 
 __all__ = [
     "METHODS",
@@ -31,5 +40,22 @@ __all__ = [
     "zoo",
 ]
 
-if not compressai_sga_startup.is_disabled():
-    hooks.enable()
+
+def _load() -> None:
+    """Import the public names, and register with CompressAI."""
+    global METHODS, PRESETS, RefineConfig, RefineResult, hooks, refine, refined, zoo
+    from . import hooks, zoo
+    from .refine import METHODS, PRESETS, RefineConfig, RefineResult, refine, refined
+
+    if not compressai_sga_startup.is_disabled():
+        hooks.enable()
+
+
+def _is_the_command() -> bool:
+    """Whether this import is the first step of `python -m compressai_sga`, which loads what it needs."""
+    command = sys.orig_argv
+    return sys.argv[:1] == ["-m"] and "-m" in command and command[command.index("-m") + 1] == __name__
+
+
+if not _is_the_command():
+    _load()

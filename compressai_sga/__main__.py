@@ -12,6 +12,9 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import compressai_sga
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -29,6 +32,12 @@ class Command:
     name: str
     help: str
     run: Callable[[list[str]], int | None]
+
+    def __call__(self, argv: list[str]) -> int | None:
+        """Run it; `info` and `--help` need neither CompressAI nor its registration."""
+        if self.name != "info" and not {"-h", "--help"}.intersection(argv):
+            compressai_sga._load()
+        return self.run(argv)
 
 
 def _eval_model(argv: list[str]) -> None:
@@ -63,8 +72,10 @@ def _bd_rate(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
+    from compressai_sga.comparison import arguments
     from compressai_sga.errors import SgaError
 
+    args = arguments.parse(argv)
     for name in ("matplotlib", "plotly", "bjontegaard"):  # all of them before hours of coding
         try:
             importlib.import_module(name)
@@ -74,7 +85,7 @@ def _compare(argv: list[str]) -> int:
             ) from error
     from compressai_sga.comparison import plan
 
-    return plan.main(argv)
+    return plan.run_comparison(args)
 
 
 COMMANDS = (
@@ -95,23 +106,18 @@ COMMANDS = (
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; see the module's docstring."""
-    from compressai_sga import __version__
-    from compressai_sga.errors import SgaError
+    from compressai_sga.endings import ended
 
     # A command gets its arguments untouched: argparse would take options in front for its own.
     for command in COMMANDS:
         if argv and argv[0] == command.name:
-            try:
-                return command.run(list(argv[1:])) or 0
-            except SgaError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
+            return ended(partial(command, list(argv[1:])))
     parser = argparse.ArgumentParser(
         prog="python -m compressai_sga",
         description="Latent refinement, files, coders and new models for CompressAI.",
         epilog="`python -m compressai_sga COMMAND --help` tells the options of a command.",
     )
-    parser.add_argument("--version", action="version", version=f"compressai-sga {__version__}")
+    parser.add_argument("--version", action="version", version=f"compressai-sga {compressai_sga.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for command in COMMANDS:
         commands.add_parser(command.name, help=command.help, add_help=False)

@@ -12,7 +12,6 @@ import argparse
 import json
 from typing import Any
 
-from . import zoo
 from .models.families import FAMILIES, family_of
 
 __all__ = ["models", "rows"]
@@ -20,9 +19,11 @@ __all__ = ["models", "rows"]
 
 def rows() -> list[dict[str, Any]]:
     """The zoo's models, sorted by name, then those that are fitted to an image and need no weights."""
+    from . import zoo  # late: it imports PyTorch, which --help does not need
+
     found = []
     for name in dict.fromkeys(record.name for record in zoo.list_models()):
-        records = [record for record in zoo.list_models() if record.name == name]
+        records = zoo.list_models(name)
         family = family_of(records[0].architecture)
         found.append(
             {

@@ -48,15 +48,20 @@ class JsonLines:
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; it is on disk when this returns."""
         file = self.open()
-        file.write(json.dumps(entry).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(json.dumps(entry).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # which tries to write the rest again
+                self.close()
+            raise
 
     def close(self) -> None:
         """Close the file; the next entry opens it again."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
     def remove(self) -> None:
         """Close the file and delete it."""

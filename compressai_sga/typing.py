@@ -9,10 +9,11 @@ Shape legend, used in every docstring:
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["Distortion", "Relaxation", "Schedule", "StepCallback"]
 

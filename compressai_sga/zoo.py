@@ -25,12 +25,10 @@ was not installed).
 from __future__ import annotations
 
 import functools
-import json
 import math
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -47,6 +45,7 @@ from .models.gains import gain_of
 from .zoo_files import checked
 from .zoo_files import folder as _folder
 from .zoo_joint import folded, makes_same_tables
+from .zoo_records import DEFAULT_MODEL, DEFAULT_QUALITY, ModelRecord, installed, records
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -66,120 +65,27 @@ __all__ = [
     "with_download_advice",
 ]
 
-DEFAULT_MODEL = "mbt2018-mean-small"
-DEFAULT_QUALITY = 3
 LMBDA_MARGIN = 2.0
 """How far beyond its trained rates, as a factor of lmbda (about a quality), a joint model is given out."""
 
 
-@dataclass(frozen=True)
-class ModelRecord:
-    """One model of the zoo at one quality: a record of the manifest.
-
-    Args:
-        name: what `load` and `eval_model -a` take.
-        quality: CompressAI's 1..8.
-        architecture: CompressAI's name of the stock class, or this package's.
-        N, M: channels of the transforms and of the latent; None for models of diffusion.
-        metric: what it was trained for, "mse".
-        lmbda: of the training loss, bpp + lmbda * 255^2 * MSE (`metric` "ms-ssim": * (1 - MS-SSIM)); None for
-            models of diffusion.
-        file: path below the zoo folder.
-        sha256, bytes: of the file.
-        wheel: whether the file is part of the installed package.
-        licence: of the weights, an SPDX name.
-        training_data: the image sets with their terms.
-        command: makes the weight again.
-        training: minutes, steps and the machine of the run.
-        gaussian_tables_crc32: `tables_checksum` where it was published; None without such tables.
-        golden: by sample image, bpp and psnr-rgb of real bitstreams, by stock evaluation.
-        tolerance: how far a result may be from the golden one: bpp (relative) and psnr-rgb (dB).
-        kodak: mean bpp, psnr-rgb and ms-ssim-rgb over the 24 Kodak images, where measured.
-        first_stage: name of the zoo's model of the same quality whose images this one restores.
-        decoder_kmacs_px: thousands of multiplications a pixel of the decoder (`models.macs`).
-        lmbda_range: smallest and largest lmbda of the training of a joint model, whose qualities share a
-            file; None of others.
-    """
-
-    name: str
-    quality: int
-    architecture: str
-    N: int | None
-    M: int | None
-    metric: str
-    lmbda: float | None
-    file: str
-    sha256: str
-    bytes: int
-    wheel: bool
-    licence: str
-    training_data: list[str]
-    command: str
-    training: dict[str, Any]
-    gaussian_tables_crc32: str | None
-    golden: dict[str, dict[str, float]]
-    tolerance: dict[str, float]
-    decoder_kmacs_px: float | None = None
-    kodak: dict[str, Any] | None = None
-    first_stage: str | None = None
-    lmbda_range: list[float] | None = None
-
-
-def list_models() -> list[ModelRecord]:
+def list_models(name: str | None = None) -> list[ModelRecord]:
     """Every weight of the manifest, sorted by name and quality.
 
+    Args:
+        name: of the model whose weights are wanted; all by default.
+
     Raises:
-        ValueError: a record of the manifest lacks a key or has one that this version does not know.
+        ValueError: no model has this name, or a record of the manifest lacks a key or has one that this
+            version does not know.
         FileNotFoundError: the zoo's folder is missing.
     """
-    path = _folder() / "manifest.json"
-    known = {f.name for f in fields(ModelRecord)}
-    required = known - {"kodak", "first_stage", "lmbda_range", "decoder_kmacs_px"}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    records = list(content["weights"])
-    for shared in content["denoisers"]:
-        records += _of_each_name(shared)
-    for shared in content.get("joint", []):
-        records += _of_each_quality(shared)
-    for record in records:
-        if not required <= record.keys() <= known:
-            raise ValueError(
-                f"{path}: the record {record.get('name')!r}, quality {record.get('quality')!r} "
-                f"lacks {sorted(required - record.keys())} and has unknown keys "
-                f"{sorted(record.keys() - known)}; publish it again with zoo/train/publish.py"
-            )
-    return sorted((ModelRecord(**r) for r in records), key=lambda r: (r.name, r.quality))
-
-
-def _of_each_quality(shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a model whose qualities share a file; `qualities` has the fields that differ."""
-    same = {key: value for key, value in shared.items() if key != "qualities"}
-    return [{**same, "quality": int(quality), **own} for quality, own in shared["qualities"].items()]
-
-
-def _of_each_name(shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same for a diffusion network, which also serves several names."""
-    shared = dict(shared)
-    models, golden, kmacs = shared.pop("models"), shared.pop("golden"), shared.pop("decoder_kmacs_px", {})
-    same = {**shared, "metric": "mse", **dict.fromkeys(("N", "M", "lmbda", "gaussian_tables_crc32"))}
-    records = []
-    for name, model in models.items():
-        results, counted = golden.get(name, {}), kmacs.get(name, {})
-        qualities = {
-            quality: {
-                "golden": results.get(str(quality), {}),
-                "decoder_kmacs_px": counted.get(str(quality)),
-            }
-            for quality in model["qualities"]
-        }
-        own = {"name": name, "architecture": model["architecture"], "qualities": qualities}
-        records += _of_each_quality({**same, **own})
-    return records
+    return records(_folder(), name)
 
 
 def is_installed(record: ModelRecord) -> bool:
     """Whether the file of a weight is there; the wheel leaves some to the repository."""
-    return (_folder() / record.file).is_file()
+    return installed(_folder(), record)
 
 
 def sample_images() -> list[Path]:
@@ -189,11 +95,7 @@ def sample_images() -> list[Path]:
 
 def _named(name: str, metric: str) -> list[ModelRecord]:
     """The records of this name and metric, sorted by quality."""
-    records = list_models()
-    named = [r for r in records if r.name == name]
-    if not named:
-        there = ", ".join(sorted({r.name for r in records}))
-        raise ValueError(f"no zoo model is called {name!r}; there are {there}")
+    named = list_models(name)
     if metric not in {r.metric for r in named}:
         raise ValueError(
             f"{name} was not trained for metric {metric!r}, only for "

@@ -39,8 +39,9 @@ def checked(path: Path, sha256: str) -> Path:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not installed; take {path.name} from the zoo/ folder of the compressai-sga "
-            "repository, or another quality"
+            f"{path} is not installed: some weights are in the compressai-sga repository only, not in the "
+            f"wheel. Copy zoo/{path.parent.name}/{path.name} from the repository to that place, "
+            "or choose another quality or model (`python -m compressai_sga models` lists them)"
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:

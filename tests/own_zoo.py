@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compressai_sga import zoo
+from compressai_sga.files import description
 from compressai_sga.hooks import registration
 
 __all__ = ["joint_record", "used"]
@@ -50,6 +51,7 @@ def used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """CompressAI knows the names of the zoo in this folder, and no others."""
     registration.unregister()
     monkeypatch.setattr(zoo, "_folder", lambda: folder)
+    monkeypatch.setattr(description, "folder", lambda: folder)
     registration.register()
     yield folder
     registration.unregister()

@@ -11,7 +11,19 @@ import compressai_sga
 
 PACKAGE = Path(compressai_sga.__file__).parent
 ORDER = (
-    *("errors", "typing", "version", "inputs", "precision", "lmbda", "progress", "json_lines", "zoo_files"),
+    *(
+        "errors",
+        "endings",
+        "lazy",
+        "typing",
+        "version",
+        "inputs",
+        "precision",
+        "lmbda",
+        "progress",
+        "json_lines",
+    ),
+    *("zoo_files", "zoo_records"),
     *("relaxations", "schedules"),
     *("coding", "diffusion", "metrics", "channels", "refine"),
     *("models", "zoo_joint", "zoo", "catalogue", "files", "evaluation", "tasks", "comparison", "hooks"),

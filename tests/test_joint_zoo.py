@@ -430,16 +430,37 @@ def test_a_file_of_an_older_publication_is_refused(own_zoo, picture):
         files.decompress_picture(data)
 
 
-def test_a_file_keeps_no_lmbda_but_its_refinement_takes_one(own_zoo, picture):
-    with pytest.raises(
-        ValueError, match="lmbda 0.01: a file keeps a quality of joint-mean, not a lmbda; give the"
-    ):
-        files.compress_picture(picture, model="joint-mean", lmbda=0.01)
+def test_a_file_keeps_a_rate_between_qualities(own_zoo, picture):
+    for name in MODELS:
+        data, _ = files.compress_picture(picture, model=name, lmbda=0.01)
+        container = unpack(data)
+        assert (container.quality, container.lmbda) == (0, 0.01) and files.describe(data).weights_known
+        sizes = [len(files.compress_picture(picture, model=name, quality=q)[0]) for q in (3, 6)]
+        assert sizes[0] < len(data) < sizes[1]
+        assert files.decompress_picture(data).pixels.shape == (70, 90, 3)
+        with pytest.raises(BitstreamError, match="this zoo"):
+            files.decompress_picture(pack(dataclasses.replace(container, lmbda=0.0100001)))
+    data, _ = files.compress_picture(picture, model="joint-mean", lmbda=LMBDA[3])
+    assert (unpack(data).quality, unpack(data).lmbda) == (3, None)
+    data, result = files.compress_picture(picture, model="joint-mean", lmbda=0.01, refine="ssl", steps=2)
+    assert result.lmbda == 0.01 == unpack(data).lmbda
     data, result = files.compress_picture(
         picture, model="joint-mean", quality=3, refine="ssl", steps=2, lmbda=0.01
     )
-    assert result.lmbda == 0.01 and unpack(data).quality == 3
-    files.decompress_picture(data)
+    assert result.lmbda == 0.01 and unpack(data).quality == 3 and unpack(data).lmbda is None
+    for options, match in (
+        ({"quality": 3, "lmbda": 0.01}, "quality 3 and lmbda 0.01 both set the rate of joint-mean"),
+        ({"lmbda": 1.0}, "lmbda 1.0: joint-mean serves 0.0009 to 0.0966"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            files.compress_picture(picture, model="joint-mean", **options)
+
+
+def test_a_size_is_searched_for_over_all_rates(own_zoo, picture):
+    sizes = [len(files.compress_picture(picture, model="joint-mean", quality=q)[0]) for q in (3, 6)]
+    wanted = (sizes[0] + sizes[1]) / 2
+    data, _ = files.compress_picture(picture, model="joint-mean", target_bytes=wanted)
+    assert abs(len(data) / wanted - 1) <= 0.02 and LMBDA[3] < unpack(data).lmbda < LMBDA[6]
 
 
 def test_the_wheel_has_the_joint_weights_that_say_so(own_zoo, tmp_path):

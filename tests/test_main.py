@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import importlib
+import resource
 import runpy
 import sys
 from pathlib import Path
 
 import compressai.version
+import numpy as np
 import pytest
 
 import compressai_sga
+from compressai_sga import files
 from compressai_sga.__main__ import COMMANDS, main
+from compressai_sga.models import families
 
 
 def test_alone_it_prints_the_commands(capsys):
@@ -91,3 +96,29 @@ def test_the_former_name_calls_the_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(script), run_name="__main__")
     assert stop.value.code == 2 and "no folder nowhere" in capsys.readouterr().err
+
+
+def test_help_and_info_need_no_pytorch(python, tmp_path):
+    """In new processes, for a fork of the tests' server has imported it."""
+    x = np.zeros((8, 8, 3), np.uint8)
+    data, _ = files.compress_picture(files.Picture(x, None), quality=1)
+    (tmp_path / "a.csga").write_bytes(data)
+    fitted, _ = files.compress_picture(files.Picture(x, None), model="c3-fast", steps=1)
+    (tmp_path / "b.csga").write_bytes(fitted)
+    lines = {"info a.csga": "mbt2018-mean-small, quality 1", "info b.csga": "multiplications a pixel"}
+    lines |= {f"{command.name} --help": "usage: " for command in COMMANDS if command.name != "eval_model"}
+    for line, expected in lines.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = python("-X", "importtime", "-m", "compressai_sga", *line.split(), check=True, fresh=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        imported = {entry.rpartition("|")[2].strip() for entry in done.stderr.splitlines()}
+        assert expected in done.stdout and "compressai_sga.lazy" in imported
+        assert not {"torch", "compressai"} & imported, line
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5, line
+
+
+def test_the_names_of_families_are_those_of_their_modules():
+    for family in families.FAMILIES:
+        ours = {importlib.import_module(cls.__module__) for cls in family.classes.values()}
+        there = {name: cls for module in ours for name, cls in module.ARCHITECTURES.items()}
+        assert dict(family.classes) == there

@@ -169,3 +169,28 @@ def test_three_class_sampler_agrees_with_gumbel_softmax():
 def test_every_method_has_a_preset_of_its_name():
     assert set(METHODS) <= set(PRESETS)
     assert all(PRESETS[name].method == name for name in METHODS)
+
+
+def test_a_preset_is_named_like_a_method():
+    for name in PRESETS:
+        assert RefineConfig.make(name) == RefineConfig.make(preset=name) == PRESETS[name]
+    assert RefineConfig.make("ssl3", "best").method == "ssl3"
+    with pytest.raises(ValueError, match="fast and best are both presets of refinement"):
+        RefineConfig.make("fast", "best")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 2.5}, "whole number from 0 to 1000000000, not 2.5"),
+        ({"steps": "2"}, "whole number from 0 to 1000000000, not '2'"),
+        ({"seed": 2**70}, "seed must be a whole number"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"lmbda": 1e300}, "lmbda must be above 0 and at most 1e"),
+        ({"lr": 1e300}, "learning rate must be above 0 and at most 1e"),
+        ({"method": "nosuch"}, "unknown refinement method 'nosuch'; choose from .*ssl.*fast"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        RefineConfig.make(**options)

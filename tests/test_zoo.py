@@ -303,3 +303,12 @@ def test_readme_has_the_command_of_every_weight():
     commands = readme.read_text(encoding="utf-8").splitlines()
     for record in RECORDS:
         assert set(record.command.split(" && ")) <= set(commands), label(record)
+
+
+def test_records_are_short_hashable_and_found_by_name():
+    assert len(set(RECORDS)) == len(RECORDS)
+    assert max(len(repr(record)) for record in RECORDS) < 250
+    assert "golden" not in repr(RECORDS[0]) and "quality=1" in repr(RECORDS[0])
+    assert zoo.list_models("hfd-small") == [r for r in RECORDS if r.name == "hfd-small"]
+    with pytest.raises(ValueError, match="no zoo model is called 'nosuch'; there are bmshj2018"):
+        zoo.list_models("nosuch")

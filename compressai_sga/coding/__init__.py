@@ -14,11 +14,16 @@ longer. See `coders` (the bytes), `tables`, `escapes`, `autoregressive` (fronts 
 
 from __future__ import annotations
 
-from . import checksum
-from .binding import set_coder
-from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
-from .on_cpu import coded_on_cpu
-from .tables import Tables
+from typing import TYPE_CHECKING
+
+from .. import lazy
+
+if TYPE_CHECKING:
+    from . import checksum
+    from .binding import set_coder
+    from .coders import CODERS, ConstrictionANS, ConstrictionExact, ConstrictionRange
+    from .on_cpu import coded_on_cpu
+    from .tables import Tables
 
 __all__ = [
     "CODERS",
@@ -30,3 +35,15 @@ __all__ = [
     "coded_on_cpu",
     "set_coder",
 ]
+
+_CODERS = ("CODERS", "ConstrictionANS", "ConstrictionExact", "ConstrictionRange")
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        **dict.fromkeys(_CODERS, "coders"),
+        "Tables": "tables",
+        "checksum": "",
+        "coded_on_cpu": "on_cpu",
+        "set_coder": "binding",
+    },
+)

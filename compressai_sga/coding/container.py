@@ -10,8 +10,9 @@ Version 2. `v` is an unsigned LEB128 number in its shortest form; other integers
     4     magic      CA 53 47 41
     1     version    2
     v     rest       number of bytes after this field, at most 2^30
-    v+n   model      name in the zoo, or C3 (`files.c3`), 1..64 characters of a-z A-Z 0-9 . _ -
-    v     quality    0..255
+    v+n   model      name in the zoo, or C3 (`files.c3`), or the architecture of a checkpoint that is not the
+                     zoo's; 1..64 characters of a-z A-Z 0-9 . _ -
+    v     quality    0..255; 0 where a rate was given instead, and for a checkpoint that is not the zoo's
     1     metric     0 mse, 1 ms-ssim
     8     weights    the first bytes of H, the sha256 of the model's weight file. Where one file has all
                      rates: of the sha256 of H followed by the quality's lmbda, a little-endian float64.
@@ -33,7 +34,9 @@ Version 2. `v` is an unsigned LEB128 number in its shortest form; other integers
       v     length     in bytes
     v     extras     number of extras, at most 16, and for each, ids ascending
       1     id         0 filling, zeros · 1 ICC profile, a zlib stream of at most 2^20 bytes unpacked ·
-                       2..127 unknown: refused · 128..255 unknown: skipped
+                       2 lmbda of a model for all rates, between its qualities: a float64 ·
+                       3..127 unknown: refused · 128 how a C3 image was fitted, which decoding does not need:
+                       v steps, and where lmbda was given its float64 · 129..255 unknown: skipped
       v     length     in bytes
     n     the strings, then the extras
     4     CRC-32     of every byte before
@@ -51,6 +54,7 @@ step of DiffC takes a byte for 6800 pixels of an average image.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -93,7 +97,8 @@ PIXELS_PER_BYTE = 2**9
 _MAX_STRIDE, _MAX_DEPTH, _MAX_CHANNELS = 8, 3, 4096
 _MAX_STRINGS, _MAX_EXTRAS, _MAX_SYMBOLS = 2**16 - 1, 16, 2**40
 _CUT_PIXELS_PER_BYTE = 2**13
-_FILLING, _PROFILE, _FIRST_OPTIONAL = 0, 1, 128
+_FILLING, _PROFILE, _LMBDA, _FIRST_OPTIONAL, _FIT = 0, 1, 2, 128, 128
+_MAX_STEPS = 2**40
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -112,6 +117,8 @@ class Container:
         symbols, checksum: number of the coded integers, and what `checksum_of` makes of their CRC-32.
         strings: one for each string list of the model, whose batch is this one image.
         profile: ICC profile, or None.
+        lmbda: of a model for all rates, or of C3's fit, where it was given instead of a quality; positive.
+        steps: of C3's fit; None for other models.
         version: of the format.
     """
 
@@ -129,6 +136,8 @@ class Container:
     checksum: int
     strings: tuple[bytes, ...]
     profile: bytes | None = None
+    lmbda: float | None = None
+    steps: int | None = None
     version: int = VERSION
 
 
@@ -160,6 +169,11 @@ def pack(container: Container) -> bytes:
     if c.profile is not None:
         _limit("ICC profile", len(c.profile), 0, MAX_PROFILE_BYTES, _refuse)
         extras.append((_PROFILE, zlib.compress(c.profile, 9)))
+    lmbda = b"" if c.lmbda is None else struct.pack("<d", c.lmbda)
+    if c.steps is not None:
+        extras.append((_FIT, _varint(c.steps) + lmbda))
+    elif lmbda:
+        extras.append((_LMBDA, lmbda))
     data = _pack(c, extras)
     missing = -(-padded[0] * padded[1] // PIXELS_PER_BYTE) - len(data)
     if missing > 0:
@@ -251,6 +265,8 @@ def unpack_cut(data: bytes) -> Container:
 
 def part_bytes(data: bytes) -> dict[str, int]:
     """Bytes of the file by part: "string 0", ..., "profile", "filling", "other" extras, "header".
+
+    lmbda and the steps of a fit count as header.
 
     Raises:
         BitstreamError: as `unpack`.
@@ -387,7 +403,7 @@ class _Reader:
         extras: list[tuple[int, int]] = []
         for _ in range(self.count("extras", 0, _MAX_EXTRAS)):
             number = self.byte("extra", extras[-1][0] + 1 if extras else 0)
-            if number > _PROFILE and number < _FIRST_OPTIONAL:
+            if number > _LMBDA and number < _FIRST_OPTIONAL:
                 self.refuse(f"extra {number} is not one that this version can decode", self.at - 1)
             extras.append((number, self.number(f"length of extra {number}", 0, MAX_BYTES)))
         total = sum(lengths) + sum(length for _, length in extras)
@@ -399,24 +415,42 @@ class _Reader:
         # Only a file that is cut off, which `cut` says is wanted, holds less than was announced.
         strings = tuple(self.take(min(length, self.end - self.at), "strings") for length in lengths)
         self.sizes = {f"string {i}": len(string) for i, string in enumerate(strings)}
-        profile = None if self.cut else self.extras(extras)
+        optional = {} if self.cut else self.extras(extras)
         return Container(
             model, quality, metric, weights, coder, width, height, mode, stride,
-            shape, symbols, checksum, strings, profile, self.version,
+            shape, symbols, checksum, strings, **optional, version=self.version,
         )  # fmt: skip
 
-    def extras(self, extras: Sequence[tuple[int, int]]) -> bytes | None:
-        """What follows the strings; the profile."""
-        profile = None
+    def extras(self, extras: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """What follows the strings, as fields of the container."""
+        fields: dict[str, Any] = {}
         for number, length in extras:
             content, at = self.take(length, "extras"), self.at
+            if number in (_LMBDA, _FIT):
+                self.at, end = at - length, self.end
+                self.end = at
+                if number == _FIT:
+                    fields["steps"] = self.number("steps", 1, _MAX_STEPS)
+                if number == _LMBDA or self.at < at:
+                    fields["lmbda"] = self.lmbda()
+                if self.at < at:
+                    self.refuse(f"extra {number} has {at - self.at} bytes too many")
+                self.end = end
+                continue
             part = {_FILLING: "filling", _PROFILE: "profile"}.get(number, "other")
             self.sizes[part] = self.sizes.get(part, 0) + length
             if number == _FILLING and content.count(0) != length:
                 self.refuse("the filling is not zero", at - length)
             if number == _PROFILE:
-                profile = self.profile(content, at - length)
-        return profile
+                fields["profile"] = self.profile(content, at - length)
+        return fields
+
+    def lmbda(self) -> float:
+        at = self.at
+        value = struct.unpack("<d", self.take(8, "lmbda"))[0]
+        if not 0 < value < math.inf:
+            self.refuse(f"lmbda is {value}, it must be positive and finite", at)
+        return value
 
     def count(self, field: str, low: int, high: int) -> int:
         """A number of entries, each of which takes at least a byte."""

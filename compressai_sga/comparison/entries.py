@@ -36,7 +36,7 @@ from .. import zoo
 from ..errors import SgaError
 from ..evaluation import checks
 from ..evaluation.options import Request, add_options, request_of
-from ..refine import METHODS, PRESETS, RefineConfig
+from ..refine import RefineConfig
 from . import classical
 
 __all__ = ["Entry", "parse", "slug"]
@@ -79,7 +79,7 @@ class Entry:
     @property
     def request(self) -> Request:
         """The options that `eval_model` also has, parsed as on its command line."""
-        pairs = [(_key(k, v), v) for k, v in self.options if k not in OWN_KEYS]
+        pairs = [(k, v) for k, v in self.options if k not in OWN_KEYS]
         known = [word for key, value in pairs for word in (f"--{key}", value)]
         parser = _Parser(self.label)
         add_options(parser)
@@ -96,11 +96,6 @@ def slug(text: str) -> str:
     if len(name) <= SLUG and name.replace("_", ":") == text:
         return name
     return f"{name[: SLUG - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _key(key: str, value: str) -> str:
-    """The option's key in an entry, where `refine` stands for methods and presets."""
-    return "refine-preset" if key == "refine" and value in PRESETS and value not in METHODS else key
 
 
 class _Parser(argparse.ArgumentParser):

@@ -37,48 +37,15 @@ from ..errors import SgaError
 from ..evaluation.extra_metrics import Measures
 from ..metrics import METRICS, SET_METRICS
 from ..tasks.records import Record
-from ..tasks.tasks import Task, add_options, run
-from . import classical, published, report, trials
+from ..tasks.tasks import Task, run
+from . import arguments, classical, published, report, trials
 from .entries import Entry, parse, slug
 from .means import QUALITIES
 from .page_data import ORIGINAL, Picture
 
-__all__ = ["Comparison", "main", "parse_args"]
+__all__ = ["Comparison", "main", "run_comparison"]
 
 MODELS = ("mbt2018-mean-small", "mbt2018-mean-small:refine=fast")
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m compressai_sga compare", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--images", type=Path, help="folder of images (default: the zoo's samples)")
-    parser.add_argument(
-        "--entries",
-        nargs="+",
-        metavar="ENTRY",
-        help="NAME[@POINTS][:KEY=VALUE]..., such as jpeg@10,50 or mbt2018-mean-small@1-3:refine=fast; "
-        "`python -m pydoc compressai_sga.comparison.entries` tells all (default: a few)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
-    parser.add_argument("--anchor", help="entry or published codec for BD-rates (default: the first entry)")
-    parser.add_argument("--metrics", default="", help=f"of {', '.join([*METRICS, *SET_METRICS])}, by commas")
-    parser.add_argument("--published", nargs="+", metavar="FILE NAME", help="a file of points, codecs in it")
-    parser.add_argument("--pictures", type=int, default=3, help="images in the viewer (default: %(default)s)")
-    parser.add_argument(
-        "--picture-bpp",
-        type=float,
-        nargs="+",
-        default=(0.25, 0.75),
-        metavar="BPP",
-        help="rates at which the viewer has a picture of each entry (default: 0.25 0.75)",
-    )
-    parser.add_argument("--title", default="Image codecs compared", help="of the report")
-    add_options(parser)
-    args = parser.parse_args(argv)
-    if args.pictures < 0:
-        parser.error(f"--pictures is {args.pictures}; it must be 0 or more")
-    return args
 
 
 def find_images(folder: Path | None) -> tuple[Path, list[Path]]:
@@ -239,7 +206,12 @@ def known(record: Record, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+    """Compare what the command line says; gives the exit code."""
+    return run_comparison(arguments.parse(argv))
+
+
+def run_comparison(args: argparse.Namespace) -> int:
+    """The same from parsed arguments."""
     try:
         comparison = Comparison(args)
         record = Record(args.out / "results.json")

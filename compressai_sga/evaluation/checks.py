@@ -10,7 +10,9 @@ In:  stock's parsed arguments, stock's loaders. Out: nothing, or a loaded model.
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import zoo
+from ..endings import brief
 from ..errors import SgaError
+from ..files.images import require_writable
 from ..models.families import family_of
 
 __all__ = [
@@ -29,10 +33,12 @@ __all__ = [
     "check_model_options",
     "load_checkpoint",
     "load_pretrained",
+    "output_file",
     "read_image",
 ]
 
 _MS_SSIM_MIN_PX = 161  # five scales with an 11-px window: pytorch_msssim refuses 160 and less
+_DATA_PARALLEL = "module."
 _LOADING_ERRORS = (
     KeyError,
     RuntimeError,
@@ -60,6 +66,7 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
     Raises:
         SgaError: the folder, a checkpoint or a quality does not exist.
     """
+    _check_output(args)
     dataset = Path(args.dataset)
     if not dataset.exists():
         raise SgaError(f"the data set {args.dataset} does not exist; give a folder of images")
@@ -70,6 +77,7 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
             f"the data set {args.dataset} holds no image (*.png, *.jpg, *.webp, ... in small "
             "letters); give a folder that does"
         )
+    _warn_of_images(dataset, images, args.per_image)
     if args.source == "checkpoint":
         for path in args.checkpoint_paths:
             if not Path(path).is_file():
@@ -80,6 +88,56 @@ def check_arguments(args: argparse.Namespace, images: list[Path]) -> None:
             raise SgaError("a vbr model takes one checkpoint only; evaluate them one by one")
     elif not all(quality.strip().isdigit() for quality in args.qualities.split(",") if quality):
         raise SgaError(f"-q takes whole numbers separated by commas, not {args.qualities!r}")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, before hours of work; the folder is made, as stock does."""
+    if not args.output_directory:
+        if args.output_file:
+            raise SgaError(f"-o {args.output_file} is a file in the folder of -d; give that, too")
+        return
+    try:
+        Path(args.output_directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SgaError(
+            f"-d {args.output_directory} is no folder and cannot become one ({error.strerror}); choose "
+            "another"
+        ) from error
+    require_writable(output_file(args))
+
+
+def output_file(args: argparse.Namespace) -> Path:
+    """The file into which stock's `main` writes the results in the end, with -d."""
+    how = "entropy estimation" if args.entropy_estimation else args.entropy_coder
+    name = args.output_file or f"{args.architecture}-{how}"
+    return Path(f"{args.output_directory}/{name}").with_suffix(".json")
+
+
+def _warn_of_images(dataset: Path, images: list[Path], per_image: bool) -> None:
+    """Say on stderr which images stock leaves out, and which results of single images it overwrites."""
+    from compressai.utils.eval_model.__main__ import IMG_EXTENSIONS  # late: it is what imports this file
+
+    capital = sorted(
+        str(path.relative_to(dataset))
+        for path in dataset.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and path.suffix not in IMG_EXTENSIONS
+    )
+    if capital:
+        print(
+            f"warning: CompressAI finds only suffixes in small letters; {len(capital)} images are left out "
+            f"({', '.join(capital[:3])}{', ...' if len(capital) > 3 else ''}): rename them",
+            file=sys.stderr,
+        )
+    stems: dict[Path, list[str]] = {}
+    for path in images:
+        stems.setdefault(path.with_suffix(""), []).append(path.name)
+    for names in stems.values():
+        if per_image and len(names) > 1:
+            print(
+                f"warning: --per-image keeps the results of one of {', '.join(names)} only, because the "
+                "name of a result has no suffix: rename them",
+                file=sys.stderr,
+            )
 
 
 def check_model_options(
@@ -133,7 +191,7 @@ def read_image(stock: Callable[[Path], Tensor], path: Path) -> Tensor:
     try:
         x = stock(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot be read as an image ({_brief(error)})") from error
+        raise ImageError(f"cannot be read as an image ({brief(error)})") from error
     height, width = x.shape[-2:]
     if min(height, width) < _MS_SSIM_MIN_PX:
         raise ImageError(
@@ -148,7 +206,7 @@ def load_pretrained(stock: Callable[..., nn.Module], model: str, metric: str, qu
         return stock(model, metric, quality)
     except _LOADING_ERRORS as error:
         raise SgaError(
-            f"{model} trained for {metric} with quality {quality} cannot be loaded: {_brief(error)}"
+            f"{model} trained for {metric} with quality {quality} cannot be loaded: {brief(error)}"
         ) from error
 
 
@@ -174,9 +232,20 @@ def load_checkpoint(
     try:
         net = stock(arch, no_update, path)
     except _LOADING_ERRORS as error:
-        raise SgaError(
-            f"{path} is not a checkpoint of {arch}: {_brief(error)}{_advice(architectures, path)}"
-        ) from error
+        try:
+            data = _without_data_parallel(path)
+            net = None if data is None else stock(arch, no_update, data)
+        except _LOADING_ERRORS:
+            net = None
+        if net is None:
+            raise SgaError(
+                f"{path} is not a checkpoint of {arch}: {brief(error)}{_advice(stock, architectures, path)}"
+            ) from error
+        print(
+            f"note: the names in {path} begin with {_DATA_PARALLEL!r}, as DataParallel writes them; they are "
+            "read without it",
+            file=sys.stderr,
+        )
     missing = [
         name
         for name, module in net.named_modules()
@@ -190,27 +259,39 @@ def load_checkpoint(
     return net
 
 
-def _advice(architectures: dict[str, Any], path: str) -> str:
-    """Which architectures the file fits, found by trying all of them."""
+def _without_data_parallel(path: str) -> io.BytesIO | None:
+    """The checkpoint with the names that the bare model has; None where they are not DataParallel's."""
+    state_dict = _state_dict(path)
+    if not state_dict or not all(name.startswith(_DATA_PARALLEL) for name in state_dict):
+        return None
+    data = io.BytesIO()
+    torch.save({name.removeprefix(_DATA_PARALLEL): value for name, value in state_dict.items()}, data)
+    data.seek(0)
+    return data
+
+
+def _state_dict(path: str) -> dict[str, Any]:
+    """The state dict in a checkpoint, where stock looks for it; empty where the file cannot be read."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("network", "state_dict", "model_state_dict"):
             if key in checkpoint:
                 checkpoint = checkpoint[key]
-        fitting = []
-        for name, architecture in architectures.items():
-            try:
-                architecture.from_state_dict(dict(checkpoint))
-            except Exception:  # any failure means: not this one
-                continue
-            fitting.append(name)
-    except Exception:  # the advice must not hide the error itself
+        return dict(checkpoint)
+    except _LOADING_ERRORS:
+        return {}
+
+
+def _advice(stock: Callable[..., nn.Module], architectures: dict[str, Any], path: str) -> str:
+    """Which architectures the file fits, found by loading it as each of them."""
+    data = _without_data_parallel(path)
+    if data is None and not _state_dict(path):
         return ""
-    return f"; it loads with -a {' or '.join(fitting)}" if fitting else "; it fits no architecture"
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    text = " ".join(line.strip() for line in lines[:2])
-    text = text if len(text) <= 200 else text[:197] + "..."
-    return f"{type(error).__name__}: {text}"
+    fitting: dict[type, str] = {}
+    for name, architecture in architectures.items():
+        try:
+            stock(name, True, path if data is None else io.BytesIO(data.getvalue()))
+        except Exception:  # any failure means: not this one
+            continue
+        fitting.setdefault(architecture, name)
+    return f"; it loads with -a {' or '.join(fitting.values())}" if fitting else "; it fits no architecture"

@@ -70,6 +70,7 @@ class Evaluation:
         self._known: dict[str, Any] | None = None
         self._progress: Progress | None = None
         self._trace: TextIO | None = None
+        self._output: str | None = None  # the results as text, as soon as they are complete
         self._lmbdas: list[float] = []  # of each run
         self._lmbda: float | None = None  # of the current image
         self._measures = Measures(())
@@ -114,6 +115,10 @@ class Evaluation:
         try:
             with self._replaced(), full_float32():
                 stock_main(list(request.argv))
+        except OSError as error:
+            if self._output is None:  # it was not the results that could not be written
+                raise
+            raise SgaError(self._lost(error)) from error
         except KeyboardInterrupt:
             raise SystemExit(self._interrupted()) from None
         finally:
@@ -122,7 +127,8 @@ class Evaluation:
             if self._progress is not None:
                 self._progress.close()
             if self._trace is not None:
-                self._trace.close()
+                with contextlib.suppress(OSError):  # a full disk, which has been reported
+                    self._trace.close()
         for journal in self._journals:
             journal.remove()
         if self._failed:
@@ -139,6 +145,14 @@ class Evaluation:
         finally:
             for name, value in vars(self._stock).items():
                 setattr(self._module, name, value)
+
+    def _lost(self, error: OSError) -> str:
+        """Print the results that could not be written; leave no empty file that looks like results."""
+        print(self._output)
+        path = checks.output_file(self._args)
+        if path.is_file() and path.stat().st_size < len(self._output or ""):
+            path.unlink()
+        return f"{path} cannot be written ({error.strerror or error}); the results are on stdout instead"
 
     def _interrupted(self) -> int:
         if self._progress is not None:
@@ -159,9 +173,10 @@ class Evaluation:
         """Stock's `json`, whose `dumps` adds this package's keys to the final result."""
 
         def dumps(value: Any, **keywords: Any) -> str:
-            if "source" not in value:  # which marks the file of a single image
-                value = {**value, **self._extra_keys()}
-            return json.dumps(value, **keywords)
+            if "source" in value:  # which marks the file of a single image
+                return json.dumps(value, **keywords)
+            self._output = json.dumps({**value, **self._extra_keys()}, **keywords)
+            return self._output
 
         return SimpleNamespace(dumps=dumps)
 
@@ -336,7 +351,11 @@ class Evaluation:
                     "x_hat": self._measures.pictures(),
                 }
                 if journal is not None:
-                    journal.add(path, record)
+                    try:
+                        journal.add(path, record)
+                    except OSError as error:
+                        _warn_of_journal(journal.path.parent, error)
+                        journal = None
                 self._progress.done()
             if record["x_hat"]:
                 self._measures.add(self._stock.read_image(path)[None], record["x_hat"])
@@ -377,13 +396,14 @@ class Evaluation:
         try:
             journal = Journal(folder, facts)
         except OSError as error:
-            print(
-                f"warning: finished images are not kept, {folder} cannot be written: {error}",
-                file=sys.stderr,
-            )
+            _warn_of_journal(folder, error)
             return None
         self._journals.append(journal)
         return journal
+
+
+def _warn_of_journal(folder: Path, error: OSError) -> None:
+    print(f"warning: finished images are not kept, {folder} cannot be written: {error}", file=sys.stderr)
 
 
 def _options_of(net: nn.Module) -> dict[str, Any]:

@@ -65,8 +65,16 @@ class Journal:
                 self._records[entry["image"], entry["size"], entry["mtime_ns"]] = dict(entry["record"])
         self._new = not self.path.is_file()
         if self._new:
-            self._lines.append({"run": facts})
+            self._append({"run": facts})
         self._lines.open()  # a file that cannot be written fails before the first image
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        try:
+            self._lines.append(entry)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
 
     def __len__(self) -> int:
         """How many images are finished."""
@@ -87,14 +95,16 @@ class Journal:
     def add(self, image: Path, record: dict[str, Any]) -> None:
         """Append the record of an image; it is on disk when this returns."""
         key = self._key(image)
-        self._lines.append(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
+        self._append(dict(zip(("image", "size", "mtime_ns"), key, strict=True), record=record))
         self._records[key] = record
 
     def close(self) -> None:
         """Close the file; it stays on disk if it holds a finished image."""
-        self._lines.close()
-        if not self._records and self._new:
-            self._lines.remove()
+        try:
+            self._lines.close()
+        finally:
+            if not self._records and self._new:
+                self._lines.remove()
 
     def remove(self) -> None:
         """Delete the file: the run is complete."""

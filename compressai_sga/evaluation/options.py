@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics import METRICS, SET_METRICS
-from ..refine import METHODS, PRESETS, RefineConfig
+from ..refine import PRESETS, RefineConfig
 
 __all__ = ["MODEL_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
 
@@ -66,14 +66,16 @@ _count = _number(int, "a whole number of at least 0", lambda v: v >= 0)
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--refine": {
-        "metavar": "METHOD",
+        "metavar": "NAME",
         "type": _refine_name("method"),
-        "help": f"refine the latents of every image: {', '.join(METHODS)} (default: the preset's)",
+        "help": f"refine the latents of every image by a method or preset: {', '.join(PRESETS)} "
+        "(default: the preset's)",
     },
     "--refine-preset": {
         "metavar": "NAME",
         "type": _refine_name("preset"),
-        "help": f"settings of the refinement: {', '.join(PRESETS)}",
+        "help": "settings of the refinement, where --refine names another method than theirs: any of its "
+        "names (default: that of --refine, or ssl)",
     },
     "--refine-steps": {
         "metavar": "N",
@@ -169,12 +171,22 @@ class Request:
     metrics: tuple[str, ...]
 
 
-def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add this package's options to the parser of eval_model and to its subparsers."""
+def add_options(parser: argparse.ArgumentParser, command: str | None = None) -> argparse.ArgumentParser:
+    """Add this package's options to the parser of eval_model and to its subparsers.
+
+    Args:
+        parser: stock's.
+        command: what the parsers call the program; None: as stock does.
+    """
     parsers = [parser]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             parsers.extend(action.choices.values())
+            if command is not None:
+                for name, each in action.choices.items():
+                    each.prog = f"{command} {name}"
+    if command is not None:
+        parser.prog = command
     for each in parsers:
         group = each.add_argument_group("compressai-sga")
         ours = [

@@ -8,14 +8,15 @@ The container's fields; `nets_of` checks each of them:
     quality    1 to 8, or 0 where lmbda was given instead;  metric mse;  weights 8 zero bytes
     coder      constriction-ans;  stride 0 and shape 00: nothing is padded, and the shape is (height, width)
     strings    two, those of `models.c3`: nets (with the same height and width inside) and latents
+    lmbda, steps   of the fit, for people; lmbda only where quality is 0
     symbols, checksum   number of all integers, and what the container makes of their CRC-32: first the nets,
                array by array (of each array its shift, then its integers); then the grids, the finest first,
                row by row
     work       multiplications of a decoder (`models.c3.macs`) <= 2^21 * max(bytes of the strings, pixels
                / 512), so that a pixel of a large image takes at most 4096; presets take less than 3000
-Beside the strings, the file takes 37 bytes and the model's name for an image of 1x1 pixels, and 45 bytes
-and the name for 512x768. A colour profile comes on top. Files of blank images are longer, because the
-container pads every file to one byte for every 512 pixels.
+Beside the strings, the file takes 41 bytes and the model's name for an image of 1x1 pixels, and 49 bytes
+and the name for 512x768, with 2 000 steps and a quality; lmbda takes 8 more. A colour profile comes on top.
+Files of blank images are longer, because the container pads every file to one byte for every 512 pixels.
 
 In:  a `Picture`, options of the fit; a `Container`. Out: a `Container`; x_hat (3, H, W) in [0, 1].
 Fails with ``ValueError`` on wrong options and ``BitstreamError`` on files that no encoder wrote. A fit that
@@ -24,48 +25,46 @@ is killed leaves its checkpoint, see `models.c3.fit.checkpoint`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..coding import checksum
 from ..coding.container import PIXELS_PER_BYTE, WEIGHTS_BYTES, Container, checksum_of
 from ..errors import BitstreamError
-from ..models.c3.fit.checkpoint import Checkpoint
-from ..models.c3.image_codec import Decoded, decode_strings, reconstruct
+from ..models.c3.config import PRESETS, QUALITIES
 from ..models.c3.macs import macs_per_pixel
 from ..models.c3.weights import Nets, decode_nets
 from ..models.families import architecture
-from .images import Picture, pixels_of, tensor_of
-from .kinds import Request, decoding_here
+from .images import Picture, pixels_of, psnr_db_of, tensor_of
+from .kinds import DEFAULT_C3_QUALITY, Coded, Range, Request, decoding_here
+
+if TYPE_CHECKING:
+    from ..models.c3.image_codec import Decoded
 
 __all__ = [
-    "DEFAULT_QUALITY",
-    "PARTS",
     "PROGRESSIVE",
     "TAKES",
     "FitResult",
     "checkpoint_of",
     "compress",
     "decompress",
-    "is_known",
     "nets_of",
+    "ranges",
     "remove_checkpoint",
 ]
 
-TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint"})
-PARTS = ("nets", "latents")
+TAKES = frozenset({"steps", "lmbda", "seed", "max_seconds", "checkpoint", "device"})
 PROGRESSIVE = False
-DEFAULT_QUALITY = 4
 _CODER = "constriction-ans"
 _NO_WEIGHTS = bytes(WEIGHTS_BYTES)
 _MAX_QUALITY = 8
 _MACS_PER_BYTE = 2**21
+_SCOUT_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class FitResult:
 
     Args:
         lmbda: of mse + lmbda * bpp.
-        steps: of the whole schedule.
+        steps: that the fit took.
         psnr_db: of the decoded image, in 8 bits.
     """
 
@@ -88,18 +87,20 @@ def checkpoint_of(target: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(target)}.fit")
 
 
-def remove_checkpoint(target: str | os.PathLike[str]) -> None:
-    """Delete what `checkpoint_of` names."""
-    Checkpoint.remove(checkpoint_of(target))
+def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Delete the file of a fit."""
+    from ..models.c3.fit.checkpoint import Checkpoint  # late: nets_of needs no PyTorch
+
+    Checkpoint.remove(path)
 
 
-def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
+def compress(picture: Picture, request: Request) -> Coded:
     """Fit and code an image.
 
     Args:
         picture: any.
-        request: quality 1 to 8, DEFAULT_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds are
-            those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on; it is not removed.
+        request: quality 1 to 8, DEFAULT_C3_QUALITY by default, or lmbda; lmbda, steps, seed and max_seconds
+            are those of `models.c3.C3`; checkpoint: a file from which a killed fit goes on, not removed.
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of another fit.
@@ -108,7 +109,11 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
     model, lmbda = request.model, request.lmbda
     if request.metric != "mse":
         raise ValueError(f"metric {request.metric}: {model} is fitted for mse; leave it out")
-    quality = DEFAULT_QUALITY if request.quality is None else request.quality
+    if request.quality is not None and lmbda is not None:
+        raise ValueError(
+            f"quality {request.quality} and lmbda {lmbda} both set the rate of {model}; give one of them"
+        )
+    quality = DEFAULT_C3_QUALITY if request.quality is None else request.quality
     net = architecture(model)(
         quality,
         lmbda=lmbda,
@@ -118,7 +123,7 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
         checkpoint=request.checkpoint,
         keep_checkpoint=True,
     )
-    fitted = net.fit(tensor_of(picture))[0]
+    fitted = net.fit(tensor_of(picture).to(request.device))[0]
     symbols, crc32 = _checksum(fitted.nets, fitted.grids)
     container = Container(
         model=model,
@@ -135,13 +140,25 @@ def compress(picture: Picture, request: Request) -> tuple[Container, FitResult]:
         checksum=0,
         strings=fitted.strings,
         profile=picture.profile,
+        lmbda=lmbda,
+        steps=fitted.steps,
     )
     container = replace(container, checksum=checksum_of(container, crc32))
     with decoding_here(model):
         _decoded(container)
-    error = pixels_of(fitted.x_hat, picture.mode).astype(np.float64) - picture.pixels
-    psnr_db = -10 * math.log10(max(np.square(error / 255).mean(), 1e-99))
-    return container, FitResult(net.lmbda, net.settings["steps"], psnr_db)
+    pixels = pixels_of(fitted.x_hat, picture.mode)
+    return Coded(container, FitResult(net.lmbda, fitted.steps, psnr_db_of(pixels, picture.pixels)), pixels)
+
+
+def ranges(request: Request) -> list[Range]:
+    """Where a size or PSNR is searched for: lmbda, first with short fits."""
+    if request.quality is not None or request.lmbda is not None:
+        raise ValueError(
+            f"quality, lmbda and a target all set the rate of {request.model}; give the target alone"
+        )
+    steps = PRESETS[request.model].steps if request.steps is None else request.steps
+    scout = {"steps": _SCOUT_STEPS, "max_seconds": None} if steps > 2 * _SCOUT_STEPS else {}
+    return [Range("lmbda", QUALITIES[DEFAULT_C3_QUALITY], 1e-6, 1.0, -0.6, scout=scout, keep=True)]
 
 
 def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
@@ -153,12 +170,9 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
     """
     if options:
         raise ValueError(f"{container.model} decodes without options; leave out {', '.join(options)}")
+    from ..models.c3.image_codec import reconstruct  # late, as above
+
     return Picture(pixels_of(reconstruct(*_decoded(container)), container.mode), container.profile)
-
-
-def is_known(container: Container) -> bool:
-    """True: a C3 file needs no weights of the zoo's models."""
-    return True
 
 
 def nets_of(container: Container) -> Nets:
@@ -193,6 +207,8 @@ def nets_of(container: Container) -> Nets:
 
 def _decoded(container: Container) -> Decoded:
     """Nets and latents, checked against the container."""
+    from ..models.c3.image_codec import decode_strings  # late, as above
+
     nets_of(container)
     decoded = decode_strings(container.strings, (container.height, container.width))
     symbols, crc32 = _checksum(*decoded)

@@ -20,36 +20,39 @@ compressed or written, ``ValueError`` on options (unknown model, quality, coder,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+import warnings
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import zoo
-from ..coding.container import (
-    MAGIC,
-    MAX_BYTES,
-    MAX_PROFILE_BYTES,
-    Container,
-    pack,
-    part_bytes,
-    unpack,
-    unpack_cut,
-)
+from ..coding.container import MAX_PROFILE_BYTES, Container, pack, unpack, unpack_cut
 from ..errors import BitstreamError, SgaError
-from ..models.c3.weights import Nets
-from ..models.families import FAMILIES, Filing, family_of
+from ..models.families import Filing
 from ..precision import full_precision
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
 from .c3 import FitResult, checkpoint_of, remove_checkpoint
-from .images import Picture, output_format, read_picture, replacing, require_writable, write_picture
-from .kinds import Kind, Request
-from .transform import DEFAULT_CODER
+from .description import Description, describe, describe_file, filing_of, read_file
+from .images import (
+    Picture,
+    output_format,
+    psnr_db_of,
+    read_picture,
+    replacing,
+    require_writable,
+    write_picture,
+)
+from .kinds import DEFAULT_CODER, Kind, Request, compressible
+from .target import Attempt, Found, Wish, reach
 
 __all__ = [
     "DEFAULT_CODER",
     "Description",
+    "compress_described",
     "compress_file",
     "compress_picture",
     "decompress_file",
@@ -57,37 +60,10 @@ __all__ = [
     "describe",
     "describe_file",
     "kind_of",
+    "read_file",
 ]
 
 KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
-_HEAD_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `info` tells about a file.
-
-    Args:
-        container: its fields.
-        part_bytes: bytes by part, in the order of the file: y, z, ... (C3: nets, latents), profile, header.
-        weights_known: whether the zoo has the weights of the file, or the file needs none.
-        nets: of a C3 image; None for other models.
-    """
-
-    container: Container
-    part_bytes: dict[str, int]
-    weights_known: bool
-    nets: Nets | None = None
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole file."""
-        return sum(self.part_bytes.values())
-
-    @property
-    def bpp(self) -> float:
-        """Bits of the whole file per pixel of the image."""
-        return 8 * self.file_bytes / (self.container.width * self.container.height)
 
 
 def compress_file(
@@ -97,11 +73,13 @@ def compress_file(
 ) -> tuple[Description, RefineResult | FitResult | None]:
     """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
 
-    An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added.
-    After an interrupt the same call goes on from there. The file is removed when the target is written.
+    An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added
+    (and lmbda, while a size or PSNR is searched for). After an interrupt the same call goes on from there.
+    The file is removed when the target is written.
 
     Returns:
-        What the file holds, and the refinement's or the fit's result where there was one.
+        What the file holds, with its PSNR and the outcome of a search; and the refinement's or the fit's
+        result where there was one.
 
     Raises:
         SgaError: the image cannot be read or kept, or the file cannot be written.
@@ -113,12 +91,25 @@ def compress_file(
     if kept := kept and options.get("checkpoint") is None:
         require_writable(target)  # known before the fit, not after it
         options["checkpoint"] = checkpoint_of(target)
-    data, result = compress_picture(read_picture(source), **options)
+    data, description, result = compress_described(read_picture(source), **options)
     with replacing(target) as file:
         file.write(data)
     if kept:
-        remove_checkpoint(target)
-    return describe(data), result
+        for request in description.found.requests if description.found else ():
+            if request.checkpoint is not None:
+                remove_checkpoint(request.checkpoint)
+        remove_checkpoint(checkpoint_of(target))
+    return description, result
+
+
+def compress_described(
+    picture: Picture, **options: Any
+) -> tuple[bytes, Description, RefineResult | FitResult | None]:
+    """As `compress_picture`, with what `compress_file` tells about the file, and without a warning."""
+    wished = [options.pop(f"target_{name}", None) for name in ("bpp", "bytes", "psnr_db")]
+    attempt, found = _coded(picture, Request(**{"model": zoo.DEFAULT_MODEL, **options}), *wished)
+    description = replace(describe(attempt.data), psnr_db=attempt.psnr_db, found=found)
+    return attempt.data, description, attempt.coded.result
 
 
 def decompress_file(
@@ -135,7 +126,7 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    data = _read(source)
+    data = read_file(source)
     try:
         picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
@@ -145,55 +136,9 @@ def decompress_file(
     return container
 
 
-def describe_file(source: str | os.PathLike[str]) -> Description:
-    """What a `.csga` file holds, without decoding its symbols.
-
-    Raises:
-        BitstreamError: the file is damaged or no `.csga` file.
-        SgaError: it cannot be opened.
-    """
-    data = _read(source)
-    try:
-        return describe(data)
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from error
-
-
-def _read(source: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(source, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-            if not head.startswith(MAGIC):
-                return head  # whatever it is, the rest of it is not needed to refuse it
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise BitstreamError(f"{source} has {size} bytes, a .csga file has at most {MAX_BYTES}")
-            return head + file.read()
-    except OSError as error:
-        raise SgaError(f"{source} cannot be read: {error.strerror or error}") from error
-
-
-def describe(data: bytes) -> Description:
-    """What the bytes of a `.csga` file hold; raises ``BitstreamError``."""
-    container = unpack(data)
-    kind = kind_of(container.model)
-    nets = kind.nets_of(container)
-    sizes = part_bytes(data)
-    parts = {}
-    for i in range(len(container.strings)):
-        name = f"string {i}"
-        parts[kind.PARTS[i] if len(container.strings) <= 2 else name] = sizes.pop(name)
-    parts.update(sizes)
-    return Description(container, parts, kind.is_known(container), nets)
-
-
 def kind_of(model: str) -> Kind:
     """How images of a model of the zoo are filed, or of an architecture; any other name is `transform`'s."""
-    own = next((family.file for family in FAMILIES if model in family.classes), None)
-    if own is None:  # only now, for files of C3 need no zoo
-        architectures = {record.name: record.architecture for record in zoo.list_models()}
-        own = family_of(architectures[model]).file if model in architectures else "transform"
-    return KINDS[own]
+    return KINDS[filing_of(model, zoo.list_models)]
 
 
 @full_precision()
@@ -212,41 +157,88 @@ def compress_picture(
     max_seconds: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     bpp: float | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    target_bpp: float | None = None,
+    target_bytes: float | None = None,
+    target_psnr_db: float | None = None,
 ) -> tuple[bytes, RefineResult | FitResult | None]:
     """The bytes of a `.csga` file for a picture.
 
     Args:
         model, quality, metric: what `zoo.load` takes; quality None stands for 3, or for the model's own where
-            it has no 3. Or a C3 model with quality 1 to 8, 4 by default.
+            it has no 3. Or a C3 model with quality 1 to 8, 4 by default. With `weights`, an architecture.
         coder: one of `coding.container.CODERS`, DEFAULT_CODER by default; C3 and DiffC have their own.
         refine: method or preset of `refine.refine`; None codes the encoder's own latents. Not for C3, DiffC.
-        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. seed
-            is also that of DiffC's noise.
+        steps, lmbda, seed: of the refinement, or of C3's fit; the preset's and the model's by default. lmbda
+            is also that of a model for all rates, instead of a quality; seed that of DiffC's noise.
         on_step: of the refinement.
         max_seconds: of C3's fit; no limit by default.
         checkpoint: of C3's fit: a file from which a killed fit goes on; it is not removed.
         bpp: of DiffC: bits a pixel, instead of a quality.
+        weights: a checkpoint of the architecture, as torch.save or safetensors wrote it. A decoder needs the
+            same file; the `.csga` file has the first bytes of its hash.
+        device: of the encoder, as PyTorch names it; not for DiffC, which decodes on the same kind only.
+        target_bpp, target_bytes, target_psnr_db: one of them is to be met, by a search over lmbda, DiffC's
+            bpp or the quality (`target`), with a warning where it is missed by more than 2 %.
 
     Returns:
         The bytes, and the refinement's or the fit's result where there was one.
 
     Raises:
-        SgaError: the profile is too large, or the coded image does not decode on this machine.
+        SgaError: the profile is too large, the coded image does not decode on this machine, or the checkpoint
+            does not load.
         ValueError: an unknown model, quality, coder or refinement, an option that the model does not take,
             a checkpoint of another fit.
     """
     request = Request(
-        model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp
-    )
-    kind = kind_of(model)
+        model, quality, metric, coder, refine, steps, lmbda, seed, on_step, max_seconds, checkpoint, bpp,
+        weights, device,
+    )  # fmt: skip
+    attempt, found = _coded(picture, request, target_bpp, target_bytes, target_psnr_db)
+    if found is not None and not found.reached:
+        warnings.warn(found.text, stacklevel=2)
+    return attempt.data, attempt.coded.result
+
+
+def _coded(
+    picture: Picture, request: Request, bpp: float | None, size: float | None, psnr_db: float | None
+) -> tuple[Attempt, Found | None]:
+    """A picture's file, and how it came about where it was searched for."""
+    model, kind = request.model, kind_of(request.model)
+    if kind is transform and request.weights is None:
+        if model not in {record.name for record in zoo.list_models()}:
+            raise ValueError(f"no model called {model!r} makes files; there are {', '.join(compressible())}")
     _refuse_others(request, kind)
+    _require_device(request.device)
     if picture.profile is not None and len(picture.profile) > MAX_PROFILE_BYTES:
         raise SgaError(
             f"the colour profile has {len(picture.profile)} bytes, at most {MAX_PROFILE_BYTES} can be "
             "stored; convert the image to sRGB first"
         )
-    container, result = kind.compress(picture, request)
-    return pack(container), result
+
+    def attempt(request: Request) -> Attempt:
+        coded = kind.compress(picture, request)
+        data, pixels = pack(coded.container), coded.pixels
+        if pixels is None and psnr_db is not None:
+            pixels = decompress_picture(data).pixels
+        return Attempt(data, coded, None if pixels is None else psnr_db_of(pixels, picture.pixels))
+
+    if bpp is None and size is None and psnr_db is None:
+        return attempt(request), None
+    wish = Wish(bpp, size, psnr_db)
+    height, width = picture.pixels.shape[:2]
+    found = reach(wish, request, kind.ranges, attempt, width * height)
+    return found.attempt, found
+
+
+def _require_device(device: str) -> None:
+    """Refuse a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"device {device}: {said}; leave it out for the CPU") from error
 
 
 def _refuse_others(request: Request, kind: Kind) -> None:
@@ -267,13 +259,15 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
     Args:
         data: the file's bytes.
         max_bytes: for DiffC: decode the first bytes only, at most this many.
-        options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism).
+        options: of the model, those that its class lists in `OPTIONS` (HFD: steps, seed, realism); weights,
+            the checkpoint that made the file; device, as PyTorch names it, not for C3 and DiffC.
 
     Raises:
         BitstreamError: the bytes are damaged, beyond a limit, or made with weights that the zoo lacks.
         ValueError: an option that the model does not have, or a value out of its range.
     """
     container = _unpack(data, max_bytes)
+    _require_device(options.get("device", "cpu"))
     return kind_of(container.model).decompress(container, options, cut=max_bytes is not None)
 
 

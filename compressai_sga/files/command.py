@@ -1,141 +1,241 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands `compress`, `decompress` and `info` of `python -m compressai_sga`.
 
-In:  the arguments after the command's name. Out: one file, and lines on stdout that say what it holds;
-a progress bar on stderr while latents are refined or, on a terminal, while a C3 model is fitted. An existing
-output is replaced when the new one is complete. Until then OUT.csga.fit keeps C3's fit.
-Exit codes: 0; 2 for wrong use; 130 when interrupted. Fails with ``SgaError``, whose message is one sentence.
+In:  the arguments after the command's name. Out: files, and lines on stdout that say what they hold (on
+stderr, where the file goes to stdout). On stderr, a bar while latents are refined; a bar on a terminal, and
+else a line a minute, while a C3 model is fitted, a large image is coded, or a folder is done. An existing
+output is refused without --force, and replaced when the new one is complete. Until then OUT.csga.fit keeps
+C3's fit.
+Exit codes: 0; 2 for wrong use and where a file of a folder failed; 130 when interrupted. Fails with
+``SgaError``, whose message is one sentence.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .. import zoo
 from ..coding.container import CODERS
+from ..endings import refusals
 from ..errors import SgaError
 from ..models.families import FAMILIES
 from ..progress import Progress
-from ..refine import PRESETS
-from . import c3
-from .c3 import FitResult, checkpoint_of
-from .codec import DEFAULT_CODER, compress_file, decompress_file, describe_file, kind_of
-from .report import fitted, line, refined, table
+from ..refine.presets import PRESETS
+from ..zoo_files import folder
+from ..zoo_records import DEFAULT_MODEL, records
+from . import arguments
+from .folders import each, outputs
+from .images import INPUT_SUFFIXES, png_of, read_picture, replacing, write_picture
+from .kinds import DEFAULT_C3_QUALITY, DEFAULT_CODER, Request, compressible
+
+if TYPE_CHECKING:
+    from .description import Description
+
+# What the commands do is imported when they do it: their --help needs no PyTorch.
 
 __all__ = ["compress", "decompress", "info"]
 
+_STREAM = "-"
+
 
 def compress(argv: list[str]) -> int:
-    """`compress IN OUT.csga`."""
-    fitted_models = [name for family in FAMILIES if family.fitted for name in family.classes]
-    models = ", ".join([*sorted({record.name for record in zoo.list_models()}), *fitted_models])
-    parser = argparse.ArgumentParser(
-        prog="python -m compressai_sga compress",
-        description="Compress an image to a .csga file, which replaces an existing one.",
-        epilog="The file keeps pixels (8 bits, grey or RGB) and colour profile, no other metadata. "
-        f"{', '.join(fitted_models)} are fitted to the image, which takes minutes to hours; what is done is "
-        "kept in OUT.csga.fit, and after an interrupt the same command goes on from there.",
-    )
-    parser.add_argument("source", metavar="IN", help="PNG, JPEG, WebP or TIFF")
-    parser.add_argument("target", metavar="OUT.csga")
-    parser.add_argument("--model", metavar="NAME", default=zoo.DEFAULT_MODEL, help=f"{models} (%(default)s)")
-    parser.add_argument(
-        "--quality",
-        metavar="Q",
-        type=int,
-        help=f"higher is better and larger (3; C3: {c3.DEFAULT_QUALITY})",
-    )
-    parser.add_argument(
-        "--coder", metavar="NAME", help=f"{', '.join(CODERS.values())} ({DEFAULT_CODER}; not for C3)"
-    )
-    parser.add_argument(
-        "--refine", metavar="METHOD", help=f"refine the latents of the image: {', '.join(PRESETS)}"
-    )
-    parser.add_argument("--steps", metavar="N", type=int, help="of refinement or fit (as many as are usual)")
-    parser.add_argument(
-        "--lmbda",
-        metavar="L",
-        type=float,
-        help="weight of the distortion in refinement (the model's); C3: of the rate, instead of a quality",
-    )
-    parser.add_argument("--bpp", metavar="B", type=float, help="DiffC: bits a pixel, instead of a quality")
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the noise (0)")
-    parser.add_argument("--max-seconds", metavar="T", type=float, help="of C3's fit (no limit)")
-    args = parser.parse_args(argv)
-    checkpoint = checkpoint_of(args.target) if "checkpoint" in kind_of(args.model).TAKES else None
-    with _one_sentence(checkpoint):
-        if checkpoint is not None and checkpoint.is_file():
-            print(f"going on from {checkpoint}", file=sys.stderr)
-        with _Bar(args.model, Path(args.source).name) as on_step:
-            description, result = compress_file(
-                args.source,
-                args.target,
-                model=args.model,
-                quality=args.quality,
-                coder=args.coder,
-                refine=args.refine,
-                steps=args.steps,
-                lmbda=args.lmbda,
-                seed=args.seed,
-                on_step=on_step,
-                max_seconds=args.max_seconds,
-                bpp=args.bpp,
-            )
-        if isinstance(result, FitResult):
-            print(fitted(result))
-        elif result is not None:
-            print(refined(result))
-        print(f"{args.target}: {line(description)}")
-        return 0
+    """`compress IN [OUT.csga]`."""
+    own = [name for family in FAMILIES if family.fitted for name in family.classes]
+    args = arguments.compress_parser(
+        compressible(), DEFAULT_MODEL, own, CODERS.values(), DEFAULT_CODER, PRESETS, DEFAULT_C3_QUALITY
+    ).parse_args(argv)
+    from .c3 import checkpoint_of
+    from .codec import kind_of
+
+    with _interruptible():
+        options = {
+            "model": _model(args),
+            "weights": args.checkpoint,
+            "target_psnr_db": args.target_psnr,
+            **{name: getattr(args, name) for name in _OPTIONS},
+        }
+        keeps_fits = "checkpoint" in kind_of(options["model"]).TAKES
+        if not os.path.isdir(args.source):
+            target = _target(args, ".csga")
+            checkpoint = checkpoint_of(target) if keeps_fits and target != _STREAM else None
+            with _interruptible(checkpoint):
+                _compress(args.source, target, options, checkpoint)
+                return 0
+            return 130
+
+        def work(source: Path, target: Path) -> str:
+            with refusals():
+                return _compress(
+                    source, target, options, checkpoint_of(target) if keeps_fits else None, quiet=True
+                )
+
+        pairs = outputs(args.source, args.target or args.source, INPUT_SUFFIXES, ".csga")
+        return each(pairs, work, lambda path: _is_same(path, options), force=args.force, title="compress")
     return 130
+
+
+_OPTIONS = "quality coder refine steps lmbda seed max_seconds bpp device target_bpp target_bytes".split()
+
+
+def _model(args: argparse.Namespace) -> str:
+    """The model's name; for a checkpoint, its architecture's."""
+    if args.checkpoint is None:
+        return args.model or DEFAULT_MODEL
+    if args.model is None:
+        raise SgaError(f"--checkpoint {args.checkpoint}: name its architecture too, with -a")
+    return next((r.architecture for r in records(folder()) if r.name == args.model), args.model)
+
+
+def _target(args: argparse.Namespace, ending: str) -> str:
+    """The output of a single input, which must not exist."""
+    target = args.target
+    if target is None:
+        target = _STREAM if args.source == _STREAM else str(Path(args.source).with_suffix(ending))
+    if target == _STREAM and sys.stdout.isatty():
+        raise SgaError("stdout is a terminal, which cannot show the file; redirect it, or name an output")
+    if target != _STREAM and os.path.isfile(target) and not args.force:
+        raise SgaError(f"{target} is there already; --force replaces it, or name another output")
+    return target
+
+
+def _compress(
+    source: str | Path,
+    target: str | Path,
+    options: dict[str, Any],
+    checkpoint: Path | None,
+    quiet: bool = False,
+) -> str:
+    """Compress one image; prints what came out, or gives only its last line."""
+    from .codec import compress_described, compress_file
+    from .report import line
+
+    out = sys.stderr if target == _STREAM else sys.stdout
+    for path in _fits(checkpoint):
+        print(f"going on from {path}", file=sys.stderr)
+    with _Bar(options["model"], Path(source).name) as on_step:
+        options = {**options, "on_step": on_step}
+        if _STREAM in (source, target):
+            picture = read_picture(sys.stdin.buffer.read() if source == _STREAM else source)
+            data, description, result = compress_described(picture, **options)
+            _write(target, data)
+        else:
+            description, result = compress_file(source, target, **options)
+    last = f"{'stdout' if target == _STREAM else target}: {line(description)}"
+    if not quiet:
+        for text in (*_told(description, result), last):
+            print(text, file=out)
+    return last
+
+
+def _fits(checkpoint: Path | None) -> list[Path]:
+    """Unfinished fits: the checkpoint, or those of the attempts at a target."""
+    if checkpoint is None:
+        return []
+    found = checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}*")
+    return sorted(path for path in found if path.suffix != ".part")
+
+
+def _told(description: Description, result: Any) -> Iterator[str]:
+    from .c3 import FitResult
+    from .report import fitted, refined
+
+    if description.found is not None:
+        yield description.found.text
+    if isinstance(result, FitResult):
+        yield fitted(result)
+    elif result is not None:
+        yield refined(result, description)
+
+
+def _is_same(path: Path, options: dict[str, Any]) -> bool:
+    """Whether a file is what the options would make, as far as it says so."""
+    from .description import describe_file, fingerprint
+    from .models import chosen
+
+    try:
+        found = describe_file(path).container
+    except SgaError:
+        return False
+    wanted = {"model": options["model"], "quality": options["quality"], "coder": options["coder"]}
+    if options["weights"] is not None:
+        wanted["weights"] = fingerprint(chosen(Request(options["model"], weights=options["weights"])))
+    return all(value in (None, getattr(found, name)) for name, value in wanted.items())
+
+
+def _write(target: str | Path, data: bytes) -> None:
+    """A `.csga` file whose image came from stdin, or any file to stdout."""
+    if target == _STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    if Path(target).suffix.lower() != ".csga":
+        raise SgaError(f"{target} does not end in .csga; name the compressed file so")
+    with replacing(target) as file:
+        file.write(data)
 
 
 def decompress(argv: list[str]) -> int:
-    """`decompress IN.csga OUT.png`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m compressai_sga decompress",
-        description="Write the image of a .csga file; an existing one is replaced.",
-    )
-    parser.add_argument("source", metavar="IN.csga")
-    parser.add_argument("target", metavar="OUT.png", help="ends in .png, .tif or .tiff")
-    parser.add_argument(
-        "--max-bytes", metavar="N", type=int, help="DiffC: decode what the first N bytes of the file hold"
-    )
-    parser.add_argument("--steps", metavar="N", type=int, help="HFD, DiffC: of the sampler (the model's)")
-    parser.add_argument("--seed", metavar="S", type=int, help="HFD: of the noise (from the strings)")
-    parser.add_argument(
-        "--realism", metavar="R", type=float, help="HFD: 0 is the first stage's image, 1 a full sample (1)"
-    )
-    args = parser.parse_args(argv)
-    names = ("steps", "seed", "realism")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    with _one_sentence():
-        container = decompress_file(args.source, args.target, max_bytes=args.max_bytes, **options)
-        print(f"{args.target}: {container.width}x{container.height} pixels, {container.mode}")
+    """`decompress IN.csga [OUT.png]`."""
+    args = arguments.decompress_parser().parse_args(argv)
+    from .codec import decompress_file, decompress_picture, read_file
+
+    given = {"weights": args.checkpoint, **{name: getattr(args, name) for name in _DECODING}}
+    options = {name: value for name, value in given.items() if value is not None}
+
+    def work(source: str | Path, target: str | Path) -> str:
+        if _STREAM in (source, target):
+            data = sys.stdin.buffer.read() if source == _STREAM else read_file(source)
+            picture = decompress_picture(data, **options)
+            if target == _STREAM:
+                _write(target, png_of(picture))
+            else:
+                write_picture(target, picture)
+            size, mode = picture.pixels.shape[:2], picture.mode
+        else:
+            container = decompress_file(source, target, **options)
+            size, mode = (container.height, container.width), container.mode
+        return f"{'stdout' if target == _STREAM else target}: {size[1]}x{size[0]} pixels, {mode}"
+
+    def work_in_folder(source: Path, target: Path) -> str:
+        with refusals():
+            return work(source, target)
+
+    with _interruptible():
+        if os.path.isdir(args.source):
+            pairs = outputs(args.source, args.target or args.source, frozenset({".csga"}), ".png")
+            return each(pairs, work_in_folder, lambda _: True, force=args.force, title="decompress")
+        target = _target(args, ".png")
+        print(work(args.source, target), file=sys.stderr if target == _STREAM else sys.stdout)
         return 0
     return 130
+
+
+_DECODING = ("max_bytes", "steps", "seed", "realism", "device")
 
 
 def info(argv: list[str]) -> int:
     """`info FILE.csga`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m compressai_sga info",
-        description="Tell what a .csga file holds. Its CRC is checked, its symbols are not decoded.",
-    )
-    parser.add_argument("source", metavar="FILE.csga")
-    args = parser.parse_args(argv)
-    with _one_sentence():
-        print(table(describe_file(args.source)))
+    args = arguments.info_parser().parse_args(argv)
+    from .description import describe, describe_file
+    from .report import facts, table
+
+    with _interruptible():
+        stream = args.source == _STREAM
+        description = describe(sys.stdin.buffer.read()) if stream else describe_file(args.source)
+        print(json.dumps(facts(description), indent=2) if args.json else table(description))
         return 0
     return 130
 
 
 class _Bar:
-    """The progress bar of one refinement; it appears with the first step."""
+    """The progress bars of an image's refinements, one after the other; each appears with its first step."""
 
     def __init__(self, model: str, image: str) -> None:
         self._model, self._image = model, image
@@ -149,6 +249,9 @@ class _Bar:
             self._progress.close()
 
     def _step(self, step: int, steps: int, loss: float) -> None:
+        if step == 0 and self._progress is not None:  # the next attempt at a target
+            self._progress.close()
+            self._progress = None
         if self._progress is None:
             self._progress = Progress(self._model, 1, steps, None)
             self._progress.start(self._image)
@@ -156,26 +259,16 @@ class _Bar:
 
 
 @contextmanager
-def _one_sentence(checkpoint: Path | None = None) -> Iterator[None]:
-    """Turn wrong options and lack of memory into ``SgaError``; an interrupt ends the block.
+def _interruptible(checkpoint: Path | None = None) -> Iterator[None]:
+    """An interrupt ends the block with one sentence; `endings` sees to everything else.
 
     Args:
         checkpoint: file from which the same command goes on, if it exists.
     """
     try:
         yield
-    except SgaError:
-        raise
-    except ValueError as error:
-        raise SgaError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
-            raise
-        raise SgaError("the image needs more memory than there is; cut it into parts") from error
-    except FileNotFoundError as error:  # weights that are not installed
-        raise SgaError(str(error)) from error
     except KeyboardInterrupt:
         how = ""
-        if checkpoint is not None and checkpoint.is_file():
+        if _fits(checkpoint):
             how = f", the fit so far is in {checkpoint}: the same command goes on from there"
         print(f"interrupted; the output is what it was before{how}", file=sys.stderr)

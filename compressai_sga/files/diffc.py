@@ -25,18 +25,17 @@ import torch
 from ..coding.container import Container, checksum_of
 from ..errors import BitstreamError
 from .images import Picture, pixels_of, tensor_of
-from .kinds import Request, decoding_here
-from .models import borrowed, choose, fingerprint, record_of, required
+from .kinds import Coded, Range, Request, decoding_here
+from .models import borrowed, choose, fingerprint, required
 
-__all__ = ["PARTS", "PROGRESSIVE", "TAKES", "compress", "decompress", "is_known", "nets_of"]
+__all__ = ["PROGRESSIVE", "TAKES", "compress", "decompress", "ranges"]
 
 TAKES = frozenset({"bpp", "seed"})
-PARTS = ("y", "z")
 PROGRESSIVE = True
 _CODER = "constriction-range"
 
 
-def compress(picture: Picture, request: Request) -> tuple[Container, None]:
+def compress(picture: Picture, request: Request) -> Coded:
     """Code an image.
 
     Args:
@@ -45,8 +44,12 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
 
     Raises:
         SgaError: the coded image does not decode on this machine.
-        ValueError: the zoo has no such model.
+        ValueError: the zoo has no such model, or both quality and bpp are given.
     """
+    if request.quality is not None and request.bpp is not None:
+        raise ValueError(
+            f"quality {request.quality} and bpp {request.bpp} both set the rate of {request.model}; give one"
+        )
     record = choose(request.model, request.quality, request.metric)
     bpp, seed = request.bpp, request.seed
     x = tensor_of(picture)
@@ -70,7 +73,16 @@ def compress(picture: Picture, request: Request) -> tuple[Container, None]:
         strings=(out["strings"][0][0],),
         profile=picture.profile,
     )
-    return replace(container, checksum=checksum_of(container, 0)), None
+    return Coded(replace(container, checksum=checksum_of(container, 0)), None, None)
+
+
+def ranges(request: Request) -> list[Range]:
+    """Where a size or PSNR is searched for: bits a pixel."""
+    if request.quality is not None or request.bpp is not None:
+        raise ValueError(
+            f"quality, bpp and a target all set the rate of {request.model}; give the target alone"
+        )
+    return [Range("bpp", 0.3, 1e-3, 24.0, 1.0)]
 
 
 def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
@@ -105,12 +117,3 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
         limit = max(1, len(c.strings[0])) if cut else None
         out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
     return Picture(pixels_of(out["x_hat"][0], c.mode), c.profile)
-
-
-def nets_of(container: Container) -> None:
-    """The nets that the file itself holds: none."""
-
-
-def is_known(container: Container) -> bool:
-    """Whether the zoo has the weights of the file."""
-    return record_of(container) is not None

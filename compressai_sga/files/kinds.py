@@ -7,18 +7,36 @@ In:  a `Request`. Out: see `Kind`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..coding.container import Container
 from ..errors import BitstreamError, SgaError
-from ..models.c3.weights import Nets
-from ..typing import StepCallback
-from .images import Picture
+from ..models.families import FAMILIES
+from ..zoo_files import folder
+from ..zoo_records import installed, records
 
-__all__ = ["Kind", "Request", "decoding_here"]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..coding.container import Container
+    from ..typing import StepCallback
+    from .images import Picture
+
+__all__ = [
+    "DEFAULT_C3_QUALITY",
+    "DEFAULT_CODER",
+    "Coded",
+    "Kind",
+    "Range",
+    "Request",
+    "compressible",
+    "decoding_here",
+]
+
+DEFAULT_CODER = "constriction-exact"
+DEFAULT_C3_QUALITY = 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,50 @@ class Request:
     max_seconds: float | None = None
     checkpoint: str | os.PathLike[str] | None = None
     bpp: float | None = None
+    weights: str | os.PathLike[str] | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A field of a request that moves the rate, and the values that it may have (`target`).
+
+    Args:
+        field: its name.
+        start: the first value to try.
+        low, high: limits; all between may be tried, if there are no `values`.
+        slope: about the power of the value that the size is.
+        values: the only ones that there are, rising.
+        scout: changes of the request that make a cheaper attempt of nearly the same size, for a first search.
+        only_scout: whether that search is all, because the next range goes on from its result.
+        keep: whether each attempt has a checkpoint of its own.
+        advice: what else would come nearer to a wish.
+    """
+
+    field: str
+    start: float
+    low: float
+    high: float
+    slope: float
+    values: tuple[int, ...] = ()
+    scout: Mapping[str, Any] = field(default_factory=dict)
+    only_scout: bool = False
+    keep: bool = False
+    advice: str = ""
+
+
+class Coded(NamedTuple):
+    """One image, coded.
+
+    Args:
+        container: to write.
+        result: of refinement or fit, where there was one.
+        pixels: that the container decodes to, where the encoder knows them.
+    """
+
+    container: Container
+    result: Any
+    pixels: np.ndarray | None
 
 
 class Kind(Protocol):
@@ -44,22 +106,26 @@ class Kind(Protocol):
 
     TAKES: frozenset[str]
     """Fields of a request, beside model, quality, metric and on_step, that mean something to it."""
-    PARTS: tuple[str, str]
-    """Names of the strings, where there are no more than two."""
     PROGRESSIVE: bool
     """Whether the first bytes of a file decode, to an image of fewer bits."""
 
-    def compress(self, picture: Picture, request: Request) -> tuple[Container, Any]:
-        """The container to write and the result of refinement or fit; raises ``ValueError``, ``SgaError``."""
+    def compress(self, picture: Picture, request: Request) -> Coded:
+        """Code an image; raises ``ValueError``, ``SgaError``."""
+
+    def ranges(self, request: Request) -> Sequence[Range]:
+        """Where a size or PSNR is searched for, one after the other; raises ``ValueError`` if nowhere."""
 
     def decompress(self, container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:
-        """The image; `cut` says that the file may end early. Raises ``BitstreamError``, ``ValueError``."""
+        """The image; `cut` says that the file may end early. Raises ``BitstreamError``, ``ValueError``.
 
-    def nets_of(self, container: Container) -> Nets | None:
-        """The nets that the file itself holds, if it does."""
+        Options are those of the model, and `weights`, the path of a checkpoint, and `device`.
+        """
 
-    def is_known(self, container: Container) -> bool:
-        """Whether everything that decoding needs is installed."""
+
+def compressible() -> list[str]:
+    """Names of the models that can make files here: those of the zoo that are installed, and fitted ones."""
+    of_zoo = sorted({record.name for record in records(folder()) if installed(folder(), record)})
+    return [*of_zoo, *(name for family in FAMILIES if family.fitted for name in family.classes)]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from .. import zoo
+from ..endings import ended
 from ..errors import SgaError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.options import add_options, given, request_of
@@ -32,9 +33,17 @@ def wrap_setup_args(module: ModuleType, stock: Callable[[], Any]) -> Callable[[]
 
     @functools.wraps(stock)
     def setup_args() -> argparse.ArgumentParser:
-        return add_options(stock())
+        return add_options(stock(), _command())
 
     return setup_args
+
+
+def _command() -> str:
+    """What the user has typed in front of the arguments."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    if started is not None and started.name == "compressai_sga.__main__":
+        return "python -m compressai_sga eval_model"
+    return "python -m compressai.utils.eval_model"
 
 
 def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,17 +52,17 @@ def wrap_main(module: ModuleType, stock: Callable[..., Any]) -> Callable[..., An
     @functools.wraps(stock)
     def main(argv: Sequence[str]) -> None:
         found, rest = given(argv)
-        try:
-            if found and not {"pretrained", "checkpoint", "-h", "--help"}.intersection(rest):
-                argv = _with_source(argv)
-            if found:
-                request = request_of(argv, module.setup_args().parse_args(argv))
-                if request is not None:
-                    return Evaluation(module, request).main(stock)
-            return stock(argv)
-        except SgaError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+        if code := ended(lambda: run(argv, found, rest), ours_only=not found):
+            raise SystemExit(code)
+
+    def run(argv: Sequence[str], found: bool, rest: list[str]) -> None:
+        if found and not {"pretrained", "checkpoint", "-h", "--help"}.intersection(rest):
+            argv = _with_source(argv)
+        if found:
+            request = request_of(argv, module.setup_args().parse_args(argv))
+            if request is not None:
+                return Evaluation(module, request).main(stock)
+        return stock(argv)
 
     return main
 

@@ -93,7 +93,7 @@ def _of_architecture(name: str) -> Callable[..., nn.Module]:
 
 def _of_zoo(name: str) -> Callable[..., nn.Module]:
     """Entry of CompressAI's dictionaries for a model of the zoo."""
-    records = [record for record in zoo.list_models() if record.name == name]
+    records = zoo.list_models(name)
 
     def model(
         quality: int,

@@ -13,16 +13,19 @@ Fails with `SgaError` naming the optional package or the weight file that is mis
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-
+from .. import lazy
 from .bd_rate import Delta, bd_psnr, bd_rate
-from .critic import critic_bpp
-from .frechet import PatchFid, PatchKid
-from .perceptual import lpips
-from .sliced_wasserstein import SlicedWasserstein
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .critic import critic_bpp
+    from .frechet import PatchFid, PatchKid
+    from .perceptual import lpips
+    from .sliced_wasserstein import SlicedWasserstein
 
 __all__ = [
     "METRICS",
@@ -47,9 +50,17 @@ class SetMetric(Protocol):
     def compute(self) -> float: ...
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"critic": critic_bpp, "lpips": lpips}
-SET_METRICS: dict[str, Callable[[], SetMetric]] = {
-    "fid": PatchFid,
-    "kid": PatchKid,
-    "swd": SlicedWasserstein,
-}
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        **{"critic_bpp": "critic", "lpips": "perceptual", "SlicedWasserstein": "sliced_wasserstein"},
+        **dict.fromkeys(("PatchFid", "PatchKid"), "frechet"),
+    },
+)
+METRICS: MutableMapping[str, Callable[[Tensor, Tensor], float]] = lazy.Table(
+    __name__, {"critic": "critic:critic_bpp", "lpips": "perceptual:lpips"}
+)
+SET_METRICS: MutableMapping[str, Callable[[], SetMetric]] = lazy.Table(
+    __name__,
+    {"fid": "frechet:PatchFid", "kid": "frechet:PatchKid", "swd": "sliced_wasserstein:SlicedWasserstein"},
+)

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from .. import zoo_files
-from . import c3, diffc, elic, hfd, rda, universal
+from ..lazy import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["FAMILIES", "STOCK", "UNLISTED", "Family", "Filing", "Model", "architecture", "family_of"]
 
@@ -134,37 +135,47 @@ class Family:
         return own if self.like is None else self.like(own)
 
 
+def _classes(module: str, *names: str) -> Table:
+    """Rows of `ARCHITECTURES` in a module beside this one, which is imported when a class is asked for."""
+    return Table(__name__.rpartition(".")[0], {name: f"{module}:ARCHITECTURES" for name in names})
+
+
 FAMILIES: list[Family] = [
     Family(
         "Universal quantisation",
         "files that behave as the noise of training did",
-        universal.ARCHITECTURES,
+        _classes("universal", "bmshj2018-factorized-uq", "bmshj2018-hyperprior-uq", "mbt2018-mean-uq"),
         like=lambda name: name.removesuffix("-uq"),
         card="CompressAI's `{stock}` with universal quantisation (`compressai_sga.models.universal`)",
     ),
     Family(
         "Rate-distortion autoencoders",
         "other distortions than MSE; what a training loss believes",
-        rda.ARCHITECTURES,
+        _classes("rda", "rda-l2", "rda-l1", "rda-ms-ssim"),
         like=lambda name: "bmshj2018-factorized",
         card="Rate-distortion autoencoder `{name}` (`compressai_sga.models.rda`)",
     ),
     Family(
         "Space-channel context",
         "the fewest bits of the models that are not fitted",
-        elic.ARCHITECTURES,
+        _classes("elic", "elic2022-gdn"),
         card="The space-channel context model `{name}` (`compressai_sga.models.elic`)",
     ),
     Family(
         "C3",
         "a tiny decoder, fitted to each image in minutes",
-        c3.ARCHITECTURES,
+        _classes("c3", "c3", "c3-fast", "c3-paper"),
         file="c3",
         fitted=True,
         data=lambda: [zoo_files.c3_nets()],
     ),
-    Family("HFD", "realistic detail from the same bits", hfd.ARCHITECTURES),
-    Family("DiffC", "any rate, and any prefix, of one stream", diffc.ARCHITECTURES, file="diffc"),
+    Family("HFD", "realistic detail from the same bits", _classes("hfd", "hfd")),
+    Family(
+        "DiffC",
+        "any rate, and any prefix, of one stream",
+        _classes("diffc", "diffc-a", "diffc-f"),
+        file="diffc",
+    ),
 ]
 STOCK = Family("CompressAI", "CompressAI's own architectures: fast to decode, and refinable", {})
 """CompressAI's own architectures, and whatever else is registered with it."""

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latent refinement of frozen CompressAI models; start with `refine` or `refined`."""
 
-from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
-from .loop import RefineResult, refine, refined
-from .objective import RateDistortion
-from .presets import METHODS, PRESETS, RefineConfig
+from typing import TYPE_CHECKING
+
+from .. import lazy
+
+if TYPE_CHECKING:
+    from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
+    from .loop import RefineResult, refine, refined
+    from .objective import RateDistortion
+    from .presets import METHODS, PRESETS, RefineConfig
 
 __all__ = [
     "LMBDA_BY_QUALITY",
@@ -18,3 +23,13 @@ __all__ = [
     "set_trained_lmbda",
     "trained_lmbda",
 ]
+
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        **dict.fromkeys(("LMBDA_BY_QUALITY", "set_trained_lmbda", "trained_lmbda"), ".lmbda"),
+        **dict.fromkeys(("RefineResult", "refine", "refined"), "loop"),
+        "RateDistortion": "objective",
+        **dict.fromkeys(("METHODS", "PRESETS", "RefineConfig"), "presets"),
+    },
+)

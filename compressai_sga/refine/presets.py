@@ -13,20 +13,28 @@ Fails with a ``ValueError`` that lists the choices.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from .. import relaxations as r
 from ..schedules import Constant, Cosine, Exponential, Geometric, Linear
 from ..typing import Distortion, Schedule
-from .synthesis import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .synthesis import Precision
 
 __all__ = ["METHODS", "PRESETS", "RefineConfig"]
+
+MAX_STEPS = 10**9
+MAX_SEED = 2**63 - 1
+MAX_FACTOR = 1e6
+"""Of lmbda and learning rate: the squares of gradients must be finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +91,39 @@ class RefineConfig:
         """A preset, with some of its settings replaced.
 
         Args:
-            method: with no preset, the preset of the same name; with one, its relaxation is replaced by
-                this one with its own shape parameters.
+            method: with no preset, the preset of the same name, which may also be one that no method shares
+                its name with ("fast", "ssl-paper"); with a preset, a method that replaces the preset's
+                relaxation, with its own shape parameters.
             preset: key of PRESETS; default "ssl" when no method is named either.
             steps, lmbda, lr: None keeps the preset's; `lr` scales the whole learning-rate schedule.
+            seed: a whole number from 0 to 2^63 - 1.
 
         Raises:
             ValueError: unknown name (the message lists the known ones) or a number out of range.
         """
         method = ALIASES.get(method, method)
+        if method in PRESETS and method not in METHODS:
+            if preset not in (None, method):
+                raise ValueError(f"{method} and {preset} are both presets of refinement; name one of them")
+            method, preset = None, method
         if method is not None and method not in METHODS:
-            raise ValueError(f"unknown refinement method {method!r}; choose from {', '.join(METHODS)}")
+            raise ValueError(f"unknown refinement method {method!r}; choose from {', '.join(PRESETS)}")
         preset = preset or method or "ssl"
         if preset not in PRESETS:
             raise ValueError(f"unknown refinement preset {preset!r}; choose from {', '.join(PRESETS)}")
         if metric not in ("mse", "ms-ssim"):
             raise ValueError(f"unknown distortion {metric!r}; choose from mse, ms-ssim")
-        if steps is not None and steps < 0:
-            raise ValueError(f"refinement steps must be 0 or more, not {steps}")
+        steps = None if steps is None else _whole("refinement steps", steps, MAX_STEPS)
         for name, value in (("lmbda", lmbda), ("learning rate", lr)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, not {value}")
-        changes: dict[str, Any] = {"lmbda": lmbda, "seed": int(seed), "metric": metric}
+            if value is not None and not 0 < value <= MAX_FACTOR:
+                raise ValueError(f"{name} must be above 0 and at most {MAX_FACTOR:g}, not {value}")
+        changes: dict[str, Any] = {"lmbda": lmbda, "seed": _whole("seed", seed, MAX_SEED), "metric": metric}
         base = PRESETS[preset]
         if method is not None and method != base.method:  # its parameters come with it
             own = PRESETS[method]
             changes |= {key: getattr(own, key) for key in ("method", "noise", "a", "r", "n")}
         if steps is not None:
-            changes["steps"] = int(steps)
+            changes["steps"] = steps
         if lr is not None:
             field = "start" if isinstance(base.lr, Cosine) else "value"
             changes["lr"] = dataclasses.replace(base.lr, **{field: float(lr)})
@@ -122,51 +135,74 @@ class RefineConfig:
         return METHODS[self.method](v, self.temperature(step, self.steps), generator, self, noise)
 
 
-Method = Callable[[Tensor, float, torch.Generator, RefineConfig, "float | None"], Tensor]
+def _whole(name: str, value: Any, most: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} must be a whole number from 0 to {most}, not {value!r}")
+    return number
 
 
-def _two_class(logit: Callable[..., Tensor], *parameters: str) -> Method:
+Method = Callable[["Tensor", float, "torch.Generator", RefineConfig, "float | None"], "Tensor"]
+
+
+def _relaxations() -> ModuleType:
+    """The module, which is imported here so that the names of presets need no PyTorch."""
+    from .. import relaxations
+
+    return relaxations
+
+
+def _two_class(logit: str, *parameters: str) -> Method:
     def relax(v, temperature, generator, config, noise):
-        chosen = partial(logit, **{name: getattr(config, name) for name in parameters})
+        r = _relaxations()
+        chosen = partial(getattr(r, logit), **{name: getattr(config, name) for name in parameters})
         return r.binary_concrete(v, temperature, generator, chosen, noise)
 
     return relax
 
 
-def _three_class(log_weight: Callable[..., Tensor], *parameters: str) -> Method:
+def _three_class(log_weight: str, *parameters: str) -> Method:
     def relax(v, temperature, generator, config, noise):
-        chosen = partial(log_weight, **{name: getattr(config, name) for name in parameters})
+        r = _relaxations()
+        chosen = partial(getattr(r, log_weight), **{name: getattr(config, name) for name in parameters})
         return r.ternary_concrete(v, temperature, generator, chosen)
 
     return relax
 
 
-def _plain(relaxation: Callable[..., Tensor]) -> Method:
-    return lambda v, temperature, generator, config, noise: relaxation(v, temperature, generator)
-
-
-def _soft_round(noise_of: Callable[..., Tensor]) -> Method:
+def _plain(relaxation: str) -> Method:
     def relax(v, temperature, generator, config, noise):
+        return getattr(_relaxations(), relaxation)(v, temperature, generator)
+
+    return relax
+
+
+def _soft_round(noise_of: str) -> Method:
+    def relax(v, temperature, generator, config, noise):
+        r = _relaxations()
         return r.soft_round_around_noise(
-            v, temperature, generator, lambda v, generator: noise_of(v, generator, noise)
+            v, temperature, generator, lambda v, generator: getattr(r, noise_of)(v, generator, noise)
         )
 
     return relax
 
 
 METHODS: dict[str, Method] = {
-    "ste": _plain(r.ste),
-    "noise": _plain(r.uniform_noise),
-    "annealing": _plain(r.deterministic_annealing),
-    "atanh": _two_class(r.atanh_logit),
-    "linear": _two_class(r.linear_logit),
-    "cosine": _two_class(r.cosine_logit),
-    "ssl": _two_class(r.ssl_logit, "a"),
-    "linear3": _three_class(r.linear3_log_weight, "r", "n"),
-    "cosine3": _three_class(r.cosine3_log_weight, "r", "n"),
-    "ssl3": _three_class(r.ssl3_log_weight, "r", "n", "a"),
-    "soft-round": _soft_round(r.gaussian_noise),
-    "soft-round-kumaraswamy": _soft_round(r.kumaraswamy_noise),
+    "ste": _plain("ste"),
+    "noise": _plain("uniform_noise"),
+    "annealing": _plain("deterministic_annealing"),
+    "atanh": _two_class("atanh_logit"),
+    "linear": _two_class("linear_logit"),
+    "cosine": _two_class("cosine_logit"),
+    "ssl": _two_class("ssl_logit", "a"),
+    "linear3": _three_class("linear3_log_weight", "r", "n"),
+    "cosine3": _three_class("cosine3_log_weight", "r", "n"),
+    "ssl3": _three_class("ssl3_log_weight", "r", "n", "a"),
+    "soft-round": _soft_round("gaussian_noise"),
+    "soft-round-kumaraswamy": _soft_round("kumaraswamy_noise"),
 }
 ALIASES = {"sga": "atanh"}
 

@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 from . import pool, ray_cluster
+from .options import add_options
 from .process import Outcome, Task, attempt, device
 from .records import Record
 
@@ -42,29 +43,9 @@ INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 NAMES = 10
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --workers, --threads and --ray; `run_options` gives them to `run`."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default: 1)"
-    )
-    where.add_argument(
-        "--ray", metavar="ADDRESS", help="do the tasks on a Ray cluster: its address, or auto, or local"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="torch threads of each process (default: 1)"
-    )
-
-
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `run` that the options of `add_options` set."""
     return {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
-    return int(text)
 
 
 def run(

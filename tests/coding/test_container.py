@@ -219,6 +219,29 @@ def test_optional_extras_of_later_versions_are_skipped():
     assert part_bytes(sealed(body))["other"] == 3
 
 
+def test_a_rate_and_how_an_image_was_fitted():
+    """Decoding needs the rate, so that a reader that does not know it refuses the file; how C3 was fitted it
+    does not need."""
+    rate = dataclasses.replace(SMALL, lmbda=0.01)
+    fit = dataclasses.replace(SMALL, lmbda=4e-3, steps=300)
+    assert len(pack(rate)) == len(pack(SMALL)) + 10 and len(pack(fit)) == len(pack(SMALL)) + 12
+    assert len(pack(dataclasses.replace(SMALL, steps=100))) == len(pack(SMALL)) + 3
+    for container in (rate, fit, dataclasses.replace(SMALL, steps=300, profile=b"profile")):
+        assert unpack(pack(container)) == container
+        assert part_bytes(pack(container)).keys() <= {"string 0", "string 1", "profile", "header"}
+    start = BODY[: BODY.index(b"\x02\x05\x01\x00")] + b"\x02\x05\x01\x01"
+    number = struct.pack("<d", 0.01)
+    for extra, match in (
+        (b"\x02\x07yyyyyz" + number[:7], "lmbda needs 8 bytes where 7 are left"),
+        (b"\x02\x09yyyyyz" + number + b"1", "extra 2 has 1 bytes too many"),
+        (b"\x02\x08yyyyyz" + struct.pack("<d", -1), "lmbda is -1.0, it must be positive"),
+        (b"\x02\x08yyyyyz" + struct.pack("<d", float("nan")), "lmbda is nan"),
+        (b"\x80\x01yyyyyz\x00", "steps is 0, beyond its limits 1"),
+        (b"\x80\x03yyyyyz\x01ab", "lmbda needs 8 bytes where 2 are left"),
+    ):
+        refused(sealed(start + extra), match)
+
+
 def test_a_profile_that_unpacks_without_end_is_refused_in_little_memory():
     bomb = zlib.compress(bytes(200 * 2**20), 9)
     content = b"\x02\x05\x01\x01\x01" + bytes([len(bomb) & 127 | 128, len(bomb) >> 7 & 127 | 128])

@@ -37,7 +37,7 @@ def test_lines(line, label, points):
 def test_options_are_those_of_eval_model():
     entry = parse("mbt2018-mean-small@2:refine=ssl:refine-steps=7:refine-lmbda=0.01")
     assert entry.request.refine == {"method": "ssl", "steps": 7, "lmbda": 0.01}
-    assert parse("mbt2018-mean-small:refine=best").request.refine == {"preset": "best", "method": None}
+    assert parse("mbt2018-mean-small:refine=best").request.refine == {"method": "best"}
     assert parse("hfd-small@1:steps=3:realism=0.5").request.model == {"steps": 3, "realism": 0.5}
     assert parse("jpeg").slug == "jpeg" and "/" not in entry.slug and ":" not in entry.slug
 

@@ -281,7 +281,7 @@ def sealed_identity(draw: random.Random, file: bytes) -> bytes:
 def sealed_bomb(draw: random.Random, file: bytes) -> bytes:
     """A profile that unpacks to 100 MiB."""
     bomb, empty = zeros_deflated()[draw.randrange(2) :], zlib.compress(b"", 9)
-    body = _body(pack(dataclasses.replace(unpack(file), profile=b"")))
+    body = _body(pack(dataclasses.replace(unpack(file), profile=b"", lmbda=None, steps=None)))
     length = bytes([len(bomb) & 127 | 128, len(bomb) >> 7 & 127 | 128, len(bomb) >> 14])
     at = body.index(bytes([1, 1, len(empty)]))
     return sealed(body[: at + 2] + length + body[at + 3 : -len(empty)] + bomb)

@@ -34,7 +34,8 @@ def crop(height: int, width: int) -> Picture:
 
 
 def fitted_file(picture: Picture, **options) -> bytes:
-    return compress_picture(picture, **{"model": "c3-fast", "quality": 5, "steps": 6, **options})[0]
+    rate = {} if "lmbda" in options else {"quality": 5}
+    return compress_picture(picture, **{"model": "c3-fast", "steps": 6, **rate, **options})[0]
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_every_size_and_mode_and_every_byte(height, width, mode):
     parts = description.part_bytes
     strings = unpack(data).strings
     assert parts == {"nets": len(strings[0]), "latents": len(strings[1]), "header": parts["header"]}
-    assert sum(parts.values()) == len(data) and 37 <= parts["header"] - len("c3-fast") <= 40
+    assert sum(parts.values()) == len(data) and 40 <= parts["header"] - len("c3-fast") <= 43
 
 
 def test_the_profile_goes_along_and_blank_images_are_filled():
@@ -100,8 +101,8 @@ def test_the_profile_goes_along_and_blank_images_are_filled():
     data = file_of(*blank((256, 300)))
     assert 0 <= len(data) - 256 * 300 // 512 <= 5 and files.describe(data).part_bytes["filling"] > 0
     assert not decompress_picture(data).pixels.any()
-    container = container_of(*blank((512, 768)), strings=(b"1" * 900, b"2" * 30_000))
-    assert len(pack(container)) == 30_900 + 45 + len(container.model)  # a usual Kodak image
+    container = container_of(*blank((512, 768)), strings=(b"1" * 900, b"2" * 30_000), steps=2000)
+    assert len(pack(container)) == 30_900 + 49 + len(container.model)  # a usual Kodak image
     with pytest.raises(SgaError, match="profile has 1048577 bytes"):
         fitted_file(Picture(crop(9, 9).pixels, bytes(2**20 + 1)))
 
@@ -121,12 +122,16 @@ def test_info_tells_the_decoders_work_from_the_file(tmp_path, capsys):
         strings = unpack(paths[name].read_bytes()).strings
         assert f"nets {len(strings[0])}, latents {len(strings[1])}, header" in text
         needed = "the zoo's default nets of C3, number 1" if name == "c3-fast" else "none needed"
-        assert f"{name}, quality 5, mse" in text and needed in text
+        assert f"{name}, quality 5 (lmbda 0.001), 6 steps, mse" in text and needed in text
         wanted = ("18-16-16-2", "7-40-3") if name == "c3-fast" else ("24-18-18-2", "7-18-18-3")
         assert all(f"net {widths} (" in text for widths in wanted)
     paths["c3-fast"].write_bytes(fitted_file(crop(8, 8), lmbda=1e-3))
     assert main(["info", str(paths["c3-fast"])]) == 0
-    assert "c3-fast, lmbda given, mse" in capsys.readouterr().out
+    assert "c3-fast, lmbda 0.001, 6 steps, mse" in capsys.readouterr().out
+    container = dataclasses.replace(unpack(paths["c3-fast"].read_bytes()), lmbda=None, steps=None)
+    paths["c3-fast"].write_bytes(pack(container))  # as files were before
+    assert main(["info", str(paths["c3-fast"])]) == 0
+    assert "c3-fast, lmbda not noted, mse" in capsys.readouterr().out
 
 
 OTHER = {"model": zoo.DEFAULT_MODEL, "quality": 3, "steps": None}
@@ -140,6 +145,8 @@ OTHER = {"model": zoo.DEFAULT_MODEL, "quality": 3, "steps": None}
         ({"metric": "ms-ssim"}, "metric ms-ssim: c3-fast is fitted for mse"),
         ({"quality": 9}, "quality is 9; choose 1 to 8"),
         ({"lmbda": -1.0}, "must be finite and > 0"),
+        ({"lmbda": 1e-3, "quality": 3}, "quality 3 and lmbda 0.001 both set the rate of c3-fast; give one"),
+        ({"weights": "a"}, "weights a: c3-fast has no such option"),
         ({"steps": 0}, "steps is 0; choose a whole number from 1"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0; it must be > 0"),
         ({**OTHER, "max_seconds": 5.0}, "max_seconds 5.0: mbt2018-mean-small has no such option"),
@@ -161,17 +168,20 @@ def test_the_three_commands(image, tmp_path, capsys, no_zoo, monkeypatch):
     target, back = tmp_path / "out.csga", tmp_path / "back.png"
     assert main(["compress", str(image), str(target), *COMMAND]) == 0
     captured = capsys.readouterr()
-    assert "fitted with lmbda 0.004, 40 steps: " in captured.out and not captured.err
-    assert f"{target.stat().st_size} bytes" in captured.out and "c3-fast, quality 3" in captured.out
+    assert "fitted with lmbda 0.004, 40 steps\n" in captured.out and not captured.err
+    assert (
+        f"{target.stat().st_size} bytes" in captured.out
+        and "c3-fast, quality 3 (lmbda 0.004), 40 steps" in captured.out
+    )
     assert main(["decompress", str(target), str(back)]) == 0
     assert np.array_equal(read_picture(back).pixels, decompress_picture(target.read_bytes()).pixels)
-    told = float(captured.out.split(" steps: ")[1].split()[0])
+    told = float(captured.out.split(" dB,")[0].split()[-1])
     error = np.square(read_picture(back).pixels.astype(float) - read_picture(image).pixels).mean()
     assert told == pytest.approx(10 * np.log10(255**2 / error), abs=0.006)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back.png", "in.png", "out.csga"]
-    slow = ["--model", "c3", "--lmbda", "1e-3", "--max-seconds", "3"]
+    slow = ["--model", "c3", "--lmbda", "1e-3", "--max-seconds", "3", "--force"]
     assert main(["compress", str(image), str(target), *slow]) == 0
-    assert "c3, lmbda given" in capsys.readouterr().out
+    assert "c3, lmbda 0.001, " in capsys.readouterr().out
 
 
 def test_a_target_that_cannot_be_written_is_known_before_the_fit(image, tmp_path, capsys, monkeypatch):
@@ -228,7 +238,7 @@ def test_killed_again_and_again_it_gives_the_same_file(image, tmp_path, whole, c
     """Among the steps with noise, among those with rounded latents, after them; always the same command."""
     target = tmp_path / "out.csga"
     target.write_bytes(b"old")
-    command = ["compress", str(image), str(target), *COMMAND]
+    command = ["compress", str(image), str(target), *COMMAND, "--force"]
     kept = Path(f"{target}.fit")
     for place, steps in (("17", 17), ("38", 38), ("search", 40)):
         killed = python("-W", "ignore", "-c", KILLED, place, *command)
@@ -264,7 +274,7 @@ def test_an_interrupted_fit_gives_the_same_file(place, image, tmp_path, whole, c
     monkeypatch.setattr(model, "round_nets", interrupted_search)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's job
     try:
-        assert main(["compress", str(image), str(target), *COMMAND]) == 130
+        assert main(["compress", str(image), str(target), *COMMAND, "--force"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
@@ -273,7 +283,7 @@ def test_an_interrupted_fit_gives_the_same_file(place, image, tmp_path, whole, c
     assert f"{kept}: the same command goes on from there" in last
     assert target.read_bytes() == b"old"
     assert torch.load(kept, weights_only=True)["state"]["step_count"] == (18 if place == 17 else 40)
-    assert main(["compress", str(image), str(target), *COMMAND]) == 0
+    assert main(["compress", str(image), str(target), *COMMAND, "--force"]) == 0
     assert target.read_bytes() == whole and not kept.exists()
 
 
@@ -342,7 +352,7 @@ def test_a_checkpoint_of_another_fit_is_refused_with_the_cure(image, tmp_path, c
     files.write_picture(other, crop(33, 41))
     for source, more, match in (
         (image, ["--steps", "50"], "steps 40 there, 50 here"),
-        (image, ["--seed", "3", "--lmbda", "1e-3"], "lmbda 0.004 there, 0.001 here, seed 2 there, 3 here"),
+        (image, ["--seed", "3", "--quality", "5"], "lmbda 0.004 there, 0.001 here, seed 2 there, 3 here"),
         (image, ["--model", "c3"], "preset c3-fast there, c3 here"),
         (image, ["--max-seconds", "9"], "max_seconds None there, 9.0 here"),
         (other, [], "its image is not this one"),
@@ -403,14 +413,13 @@ def test_damaged_fields_are_refused():
         for attempt in (decompress_picture, files.describe):
             with pytest.raises(BitstreamError, match=match):
                 attempt(data)
-    for change in ({"checksum": container.checksum ^ 1}, {"symbols": container.symbols + 1}):
+    # Another preset's name would change nothing in decoding, but the checksum covers it.
+    for change in ({"checksum": container.checksum ^ 1}, {"symbols": container.symbols + 1}, {"model": "c3"}):
         with pytest.raises(BitstreamError, match="the file is damaged"):
             decompress_picture(pack(dataclasses.replace(container, **change)))
-    # Another preset's name changes nothing: the architecture is in the strings.
-    renamed = dataclasses.replace(container, model="c3-paper")
-    with pytest.raises(BitstreamError, match="the file is damaged"):  # the name is under the checksum
-        decompress_picture(pack(renamed))
+    # The architecture is in the strings: once the checksum agrees, another preset's name changes nothing.
     crc32 = module._checksum(*module._decoded(container))[1]
+    renamed = dataclasses.replace(container, model="c3-paper")
     renamed = dataclasses.replace(renamed, checksum=checksum_of(renamed, crc32))
     same = [decompress_picture(pack(named)).pixels for named in (renamed, container)]
     assert np.array_equal(*same)

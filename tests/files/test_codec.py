@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -24,6 +25,7 @@ from compressai_sga.coding.container import CODERS, VERSION, pack, unpack
 from compressai_sga.coding.sizes import padding
 from compressai_sga.errors import BitstreamError, SgaError
 from compressai_sga.files import Picture, compress_picture, decompress_picture, models, read_picture
+from compressai_sga.files.images import psnr_db_of
 from compressai_sga.files.models import borrowed, choose
 
 HERE = Path(__file__).resolve().parent
@@ -164,10 +166,10 @@ def test_refinement_is_what_the_file_holds():
         ({"steps": 5}, "steps 5 is for refinement"),
         ({"lmbda": 0.01}, "lmbda 0.01 is for refinement"),
         ({"refine": "magic"}, "unknown refinement method 'magic'; choose from"),
-        ({"refine": "ssl", "steps": -1}, "steps must be 0 or more"),
-        ({"refine": "ssl", "lmbda": 0.0}, "lmbda must be positive"),
+        ({"refine": "ssl", "steps": -1}, "steps must be a whole number from 0"),
+        ({"refine": "ssl", "lmbda": 0.0}, "lmbda must be above 0"),
         ({"coder": "ans"}, "no coder of files is called 'ans'; choose from constriction-ans"),
-        ({"model": "gdn"}, "no zoo model is called 'gdn'"),
+        ({"model": "gdn"}, "no model called 'gdn' makes files; there are"),
         ({"quality": 9}, "no quality 9; there are 1, 2"),
         ({"metric": "ms-ssim"}, "not trained for metric 'ms-ssim'"),
     ],
@@ -246,13 +248,20 @@ def image(tmp_path):
 def test_the_three_commands(tmp_path, image, capsys):
     target, back = tmp_path / "out.csga", tmp_path / "back.png"
     assert main(["compress", str(image), str(target), "--quality", "2", "--coder", "constriction-ans"]) == 0
-    assert f"{target.stat().st_size} bytes" in capsys.readouterr().out
+    said = capsys.readouterr().out
     assert main(["info", str(target)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "model    mbt2018-mean-small, quality 2, mse"
     assert "constriction-ans" in lines[2] and "130x96 pixels, RGB" in lines[3]
     parts = {line.split()[0]: int(line.split()[1]) for line in lines[lines.index("") + 2 :]}
     assert set(parts) == {"y", "z", "header", "total"}
+    size, bpp = target.stat().st_size, 8 * target.stat().st_size / (130 * 96)
+    told = f"{size} bytes, {bpp:.4f} bpp (header {parts['header'] / parts['total']:.1%})"
+    assert f"file     {told}, CRC-32 correct" in lines and told in said
+    assert main(["info", str(target), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["quality"], found["bytes"]) == ("mbt2018-mean-small", 2, size)
+    assert found["bpp"] == pytest.approx(bpp) and found["part_bytes"]["header"] == parts["header"] / 8
     assert parts["total"] == 8 * target.stat().st_size == parts["y"] + parts["z"] + parts["header"]
     assert main(["decompress", str(target), str(back)]) == 0
     assert np.array_equal(read_picture(back).pixels, decompress_picture(target.read_bytes()).pixels)
@@ -265,6 +274,11 @@ def test_refinement_by_command(tmp_path, image, capsys):
     assert main(["compress", str(image), str(target), *options]) == 0
     captured = capsys.readouterr()
     assert "refined by soft-round, lmbda 0.0035: " in captured.out and "10/10" in captured.err
+    bpp = re.findall(r"([\d.]+) bpp", captured.out)  # of the whole file, everywhere
+    assert len(bpp) == 2 and bpp[0] == bpp[1] == f"{8 * target.stat().st_size / (96 * 130):.4f}"
+    shown = float(re.findall(r"([\d.]+) dB,", captured.out)[0])
+    decoded = decompress_picture(target.read_bytes()).pixels
+    assert shown == pytest.approx(psnr_db_of(decoded, read_picture(image).pixels), abs=0.006)
     plain, _ = compress_picture(read_picture(image))
     assert target.stat().st_size < len(plain)
 
@@ -283,12 +297,18 @@ def test_errors_are_one_sentence(tmp_path, image, capsys):
     damaged = tmp_path / "damaged.csga"
     damaged.write_bytes(before[:-1])
     none = str(tmp_path / "none.png")
+    other = str(tmp_path / "other.csga")
     for arguments, match in (
-        (["compress", none, str(target)], "none.png cannot be read: "),
+        (["compress", none, other], "none.png cannot be read: "),
+        (["compress", str(image), str(target)], "out.csga is there already; --force replaces it"),
+        (["decompress", str(target), str(image)], "in.png is there already; --force replaces it"),
         (["compress", str(image), str(tmp_path / "out.png")], "does not end in .csga"),
-        (["compress", str(target), str(target)], "is a .csga file already"),
-        (["compress", str(image), str(target), "--steps", "3"], "steps 3 is for refinement"),
-        (["compress", str(image), str(target), "--model", "x"], "no zoo model is called 'x'"),
+        (["compress", str(target), other], "is a .csga file already"),
+        (["compress", str(image), other, "--steps", "3"], "steps 3 is for refinement"),
+        (["compress", str(image), other, "--model", "x"], "no model called 'x' makes files"),
+        (["compress", str(image), other, "--device", "moon"], "device moon: "),
+        (["compress", str(image), other, "--checkpoint", none], "name its architecture too, with -a"),
+        (["compress", str(image), other, "--target-bpp", "-1"], "it must be positive and finite"),
         (["compress", str(image), str(tmp_path / "none" / "out.csga")], "cannot be written: No such"),
         (["decompress", str(target), str(tmp_path / "out.jpg")], "written without loss"),
         (["decompress", str(damaged), none], "damaged.csga: the file is cut off"),
@@ -309,7 +329,7 @@ def test_an_interrupt_leaves_the_old_output(tmp_path, image, capsys, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files.transform, "refine_latents", interrupt)
-    assert main(["compress", str(image), str(target), "--refine", "ssl"]) == 130
+    assert main(["compress", str(image), str(target), "--refine", "ssl", "--force"]) == 130
     assert "interrupted" in capsys.readouterr().err and target.read_bytes() == b"old"
 
 

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import random
 import signal
+import struct
 import subprocess
 import sys
+import types
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, features
 
 from compressai_sga.errors import SgaError
-from compressai_sga.files import Picture, read_picture, write_picture
-from compressai_sga.files.images import replacing
+from compressai_sga.files import Picture, images, read_picture, write_picture
+from compressai_sga.files.images import INPUT_SUFFIXES, psnr_db_of, replacing
 
 DRAW = np.random.default_rng(0)
 RGB = DRAW.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -71,6 +74,76 @@ def test_grey_bilevel_and_palette(save):
     assert picture.mode == "RGB" and np.array_equal(picture.pixels, np.asarray(palette.convert("RGB")))
 
 
+@pytest.mark.parametrize("name", ["in.bmp", "in.ppm", "in.gif", "in.jxl", "in.avif"])
+def test_pixels_of_further_formats(save, name):
+    if name == "in.jxl":
+        pytest.importorskip("pillow_jxl")
+    if name == "in.avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    image = Image.fromarray(RGB).quantize(16) if name == "in.gif" else Image.fromarray(RGB)
+    path = save(image, name, **({"lossless": True} if name == "in.jxl" else {}))
+    for source in (path, path.read_bytes()):
+        picture = read_picture(source)
+        expected = Image.open(path) if name == "in.avif" else image
+        assert picture.mode == "RGB" and np.array_equal(picture.pixels, np.asarray(expected.convert("RGB")))
+    assert path.suffix in INPUT_SUFFIXES
+
+
+PLUG_IN = [(b"\0\0\0\x18ftypheic", "pillow-heif"), (b"\xff\x0a\xfa", "pillow-jxl-plugin")]
+
+
+@pytest.mark.parametrize(("head", "package"), PLUG_IN, ids=["heif", "jxl"])
+def test_formats_of_plug_ins(tmp_path, monkeypatch, head, package):
+    """Without the package the message names it; with it, the image is read."""
+    path = tmp_path / "photo"
+    path.write_bytes(head + bytes(40))
+    module = package.replace("-plugin", "").replace("-", "_")
+    name = {"pillow_heif": "HEIF", "pillow_jxl": "JXL"}[module]
+    monkeypatch.setitem(sys.modules, module, None)
+    for known in (Image.ID, Image.OPEN):  # an earlier test may have read such images
+        monkeypatch.setattr(Image, "ID" if known is Image.ID else "OPEN", type(known)(known))
+    monkeypatch.delitem(Image.OPEN, name, raising=False)
+    monkeypatch.setattr(Image, "ID", [each for each in Image.ID if each != name])
+    images._formats.cache_clear()
+    try:
+        with pytest.raises(SgaError, match=f"which Pillow reads with the package {package}; pip install"):
+            read_picture(path)
+
+        class Plain(ImageFile.ImageFile):
+            format = name
+
+            def _open(self):
+                self._size, self._mode = (3, 2), "RGB"
+                self.tile = [("raw", (0, 0, 3, 2), 12, "RGB")]
+
+        plug_in = types.ModuleType(module)
+        plug_in.register_heif_opener = lambda: None
+        Image.register_open(name, Plain, lambda start: start.startswith(head[:2]))
+        monkeypatch.setitem(sys.modules, module, plug_in)
+        images._formats.cache_clear()
+        assert read_picture(path).pixels.shape == (2, 3, 3)
+        deep = head + b"pixi" + bytes([0, 0, 0, 0, 3, 10, 10, 10]) + bytes(40)
+        path.write_bytes(deep)
+        if name == "HEIF":
+            with pytest.raises(SgaError, match="more than 8 bits a channel .RGB, 10 bits"):
+                read_picture(path)
+    finally:
+        images._formats.cache_clear()
+
+
+def test_sixteen_bits_of_ppm_are_refused_those_of_a_bmp_pixel_are_not(tmp_path):
+    path = tmp_path / "in.ppm"
+    path.write_bytes(b"P6 2 1 65535\n" + bytes(range(12)))
+    with pytest.raises(SgaError, match="more than 8 bits a channel"):
+        read_picture(path)
+    head = struct.pack("<2sIHHI", b"BM", 70, 0, 0, 66) + struct.pack(
+        "<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0
+    )
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    path.write_bytes(head + masks + struct.pack("<HH", 0xF800, 0x001F))
+    assert read_picture(path).pixels.tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["in.png", "in.jpg", "in.tif"])
 def test_orientation_is_applied(save, name, orientation):
@@ -112,8 +185,6 @@ def test_what_cannot_be_kept_is_refused_with_the_cure(save, mode):
 
 def deep_png(path, channels: int):
     """A PNG of 16 bits a channel, which Pillow cannot write but for grey."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
@@ -151,6 +222,14 @@ def test_an_opaque_alpha_channel_is_dropped(save, mode):
     assert np.array_equal(picture.pixels, expected) and picture.profile == PROFILE
 
 
+def test_psnr_is_that_of_all_values():
+    other = RGB.copy()
+    other[3:5, ::2, 1] ^= 9
+    error = np.square(other.astype(float) - RGB).mean()
+    assert psnr_db_of(other, RGB) == pytest.approx(10 * np.log10(255**2 / error), abs=1e-9)
+    assert psnr_db_of(GREY, GREY) == float("inf")
+
+
 def test_several_frames_are_refused(save):
     frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1].copy())]
     for name in ("in.webp", "in.tif", "in.png"):
@@ -172,8 +251,8 @@ def test_what_is_no_image_or_a_damaged_one(tmp_path, save):
     with pytest.raises(SgaError, match="cannot be read: .*directory"):
         read_picture(tmp_path)
     for content, match in (
-        (b"", "PNG, JPEG, WebP and TIFF can be read"),
-        (b"GIF89a" + bytes(30), "PNG, JPEG, WebP and TIFF can be read"),
+        (b"", "PNG, JPEG, WebP, TIFF, BMP, PPM and GIF can be read"),
+        (b"8BPS" + bytes(30), "PNG, JPEG, WebP, TIFF, BMP, PPM and GIF can be read"),
         (b"\xcaSGA\x01", "is a .csga file already, which `decompress` takes"),
     ):
         path.write_bytes(content)

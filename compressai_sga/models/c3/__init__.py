@@ -11,6 +11,13 @@ The files:
     model                             CompressAI's interface
 """
 
-from .model import ARCHITECTURES, C3, C3Fast, C3Paper
+from typing import TYPE_CHECKING
+
+from ... import lazy
+
+if TYPE_CHECKING:
+    from .model import ARCHITECTURES, C3, C3Fast, C3Paper
 
 __all__ = ["ARCHITECTURES", "C3", "C3Fast", "C3Paper"]
+
+__getattr__ = lazy.attributes(__name__, dict.fromkeys(__all__, "model"))

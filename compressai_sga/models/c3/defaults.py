@@ -18,14 +18,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from ...zoo_files import c3_nets
 from .config import KNOWN, PRESETS, Architecture, layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SHIFT", "DefaultNets", "defaults", "nearest", "read_defaults", "save_defaults"]
 

@@ -25,11 +25,11 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from ...errors import BitstreamError
 from ...inputs import check_images
 from ...precision import fixed_algorithms, full_float32, full_precision
+from ...progress import Meter
 from .config import PRESETS, Preset, lmbda_of
 from .config import adaptive as candidates
 from .fit.checkpoint import Checkpoint, held_interrupt
@@ -43,12 +43,13 @@ __all__ = ["ARCHITECTURES", "C3", "C3Fast", "C3Paper", "Fitted"]
 
 
 class Fitted(NamedTuple):
-    """One image, fitted and coded."""
+    """One image, fitted and coded, and how many steps that took."""
 
     nets: Nets
     grids: list[np.ndarray]
     strings: tuple[bytes, bytes]
     x_hat: Tensor
+    steps: int
 
 
 class C3(CompressionModel):
@@ -66,7 +67,7 @@ class C3(CompressionModel):
         warm: whether a fit starts from the default nets of the zoo, where they fit the preset.
         checkpoint: a file from which a killed fit goes on; see `fit.checkpoint`.
         keep_checkpoint: whether it stays when the images are coded, for a caller who still has to write them.
-        progress: whether to show a bar; by default where a terminal sees it.
+        progress: whether to show a bar; by default a terminal shows it, and a log gets a line a minute.
 
     Raises:
         ValueError: an argument out of range.
@@ -110,7 +111,16 @@ class C3(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Any]) -> C3:
-        """A model with the class's defaults; there is nothing to load."""
+        """A model with the class's defaults, from an empty state dict: there is nothing to load.
+
+        Raises:
+            ValueError: the state dict has entries, so that it is another model's.
+        """
+        if state_dict:
+            raise ValueError(
+                f"{cls.preset_name} is fitted to each image and has no weights, but the state dict has "
+                f"{len(state_dict)} entries ({next(iter(state_dict))}, ...): it is another model's"
+            )
         return cls()
 
     @classmethod
@@ -121,6 +131,14 @@ class C3(CompressionModel):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """One parameter without elements, from which CompressAI's evaluation takes the device."""
         yield nn.Parameter(self._where, requires_grad=False)
+
+    def half(self) -> C3:
+        """Refused: the decoder would compute other numbers than the encoder.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.preset_name} computes in float32; leave half precision (--half) out")
 
     @property
     def downsampling_factor(self) -> int:
@@ -218,19 +236,15 @@ class C3(CompressionModel):
                 raise KeyboardInterrupt
 
     def _run_with_bar(self, fit: Fit, keep: Callable[[], None]) -> None:
-        hidden = None if self.show_progress is None else not self.show_progress
         start = min(fit.step_count, fit.steps)
-        with tqdm(total=fit.steps, initial=start, disable=hidden, desc=self.preset.name, leave=False) as bar:
+        with Meter(self.preset.name, fit.steps, done=start, show=self.show_progress) as meter:
 
             def report(progress: Progress) -> None:
-                bar.set_postfix_str(
-                    f"loss {progress.loss:.3e}, {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
+                meter.at(
+                    progress.step,
+                    f"loss {progress.loss:.3e}, latents {progress.bpp:.3f} bpp, {progress.psnr_db:.2f} dB, "
                     f"{progress.seconds_left:.0f} s left",
-                    refresh=False,
                 )
-                bar.update(progress.step - bar.n)
-                if fit.done:
-                    bar.refresh()
                 keep()
 
             fit.run(report, every=1 if fit.x.device.type == "cpu" else 20)
@@ -300,5 +314,5 @@ def _coded(fit: Fit) -> list[Fitted]:
             for grid in fit.grid_plane.grids(plane[i : i + 1])
         ]
         strings = encode_image(nets, grids)
-        found.append(Fitted(nets, grids, strings, reconstruct(nets, grids)))
+        found.append(Fitted(nets, grids, strings, reconstruct(nets, grids), fit.step_count))
     return found

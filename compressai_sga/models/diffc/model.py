@@ -114,6 +114,14 @@ class DiffC(CompressionModel):
         """A model of the size that this package trains, 5 M parameters, without weights or costs."""
         return cls(PixelDenoiser(UNetConfig(widths=(64, 128, 192), blocks=1), 64), quality=quality, **knobs)
 
+    def half(self) -> DiffC:
+        """Refused: the decoder would compute other numbers than the encoder.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("DiffC computes in float32; leave half precision (--half) out")
+
     @classmethod
     def from_zoo(cls, state_dict: Mapping[str, Tensor], quality: int, first_stage: None = None) -> DiffC:
         """A model of the zoo, whose file serves all qualities."""

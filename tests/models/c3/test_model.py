@@ -348,13 +348,17 @@ def test_settings_tell_fits_apart():
     json.dumps(C3().settings)
 
 
-def test_progress_bar_says_where_it_is(capsys):
+def test_progress_bar_says_where_it_is(capsys, monkeypatch):
     C3Fast(lmbda=LMBDA, steps=20, progress=True).compress(natural(16, 16))
     said = capsys.readouterr().err
     for word in ("c3-fast", "loss", "bpp", "dB", "s left", "20/20"):
         assert word in said
     C3Fast(lmbda=LMBDA, steps=5).compress(natural(16, 16))
-    assert not capsys.readouterr().err  # no terminal
+    assert not capsys.readouterr().err  # no terminal, and no minute
+    monkeypatch.setattr("compressai_sga.progress.EVERY_SEC", 0.0)
+    C3Fast(lmbda=LMBDA, steps=2).compress(natural(16, 16))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", loss")[0] for line in lines] == ["c3-fast: step 1 of 2", "c3-fast: step 2 of 2"]
 
 
 def test_adaptive_choice_is_the_best_of_its_candidates_for_each_image():

@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 
+from ....endings import brief
 from .loop import Fit, Progress
 
 __all__ = ["Checkpoint", "held_interrupt"]
@@ -92,7 +93,7 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
             temporary.unlink(missing_ok=True)
             warnings.warn(
-                f"{self.path} cannot be written ({_brief(error)}): the fit goes on, but could not be resumed "
+                f"{self.path} cannot be written ({brief(error)}): the fit goes on, but could not be resumed "
                 "from here; make room, or choose another folder",
                 stacklevel=2,
             )
@@ -113,7 +114,7 @@ class Checkpoint:
             facts, state = dict(found["facts"]), found["state"]
         except _LOADING_ERRORS as error:
             raise ValueError(
-                f"{self.path} is not a checkpoint of a fit ({_brief(error)}): delete or move it"
+                f"{self.path} is not a checkpoint of a fit ({brief(error)}): delete or move it"
             ) from None
         if facts != self.facts:
             raise ValueError(
@@ -124,7 +125,7 @@ class Checkpoint:
             self.fit.load_state_dict(state)
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{self.path} was written by another version ({_brief(error)}): delete it to start again, or "
+                f"{self.path} was written by another version ({brief(error)}): delete it to start again, or "
                 "go on with that version"
             ) from None
 
@@ -137,10 +138,6 @@ class Checkpoint:
         if not told:
             return f"preset {self.facts['preset']} has other settings now"
         return ", ".join(f"{name} {facts.get(name)} there, {self.facts[name]} here" for name in told)
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _temporary(path: Path) -> Path:

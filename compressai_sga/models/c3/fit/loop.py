@@ -379,11 +379,11 @@ def _check(
         raise ValueError(
             f"x lies in [{float(x.min())}, {float(x.max())}]; images must be finite and in [0, 1]"
         )
-    lmbda = torch.as_tensor(lmbda, dtype=torch.float32)
-    if lmbda.ndim > 1 or (lmbda.ndim == 1 and len(lmbda) not in (1, len(x))):
-        raise ValueError(f"lmbda has shape {tuple(lmbda.shape)}; give a number, or one for each image")
-    if not (bool(torch.isfinite(lmbda).all()) and float(lmbda.min()) > 0):
-        raise ValueError(f"lmbda is {lmbda.tolist()}; it must be finite and > 0")
+    lmbdas = torch.as_tensor(lmbda, dtype=torch.float32)
+    if lmbdas.ndim > 1 or (lmbdas.ndim == 1 and len(lmbdas) not in (1, len(x))):
+        raise ValueError(f"lmbda has shape {tuple(lmbdas.shape)}; give a number, or one for each image")
+    if not (bool(torch.isfinite(lmbdas).all()) and float(lmbdas.min()) > 0):
+        raise ValueError(f"lmbda is {lmbda}; it must be finite and > 0, also in float32")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; choose a whole number from 1")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:

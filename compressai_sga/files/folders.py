@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many files by one command: which output belongs to which input, and the loop over them.
+
+    pairs = outputs("photos", "coded", INPUT_SUFFIXES, ".csga")
+    code = each(pairs, work, is_kept, force=False, title="compress")
+
+Folders below the folder are kept. Two inputs whose names differ in the ending only keep it: a.png.csga and
+a.jpg.csga. An output that exists is kept, so that the same command goes on after an interrupt; one that is
+older than its input, or that `is_kept` does not take for the same, is named as a failure.
+
+In:  folders. Out: lines on stdout, failures and progress on stderr, an exit code: 0, 2 where a file failed.
+Fails with ``SgaError`` where there is nothing to do or no place for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import SgaError
+from ..progress import Meter
+
+__all__ = ["each", "outputs"]
+
+
+def outputs(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], endings: frozenset[str], ending: str
+) -> list[tuple[Path, Path]]:
+    """The files of a folder, sorted, each with its output.
+
+    Args:
+        source, target: folders; the second is made where it is missing.
+        endings: of the files to take, in small letters.
+        ending: of the outputs.
+
+    Raises:
+        SgaError: no file has such an ending, or the second is a file.
+    """
+    folder, out = Path(source), Path(target)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    if not found:
+        raise SgaError(
+            f"{folder} holds no file that ends in {', '.join(sorted(endings))}; name another folder"
+        )
+    stems = Counter(path.with_suffix("") for path in found)
+    pairs = []
+    for path in found:
+        short = path.relative_to(folder)
+        name = short.with_suffix(ending) if stems[path.with_suffix("")] == 1 else Path(f"{short}{ending}")
+        pairs.append((path, out / name))
+    try:
+        for place in {output.parent for _, output in pairs}:
+            place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SgaError(f"{out} is no folder to write to ({error.strerror}); name another one") from error
+    return pairs
+
+
+def each(
+    pairs: Sequence[tuple[Path, Path]],
+    work: Callable[[Path, Path], str],
+    is_kept: Callable[[Path], bool],
+    *,
+    force: bool,
+    title: str,
+) -> int:
+    """Do all pairs; see the file's head.
+
+    Args:
+        pairs: inputs and outputs.
+        work: makes an output and gives the line to print; an ``SgaError`` of it concerns this file only.
+        is_kept: whether an existing output is what `work` would make.
+        force: whether existing outputs are made again.
+        title: of the progress.
+
+    Returns:
+        The exit code; 130 after an interrupt.
+    """
+    done = kept = 0
+    failed: list[Path] = []
+    with Meter(title, len(pairs), unit="file") as meter:
+        for number, (source, target) in enumerate(pairs):
+            meter.at(number, source.name)
+            try:
+                if target.exists() and not force:
+                    if target.stat().st_mtime < source.stat().st_mtime or not is_kept(target):
+                        raise SgaError(
+                            f"{target} is there already, but older or made otherwise; --force replaces it"
+                        )
+                    kept += 1
+                    continue
+                tqdm.write(work(source, target))
+                done += 1
+            except SgaError as error:
+                failed.append(source)
+                meter.write(f"error: {error}" if str(source) in str(error) else f"error: {source}: {error}")
+            except KeyboardInterrupt:
+                meter.write(
+                    f"interrupted; {done + kept} of {len(pairs)} are done, the same command does the rest"
+                )
+                return 130
+        meter.at(len(pairs))
+    parts = (
+        [f"{done} done"] + [f"{kept} there already"] * bool(kept) + [f"{len(failed)} failed"] * bool(failed)
+    )
+    print(", ".join(parts) + "".join(f"\nfailed: {path}" for path in failed), file=sys.stderr)
+    return 2 if failed else 0
