@@ -132,7 +132,7 @@ def _to(original):
         if isinstance(self, Pretend):
             there = [a for a in (*args, kwargs.get("device")) if isinstance(a, torch.device)]
             if all(place.type == "cuda" for place in there):
-                args = [a for a in args if not isinstance(a, torch.device)]
+                args = [a for a in args if isinstance(a, torch.dtype)]
                 kwargs.pop("device", None)
                 if not args and not kwargs:
                     return self
