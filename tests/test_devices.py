@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import compressai_sga
 from compressai_sga import zoo
 from compressai_sga.coding.on_cpu import coded_on_cpu
+from compressai_sga.files import Picture, compress_picture, decompress_picture
 from compressai_sga.files.float64 import make_portable
 from compressai_sga.models.c3 import C3
 from compressai_sga.models.c3.config import PRESETS
@@ -248,6 +249,26 @@ def test_eval_model_on_a_gpu(gpu, evaluate, images, tmp_path):
 
 
 # --- Models ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("mbt2018-mean-small", {"refine": "ssl", "steps": 10}),
+        ("mbt2018-small", {}),
+        ("c3-fast", {"steps": 10}),
+    ],
+)
+def test_files_made_on_a_gpu_decode_on_a_cpu(gpu, model, options):
+    """`compress --device cuda`: at most one level of 255 apart from what a GPU decodes."""
+    image = (photo()[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    data, _ = compress_picture(Picture(image), model=model, device="cuda", **options)
+    assert gpu.count("kernels") > 30
+    here = decompress_picture(data).pixels.astype(int)
+    assert abs(here - image).mean() < 50
+    if model != "c3-fast":  # C3's files have no decoder for a device
+        there = decompress_picture(data, device="cuda").pixels.astype(int)
+        assert abs(here - there).max() <= 1
 
 
 def test_hfd_on_a_gpu(gpu):

@@ -31,7 +31,7 @@ from .. import zoo
 from ..coding.container import MAX_PROFILE_BYTES, Container, pack, unpack, unpack_cut
 from ..errors import BitstreamError, SgaError
 from ..models.families import Filing
-from ..precision import full_precision
+from ..precision import full_float32, full_precision
 from ..refine import RefineResult
 from ..typing import StepCallback
 from . import c3, diffc, transform
@@ -142,6 +142,7 @@ def kind_of(model: str) -> Kind:
 
 
 @full_precision()
+@full_float32()
 def compress_picture(
     picture: Picture,
     *,
@@ -253,6 +254,7 @@ def _refuse_others(request: Request, kind: Kind) -> None:
 
 
 @full_precision()
+@full_float32()
 def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: Any) -> Picture:
     """The picture of a `.csga` file.
 
