@@ -79,7 +79,9 @@ class Meter:
         sys.stderr.flush()
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Takes the bar away, which has shown the last of it."""
+        if not self._bar.disable:
+            self._bar.refresh()
         self._bar.close()
 
     def __enter__(self) -> Meter:

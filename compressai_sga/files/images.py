@@ -138,7 +138,7 @@ def read_picture(source: str | os.PathLike[str] | bytes) -> Picture:
     except (SgaError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow raises almost anything, TypeError included
-        raise SgaError(f"{path} cannot be read: {getattr(error, "strerror", None) or error}") from error
+        raise SgaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _head(source: str | os.PathLike[str] | bytes) -> bytes:

@@ -138,9 +138,9 @@ class SpaceChannelContext(SimpleVAECompressionModel):
 
     @full_precision()
     @torch.no_grad()  # stock's channel groups write into views, which autograd refuses
-    def decompress(self, strings: list[list[bytes]], shape: Any) -> dict[str, Any]:
-        """As stock."""
-        return super().decompress(strings, shape)
+    def decompress(self, strings: list[list[bytes]], shape: Any, **more: Any) -> dict[str, Any]:
+        """As stock; of what `compress` returns, strings and shape are read."""
+        return super().decompress(strings, shape, **more)
 
     def _check(self, x: Tensor) -> None:
         (height, width), factor = x.shape[-2:], self.downsampling_factor

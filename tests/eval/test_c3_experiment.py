@@ -320,6 +320,7 @@ def test_committed_crops_decode_to_what_the_table_says(script):
 # --- Kodak in batches -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kodak_in_batches_is_measured_once(folder, monkeypatch, capsys):
     out = folder / "results" / "c3-kodak.json"
     options = ["--kodak", str(folder / "kodak"), "--images", "5", "20", "--steps", "3", "--out", str(out)]

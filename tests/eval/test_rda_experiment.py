@@ -80,7 +80,7 @@ def test_a_tiny_run_measures_once(script, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(script, names, ("bmshj2018-factorized-small",))
     monkeypatch.setattr(script.rda_pictures, "REFINE", "ste")
     monkeypatch.setattr(
-        zoo, "list_models", lambda real=zoo.list_models: [r for r in real() if r.quality == 1]
+        zoo, "list_models", lambda *name, real=zoo.list_models: [r for r in real(*name) if r.quality == 1]
     )
     coarse = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     image = nn.functional.interpolate(coarse, size=(176, 192), mode="bicubic").clamp(0, 1)

@@ -61,7 +61,7 @@ def test_methods_are_measured_once(images, tmp_path, capsys, monkeypatch):
 
 def test_curve_is_in_compressai_schema(images, tmp_path, capsys, monkeypatch):
     two = [r for r in zoo.list_models() if r.name == zoo.DEFAULT_MODEL and r.quality in (2, 3)]
-    monkeypatch.setattr(curve.zoo, "list_models", lambda: two)
+    monkeypatch.setattr(curve.zoo, "list_models", lambda name=None: two)
     curve.main(["--images", str(images), "--crop", "64", "--entries", "polish:0"])
     value = json.loads(next((tmp_path / "results").glob("refine-curve-*polish-0.json")).read_text())
     assert {"name", "description", "results"} <= set(value)

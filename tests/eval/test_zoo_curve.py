@@ -43,7 +43,7 @@ def one_model(tmp_path, monkeypatch):
     """The zoo has one quality, and the script writes below tmp_path."""
     name = "bmshj2018-factorized-small"
     record = next(r for r in zoo.list_models() if r.name == name)
-    monkeypatch.setattr(zoo, "list_models", lambda: [record])
+    monkeypatch.setattr(zoo, "list_models", lambda name=None: [record])
     monkeypatch.setattr(zoo_curve, "EVAL", tmp_path)
     double = {"bpp": [2 * b for b in ANCHOR["bpp"]], "psnr-rgb": ANCHOR["psnr-rgb"]}
     keys = (*zoo_curve.ANCHORS.values(), *zoo_curve.REFINED, "never asked for")

@@ -31,7 +31,7 @@ from compressai_sga.files import (
 )
 from compressai_sga.files.models import borrowed, record_of
 from tests.files import hostile
-from tests.files.hostile import FILE_KINDS, KINDS, sources
+from tests.files.hostile import FILE_KINDS, KINDS, any_latents, sources
 
 LIMIT_SEC, LIMIT_MIB = 1.0, 64
 REFUSED = {"sealed_noise", "sealed_picture", "sealed_extreme", "sealed_bomb"}
@@ -71,7 +71,7 @@ def check(report: dict) -> None:
 def test_thousands_of_cases(tmp_path):
     """In two goes, the second of which goes on behind the first."""
     run(1000, 0, tmp_path / "report.json")
-    report = run(9000, 0, tmp_path / "report.json")
+    report = run(4500, 0, tmp_path / "report.json")
     check(report)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
@@ -177,7 +177,8 @@ def test_latents_that_overflow_the_network_are_refused(small):
         scales, means = net.h_s(net.entropy_bottleneck.decompress(z, (1, 1))).chunk(2, 1)
         indexes = net.gaussian_conditional.build_indexes(scales)
         signs = torch.randn(means.shape, generator=torch.Generator().manual_seed(0)).sign()
-        y = net.gaussian_conditional.compress(1e9 * signs, indexes, means=means)
+        with any_latents():
+            y = net.gaussian_conditional.compress(1e9 * signs, indexes, means=means)
         with checksum.record() as symbols, pytest.raises(BitstreamError):
             strings = (y[0], z[0])
             decompress_picture(pack(dataclasses.replace(container, strings=strings)))

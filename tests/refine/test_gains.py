@@ -92,7 +92,7 @@ def test_other_lmbda_moves_along_the_curve(model):
     assert low.after.psnr_db.mean() < high.after.psnr_db.mean()
 
 
-@pytest.mark.parametrize("quality", [3, 6])
+@pytest.mark.parametrize("quality", [3, pytest.param(6, marks=pytest.mark.slow)])
 def test_bfloat16_loop_costs_nothing_measurable(quality):
     """The precision of the loop's synthesis changes the result by less than 0.2 % of the loss."""
     model = zoo.load(quality=quality)

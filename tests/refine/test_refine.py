@@ -366,9 +366,9 @@ def test_other_shapes_are_refused(shape):
     [
         ({"method": "slg"}, "ssl3"),
         ({"preset": "quickest"}, "sga-paper"),
-        ({"steps": -1}, "0 or more"),
-        ({"lmbda": 0.0}, "positive"),
-        ({"lr": float("nan")}, "positive"),
+        ({"steps": -1}, "from 0 to"),
+        ({"lmbda": 0.0}, "lmbda must be above 0"),
+        ({"lr": float("nan")}, "learning rate must be above 0"),
         ({"metric": "vmaf"}, "ms-ssim"),
     ],
 )

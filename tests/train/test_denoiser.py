@@ -226,10 +226,10 @@ def test_a_run_goes_on_where_it_was_saved(photos, tmp_path, model):
     for _ in range(6):
         run.train_step()
     run.save()
-    expected = [run.train_step() for _ in range(6)]
+    expected = [run.train_step().item() for _ in range(6)]
     again = denoiser.Run(denoiser.parse_args([*SMALL, *options]), options)
     assert (again.step, again.averages.count) == (6, 6)
-    assert [again.train_step() for _ in range(6)] == pytest.approx(expected, rel=1e-4)
+    assert [again.train_step().item() for _ in range(6)] == pytest.approx(expected, rel=1e-4)
     assert list(again.check()["averages"].values()) == pytest.approx(
         list(run.check()["averages"].values()), rel=1e-4
     )

@@ -169,7 +169,13 @@ def test_training_from_a_neighbour_starts_from_its_transforms(photos, tmp_path, 
     assert (a[name] - b[name]).norm() < 0.1 * (fresh[name] - b[name]).norm()
 
 
-@pytest.mark.parametrize("arch", ["elic2022-gdn", "mbt2018", "bmshj2018-hyperprior-uq", "rda-l1"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "elic2022-gdn",
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ("mbt2018", "bmshj2018-hyperprior-uq", "rda-l1")),
+    ],
+)
 def test_other_architectures_train_at_all_rates(photos, tmp_path, arch):
     more = ["-M", "72"] if arch == "elic2022-gdn" else []
     (line,) = train_for(2, photos, tmp_path / "run", "--arch", arch, *more)

@@ -37,12 +37,13 @@ def costs(gpu: PretendCuda, run) -> tuple[int, int]:
     ("arch", "M", "launches"), [("mbt2018-mean", "24", 1600), ("elic2022-gdn", "72", 3600)]
 )
 def test_training_on_a_gpu(arch, M, launches, photos, tmp_path, monkeypatch):
+    import held_out
     import train
 
     monkeypatch.setattr(train, "COARSE", {"size": 64, "count": 2})
     monkeypatch.setattr(train, "FINE", {"size": 128, "count": 1})
-    monkeypatch.setattr(train, "CHECK_PX", 64)
-    monkeypatch.setattr(train, "CHECK_CROPS", 1)
+    monkeypatch.setattr(held_out, "CHECK_PX", 64)
+    monkeypatch.setattr(held_out, "CHECK_CROPS", 1)
     # Thousands of launches for each check; the rest of the check is as always.
     monkeypatch.setattr(EntropyBottleneck, "_update_quantiles", lambda *_, **__: None)
     argv = ["--arch", arch, "-N", "16", "-M", M, "--data", str(photos), "--out", str(tmp_path / arch)]

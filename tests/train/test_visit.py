@@ -111,18 +111,19 @@ class Forked:
 @pytest.mark.skipif(bool(REASON), reason=REASON)
 def test_a_visit_and_the_next(photos, tmp_path, monkeypatch):
     """Two qualities side by side; the first visit is too short, the second goes on to the end."""
+    import held_out
     import train
     import visit
 
     monkeypatch.chdir(tmp_path)
-    for name, value in (
-        ("COARSE", {"size": 64, "count": 2}),
-        ("FINE", {"size": 64, "count": 1}),
-        ("CHECK_PX", 64),
-        ("CHECK_CROPS", 1),
-        ("SAVE_SECONDS", 0),
+    for module, name, value in (
+        (train, "COARSE", {"size": 64, "count": 2}),
+        (train, "FINE", {"size": 64, "count": 1}),
+        (train, "SAVE_SECONDS", 0),
+        (held_out, "CHECK_PX", 64),
+        (held_out, "CHECK_CROPS", 1),
     ):
-        monkeypatch.setattr(train, name, value)
+        monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(EntropyBottleneck, "_update_quantiles", lambda *_, **__: None)
     monkeypatch.setattr(visit, "POLL_SECONDS", 0.2)
     options = ["--arch", "mbt2018-mean", "-N", "8", "-M", "12", "--init", "default", "--max-steps"]

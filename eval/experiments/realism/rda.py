@@ -130,8 +130,8 @@ def figures(cells: Cells) -> dict[str, Figure]:
     weights, law, middle = measured(cells), laws(cells, 0.0), laws(cells, 0.5)
     kinds = list(dict.fromkeys(weight.kind for weight in weights))
     size = {"figsize": (4 * len(kinds) + 4, 4), "layout": "constrained", "dpi": 120}
-    one, entropies = plt.subplots(1, len(kinds) + 1, **size)
-    two, distortions = plt.subplots(1, len(kinds) + 1, **size)
+    one, (entropies,) = plt.subplots(1, len(kinds) + 1, squeeze=False, **size)
+    two, (distortions,) = plt.subplots(1, len(kinds) + 1, squeeze=False, **size)
     for kind, left, right in zip(kinds, entropies, distortions):
         of_kind = [weight for weight in weights if weight.kind == kind]
         scatter(left, of_kind, ("bpp_rounding", "bpp_noise"))
