@@ -69,23 +69,24 @@ class BuildPy(build_py):
 
 
 def extensions() -> list[Extension]:
-    """C3's decoder; `optional` turns a failed compilation into a warning."""
+    """C3's decoder and fit; `optional` turns a failed compilation into a warning."""
     if pybind11 is None:
         return []
     folder = f"{PACKAGE}/models/c3"
+    decoder, fit = ("decoder", "entropy", "synthesis"), ("entropy", "net", "step", "synthesis", "upsampling")
+    sources = ["bindings", *decoder, "fit_bindings", *(f"fit_{name}" for name in fit)]
+    sources += [f"fit_{name}" for name in ("portable", "avx2", "avx512")]
     msvc = sys.platform == "win32"
     return [
         Extension(
             f"{PACKAGE}.models.c3._native",
-            sources=[f"{folder}/{name}.cpp" for name in ("_bindings", "_decoder", "_entropy", "_synthesis")],
-            depends=[
-                f"{folder}/{name}.hpp" for name in ("_ans", "_decoder", "_entropy", "_rows", "_synthesis")
-            ],
+            sources=[f"{folder}/_{name}.cpp" for name in sources],
+            depends=sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("_*.hpp")),
             include_dirs=[pybind11.get_include()],
             language="c++",
             extra_compile_args=["/std:c++17", "/O2", "/EHsc"]
             if msvc
-            else ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"],
+            else ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-pthread"],
             optional=True,
         )
     ]

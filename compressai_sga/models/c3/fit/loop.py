@@ -44,6 +44,7 @@ from ..network import context_of, entropy_net, latent_bits, synthesise, upsample
 from ..tables import MAX_LATENT
 from . import memory
 from .adam import Adam
+from .fused import Backend, fused_loss
 from .grid_plane import GridPlane
 from .initialisation import first_parameters, origin_of, parameter_scale, warm_parameters
 from .soap import Soap
@@ -88,6 +89,7 @@ class Fit:
         seed: of the first weights and of the noise.
         max_seconds: of wall time, for all of it; unlimited by default.
         warm: whether to start from the default nets of the zoo, where they fit the architecture.
+        backend: what computes loss and gradients, see `fused`; the fastest by default.
 
     Raises:
         ValueError: an argument out of range.
@@ -103,6 +105,7 @@ class Fit:
         seed: int = 0,
         max_seconds: float | None = None,
         warm: bool = True,
+        backend: Backend = "auto",
     ) -> None:
         steps = preset.steps if steps is None else steps
         _check(x, lmbda, steps, seed, max_seconds, preset)
@@ -128,6 +131,7 @@ class Fit:
             self._origin = origin_of(preset, self.starts).to(device)
         for parameter in (self.plane, self.nets):
             parameter.requires_grad_()
+        self._fused = fused_loss(a, self.grid_plane, x, backend)
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
@@ -209,16 +213,26 @@ class Fit:
         """Latents, softly rounded before and after noise is added."""
         settings = self.settings
         temperature, size = (a + (b - a) * part for a, b in (settings.temperature, settings.noise_range))
-        latents = self.plane * self._gain
         draw = gaussian_noise if settings.noise == "gaussian" else kumaraswamy_noise
         noise = draw(self._inside, self._generator, size) * self._inside
-        noisy = soft_round(latents, temperature) + noise
+        if self._fused is not None and settings.after_noise == "soft_round":
+            return self._fused.soften(self.plane, self._gain, noise, temperature)
+        noisy = soft_round(self.plane * self._gain, temperature) + noise
         if settings.after_noise == "conditional_mean":
             return conditional_mean(noisy, temperature)
         return soft_round(noisy, temperature)
 
     def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
         """mse + lmbda * bpp of each image, (B,)."""
+        if self._fused is not None:
+            loss, *parts = self._fused(plane, self.nets * self._scale, self.lmbda)
+        else:
+            loss, *parts = self._by_torch(plane, cached)
+        self._last = tuple(part.detach() for part in parts)
+        return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
+
+    def _by_torch(self, plane: Tensor, cached: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """mse + lmbda * bpp, mse, bpp; each (B,)."""
         arrays = self.arrays()
         if cached:
             inputs, latents = self._cache
@@ -228,9 +242,7 @@ class Fit:
         bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.grid_plane.mask
         mse = (synthesise(arrays, channels, self.architecture) - self.x).square().mean((1, 2, 3))
         bpp = bits / (self.size[0] * self.size[1])
-        self._last = (mse.detach(), bpp.detach())
-        loss = mse + self.lmbda * bpp
-        return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
+        return mse + self.lmbda * bpp, mse, bpp
 
     def _weight_bpp(self) -> Tensor:
         """Bits of the nets up to a constant, (B,): N log2 of the mean magnitude for an array of N weights.
@@ -280,7 +292,7 @@ class Fit:
         nets_only = settings.finish == "nets"
         if nets_only:
             plane = self.plane_hat()
-            if self._cache is None:
+            if self._cache is None and self._fused is None:
                 self._cache = (context_of(plane, self.grid_plane), self.grid_plane.latents(plane))
             loss = self._loss(plane, cached=True)
         else:
