@@ -3,8 +3,11 @@
 #include "_fit_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
 #define C3_FIT_SET avx2
 #define C3_FIT_NAME "avx2"
+#define C3_FIT_INTRINSIC(name) _mm256_##name
 #define C3_FIT_BYTES 32
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

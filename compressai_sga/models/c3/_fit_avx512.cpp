@@ -3,8 +3,11 @@
 #include "_fit_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
 #define C3_FIT_SET avx512
 #define C3_FIT_NAME "avx512"
+#define C3_FIT_INTRINSIC(name) _mm512_##name
 #define C3_FIT_BYTES 64
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)

@@ -71,10 +71,10 @@ class BoundStep {
     BoundStep(std::pair<int, int> size, std::pair<int, int> plane,
               const std::vector<std::tuple<int, int, int, int>>& places, int first, const Pairs& own,
               const Pairs& other, int source, const NetArguments& entropy, const NetArguments& synthesis,
-              bool learned, int refinements, int refinement, const std::string& kernels, bool backward)
+              bool learned, int refinements, int refinement, const std::string& kernels)
         : step_(shape_of(size, plane, places, first, own, other, source, entropy, synthesis, learned,
                          refinements, refinement),
-                kernels_of(kernels), backward) {}
+                kernels_of(kernels)) {}
 
     py::tuple run(const Array& plane, const Array& parameters, const Array& x, float weight, bool to_latents,
                   int threads) {
@@ -174,13 +174,26 @@ py::tuple soften(const Array& value, const Array& gain, const Array& noise, floa
     return py::make_tuple(out, slope);
 }
 
+void adam(Array& value, const Array& gradient, Array& mean, Array& square, float first, float second,
+          float rate, float epsilon, const std::string& kernels) {
+    const std::vector<py::ssize_t> shape(value.shape(), value.shape() + value.ndim());
+    const float* slope = values(gradient, shape, "the gradient");
+    values(mean, shape, "the mean");
+    values(square, shape, "the mean square");
+    const Kernels& chosen = kernels_of(kernels);
+    const std::size_t n = static_cast<std::size_t>(value.size());
+    float *to = value.mutable_data(), *to_mean = mean.mutable_data(), *to_square = square.mutable_data();
+    py::gil_scoped_release release;
+    chosen.adam(to, slope, to_mean, to_square, {first, second, rate, epsilon}, n);
+}
+
 }  // namespace
 
 void bind(py::module_& m) {
     py::class_<BoundStep>(m, "Step")
         .def(py::init<std::pair<int, int>, std::pair<int, int>,
                       const std::vector<std::tuple<int, int, int, int>>&, int, const Pairs&, const Pairs&, int,
-                      const NetArguments&, const NetArguments&, bool, int, int, const std::string&, bool>())
+                      const NetArguments&, const NetArguments&, bool, int, int, const std::string&>())
         .def("run", &BoundStep::run, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(),
              py::arg(), py::arg(), py::arg())
         .def("load", &BoundStep::load, py::arg().noconvert(), py::arg())
@@ -189,6 +202,8 @@ void bind(py::module_& m) {
              py::arg().noconvert(), py::arg(), py::arg(), py::arg());
     m.def("soften", &soften, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(), py::arg(),
           py::arg());
+    m.def("adam", &adam, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(),
+          py::arg().noconvert(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
     std::vector<std::string> names;
     for (const Kernels* kernels : able()) names.emplace_back(kernels->name);
     m.attr("KERNELS") = names;  // the fastest first

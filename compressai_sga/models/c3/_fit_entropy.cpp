@@ -22,19 +22,13 @@ constexpr float kHalves[4] = {0.125f, 0.375f, 0.375f, 0.125f};
 
 }  // namespace
 
-Entropy::Entropy(const Shape& shape, const Kernels& kernels, bool backward)
-    : shape_(shape), kernels_(kernels), net_(shape.entropy), backward_(backward) {
+Entropy::Entropy(const Shape& shape, const Kernels& kernels)
+    : shape_(shape), kernels_(kernels), net_(shape.entropy) {
     for (const Place& place : shape.grids) {
-        const auto planes = [&](bool wanted) {
-            return wanted ? Planes(1, place.height, place.width, kRows) : Planes();
-        };
-        const bool finer = shape.source == Source::finer;
-        latents_.push_back(planes(true));
-        seen_.push_back(planes(true));
-        reduced_.push_back(planes(finer));
-        d_latents_.push_back(planes(backward));
-        d_seen_.push_back(planes(backward));
-        d_reduced_.push_back(planes(backward && finer));
+        const Planes grid(1, place.height, place.width, kRows);
+        for (std::vector<Planes>* planes : {&latents_, &seen_, &d_latents_, &d_seen_}) planes->push_back(grid);
+        for (std::vector<Planes>* planes : {&reduced_, &d_reduced_})
+            planes->push_back(shape.source == Source::finer ? grid : Planes());
         bands_.push_back(bands(place.height, place.width));
     }
 }
@@ -169,9 +163,9 @@ double Entropy::run(const float* parameters, Team& team, float weight, float* gr
     const int workers = team.size(), grids = static_cast<int>(latents_.size());
     while (static_cast<int>(works_.size()) < workers) {
         const int width = shape_.grids.front().width;
-        works_.push_back({net_.work(kernels_, backward_),
+        works_.push_back({net_.work(kernels_),
                           RowBuffer(static_cast<int>(shape_.other.size()), width + 1),
-                          RowBuffer(backward_ ? net_.inputs() : 0, width + 1),
+                          RowBuffer(net_.inputs(), width + 1),
                           {},
                           {}});
     }

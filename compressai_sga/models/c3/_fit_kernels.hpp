@@ -19,6 +19,12 @@ constexpr int kMostBlock = 64;
 using Inputs = const float* const*;
 using Outputs = float* const*;
 
+// mean += (gradient - mean) * first, square += (gradient^2 - square) * second,
+// value -= rate * mean / (sqrt(square) + epsilon).
+struct AdamRates {
+    float first, second, rate, epsilon;
+};
+
 struct Kernels {
     const char* name;
     int lanes, block;
@@ -49,6 +55,10 @@ struct Kernels {
     // soft_round(soft_round(value * gain) + noise) of relaxations.py, and its derivative. Any n.
     void (*soften)(const float* value, const float* gain, const float* noise, float temperature,
                    std::size_t n, float* out, float* slope);
+
+    // A step of adam.py. Any n.
+    void (*adam)(float* value, const float* gradient, float* mean, float* square, AdamRates rates,
+                 std::size_t n);
 
     // --- Upsampling by two (network.py, double_size) ------------------------------------------------------
     // Two rows from x[0] ... x[4], the rows -2 ... 2 around row 0; any n.

@@ -58,7 +58,7 @@ void Net::take(const float* parameters) {
         }
 }
 
-Net::Work Net::work(const Kernels& kernels, bool backward) const {
+Net::Work Net::work(const Kernels& kernels) const {
     Work made;
     // Rows are a vector longer than a tile: powers of two would fall on the same lines of the cache.
     constexpr std::size_t kRow = kTile + kMostLanes;
@@ -67,12 +67,10 @@ Net::Work Net::work(const Kernels& kernels, bool backward) const {
         for (int k = 0; k < count; ++k) pointers.push_back(values.data() + k * kRow);
     };
     rows(made.values, made.value_rows, hidden_ + outputs());
-    if (backward) {
-        rows(made.slopes, made.slope_rows, shape_.activation == Activation::gelu ? hidden_ : 0);
-        made.slope_rows.resize(hidden_);
-        rows(made.gradients, made.gradient_rows, hidden_);
-        made.sums.assign(sums_ * kernels.lanes, 0.0f);
-    }
+    rows(made.slopes, made.slope_rows, shape_.activation == Activation::gelu ? hidden_ : 0);
+    made.slope_rows.resize(hidden_);
+    rows(made.gradients, made.gradient_rows, hidden_);
+    made.sums.assign(sums_ * kernels.lanes, 0.0f);
     return made;
 }
 

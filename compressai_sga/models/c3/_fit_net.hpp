@@ -39,7 +39,7 @@ class Net {
         std::vector<float> values, slopes, gradients, sums;
         std::vector<float*> value_rows, slope_rows, gradient_rows;
     };
-    Work work(const Kernels& kernels, bool backward) const;
+    Work work(const Kernels& kernels) const;
 
     // The outputs at n positions; nothing is written for them where `out` is null, only hidden values.
     void forward(const Kernels& kernels, Work& work, Inputs x, int n, Outputs out, bool slopes) const;

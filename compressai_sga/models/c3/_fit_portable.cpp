@@ -3,6 +3,10 @@
 #include "_fit_kernels.hpp"
 
 #if defined(__GNUC__)
+#ifdef __SSE2__
+#include <immintrin.h>
+#define C3_FIT_INTRINSIC(name) _mm_##name
+#endif
 #define C3_FIT_SET portable
 #define C3_FIT_NAME "portable"
 #define C3_FIT_BYTES 16

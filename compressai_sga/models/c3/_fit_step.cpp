@@ -2,7 +2,6 @@
 // See _fit_step.hpp.
 #include "_fit_step.hpp"
 
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -59,13 +58,12 @@ const Shape& checked(const Shape& shape) {
 
 }  // namespace
 
-Step::Step(Shape shape, const Kernels& kernels, bool backward)
-    : shape_(std::move(shape)), entropy_(checked(shape_), kernels, backward),
-      upsampling_(shape_, kernels, backward), synthesis_(shape_, kernels, backward), backward_(backward) {}
+Step::Step(Shape shape, const Kernels& kernels)
+    : shape_(std::move(shape)), entropy_(checked(shape_), kernels), upsampling_(shape_, kernels),
+      synthesis_(shape_, kernels) {}
 
 Step::Result Step::run(const float* plane, const float* parameters, const float* x, float weight,
                        float* d_plane, float* d_parameters, int threads) {
-    if (!backward_) reject("this step was made without derivatives");
     Team team(threads);
     const float* taps = parameters + entropy_.parameters();
     const float* synthesis = taps + upsampling_.parameters();

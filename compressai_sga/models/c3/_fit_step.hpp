@@ -42,7 +42,7 @@ struct Shape {
 
 class Entropy {
    public:
-    Entropy(const Shape& shape, const Kernels& kernels, bool backward);
+    Entropy(const Shape& shape, const Kernels& kernels);
 
     int parameters() const { return net_.parameters(); }
     // Takes the grids out of a plane.
@@ -74,12 +74,11 @@ class Entropy {
     std::vector<Planes> latents_, seen_, reduced_, d_latents_, d_seen_, d_reduced_;
     std::vector<std::vector<Band>> bands_;
     std::vector<Work> works_;
-    bool backward_;
 };
 
 class Upsampling {
    public:
-    Upsampling(const Shape& shape, const Kernels& kernels, bool backward);
+    Upsampling(const Shape& shape, const Kernels& kernels);
 
     int parameters() const { return shape_.learned ? 4 * doublings_ : 0; }
     void run(const float* plane, const float* taps, Team& team);
@@ -113,7 +112,7 @@ class Upsampling {
 
 class Synthesis {
    public:
-    Synthesis(const Shape& shape, const Kernels& kernels, bool backward);
+    Synthesis(const Shape& shape, const Kernels& kernels);
 
     int parameters() const { return net_.parameters() + 84 * shape_.refinements; }
     // The sum of (image - x)^2, x being (3, height, width). With a scale, the derivatives of scale / 2 times
@@ -139,7 +138,6 @@ class Synthesis {
     std::vector<Net::Work> works_;
     std::vector<RowBuffer> rows_;
     Shares shares_;
-    bool backward_;
 };
 
 // What the search for the weights' steps may keep of the image's last evaluation.
@@ -148,8 +146,8 @@ enum class Since { latents = 0, channels = 1, refinement = 2 };
 // All of it.
 class Step {
    public:
-    // `backward`: whether `run` will be called. Throws std::invalid_argument for a shape that no fit has.
-    Step(Shape shape, const Kernels& kernels, bool backward);
+    // Throws std::invalid_argument for a shape that no fit has.
+    Step(Shape shape, const Kernels& kernels);
 
     struct Result {
         double squares, bits;
@@ -175,7 +173,6 @@ class Step {
     Entropy entropy_;
     Upsampling upsampling_;
     Synthesis synthesis_;
-    bool backward_;
 };
 
 }  // namespace c3::fit

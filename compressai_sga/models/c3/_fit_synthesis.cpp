@@ -34,18 +34,16 @@ void three_rows(Source& image, int y, int x, P* rows) {
 
 }  // namespace
 
-Synthesis::Synthesis(const Shape& shape, const Kernels& kernels, bool backward)
-    : shape_(shape), kernels_(kernels), net_(shape.synthesis), bands_(bands(shape.height, shape.width)),
-      backward_(backward) {
+Synthesis::Synthesis(const Shape& shape, const Kernels& kernels)
+    : shape_(shape), kernels_(kernels), net_(shape.synthesis), bands_(bands(shape.height, shape.width)) {
     const Planes image(3, shape.height, shape.width, kRows);
     images_.assign(std::max(1, shape.refinements), image);
-    if (!backward) return;
     if (shape.refinement == Activation::gelu) slopes_.assign(std::max(0, shape.refinements - 1), image);
     d_image_ = d_other_ = image;
 }
 
 void Synthesis::pointwise(const Planes& channels, Team& team) {
-    while (static_cast<int>(works_.size()) < team.size()) works_.push_back(net_.work(kernels_, backward_));
+    while (static_cast<int>(works_.size()) < team.size()) works_.push_back(net_.work(kernels_));
     team.each(static_cast<int>(bands_.size()), [&](int b, int worker) {
         const float* in[kMaxWidth];
         float* out[3];

@@ -25,7 +25,7 @@ void five_rows(Source& planes, int channel, int i, P* rows) {
 
 }  // namespace
 
-Upsampling::Upsampling(const Shape& shape, const Kernels& kernels, bool backward)
+Upsampling::Upsampling(const Shape& shape, const Kernels& kernels)
     : shape_(shape), kernels_(kernels),
       doublings_(shape.learned ? shape.first + static_cast<int>(shape.grids.size()) - 1 : 0) {
     const int grids = static_cast<int>(shape.grids.size());
@@ -33,7 +33,7 @@ Upsampling::Upsampling(const Shape& shape, const Kernels& kernels, bool backward
         const int channels = grids - std::max(0, e - shape.first);
         const int height = halves(shape.height, e), width = halves(shape.width, e);
         levels_.emplace_back(shape.learned ? channels : grids, height, width, 0);
-        if (backward) d_levels_.push_back(levels_.back());
+        d_levels_.push_back(levels_.back());
     }
     if (shape.learned) return;
     for (const Place& grid : shape.grids) {

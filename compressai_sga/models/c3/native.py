@@ -35,6 +35,7 @@ __all__ = [
     "KERNELS",
     "Damaged",
     "FloatLayer",
+    "adam",
     "decode_grids",
     "encode_grids",
     "fit_step",
@@ -173,7 +174,6 @@ def fit_step(
     plane: tuple[int, int],
     places: Sequence[tuple[int, int, int, int]],
     kernels: str,
-    backward: bool,
 ) -> object:
     """The step of one image's fit, `Step` in _fit_step.hpp; its functions are those of `_fit_bindings.cpp`.
 
@@ -183,7 +183,6 @@ def fit_step(
         plane: (height, width) of the plane that holds the grids.
         places: (y, x, height, width) of each grid in it, the finest first.
         kernels: one of `KERNELS`.
-        backward: whether it shall give derivatives.
     """
 
     def net(widths: tuple[int, ...], residual: Sequence[bool], skip: bool, kind: Activation) -> tuple:
@@ -204,7 +203,6 @@ def fit_step(
         a.refinements,
         _ACTIVATIONS.index(a.refinement_activation),
         kernels,
-        backward,
     )
 
 
@@ -213,6 +211,18 @@ def soften(
 ) -> tuple[np.ndarray, np.ndarray]:
     """soft_round(soft_round(value * gain) + noise) and its derivative; float32 of one shape."""
     return _native.soften(value, gain, noise, temperature, kernels)
+
+
+def adam(
+    value: np.ndarray,
+    gradient: np.ndarray,
+    mean: np.ndarray,
+    square: np.ndarray,
+    rates: tuple[float, float, float, float],
+    kernels: str,
+) -> None:
+    """A step of `fit.adam` in place; `rates` are `AdamRates` in _fit_kernels.hpp."""
+    _native.adam(value, gradient, mean, square, *rates, kernels)
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,25 +66,16 @@ class FusedLoss:
         grid_plane: of the images.
         x: (B, 3, H, W).
         backend: a set of instructions.
-        backward: whether gradients will be asked for, which takes more memory.
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        grid_plane: GridPlane,
-        x: Tensor,
-        backend: Backend,
-        *,
-        backward: bool = True,
+        self, architecture: Architecture, grid_plane: GridPlane, x: Tensor, backend: Backend
     ) -> None:
         self.backend, self._x = backend, x.contiguous().numpy()
-        height, width = x.shape[2:]
-        self.px = height * width
-        shape, places = (grid_plane.height, grid_plane.width), grid_plane.places
-        self.steps = [
-            native.fit_step(architecture, (height, width), shape, places, backend, backward) for _ in x
-        ]
+        size = (int(x.shape[2]), int(x.shape[3]))
+        self.px = size[0] * size[1]
+        plane, places = (grid_plane.height, grid_plane.width), grid_plane.places
+        self.steps = [native.fit_step(architecture, size, plane, places, backend) for _ in x]
 
     def __call__(self, plane: Tensor, nets: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mse + lmbda * bpp, differentiable; and mse, bpp of the latents; each (B,)."""

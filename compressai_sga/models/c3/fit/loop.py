@@ -121,6 +121,8 @@ class Fit:
         self._specs = layout(a)
         self._lengths = [math.prod(spec.shape) for spec in self._specs]
         self._scale = parameter_scale(preset).to(device)
+        # Which array a parameter belongs to, (parameters, arrays).
+        self._members = torch.block_diag(*(torch.ones(n, 1) for n in self._lengths)).to(device)
         self.plane = torch.zeros(batch, self.grid_plane.height, self.grid_plane.width, device=device)
         self.starts = [nearest(a, value) if warm else None for value in self.lmbda.tolist()]
         if None in self.starts:
@@ -131,9 +133,9 @@ class Fit:
             self._origin = origin_of(preset, self.starts).to(device)
         for parameter in (self.plane, self.nets):
             parameter.requires_grad_()
-        self._fused = fused_loss(a, self.grid_plane, x, backend)
+        self.fused = fused_loss(a, self.grid_plane, x, backend)
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
+        self._optimisers = [self._of_latents(), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
         self._finish: Stage2 | None = None
         self._cache: tuple[Any, Tensor] | None = None
@@ -215,8 +217,8 @@ class Fit:
         temperature, size = (a + (b - a) * part for a, b in (settings.temperature, settings.noise_range))
         draw = gaussian_noise if settings.noise == "gaussian" else kumaraswamy_noise
         noise = draw(self._inside, self._generator, size) * self._inside
-        if self._fused is not None and settings.after_noise == "soft_round":
-            return self._fused.soften(self.plane, self._gain, noise, temperature)
+        if self.fused is not None and settings.after_noise == "soft_round":
+            return self.fused.soften(self.plane, self._gain, noise, temperature)
         noisy = soft_round(self.plane * self._gain, temperature) + noise
         if settings.after_noise == "conditional_mean":
             return conditional_mean(noisy, temperature)
@@ -224,8 +226,8 @@ class Fit:
 
     def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
         """mse + lmbda * bpp of each image, (B,)."""
-        if self._fused is not None:
-            loss, *parts = self._fused(plane, self.nets * self._scale, self.lmbda)
+        if self.fused is not None:
+            loss, *parts = self.fused(plane, self.nets * self._scale, self.lmbda)
         else:
             loss, *parts = self._by_torch(plane, cached)
         self._last = tuple(part.detach() for part in parts)
@@ -251,11 +253,9 @@ class Fit:
         differences from the default nets.
         """
         size = ((self.nets - self._origin) * self._scale).abs()
-        bits = [
-            count * torch.log2(part.mean(1) + _FINEST_STEP)
-            for count, part in zip(self._lengths, size.split(self._lengths, 1))
-        ]
-        return torch.stack(bits).sum(0) / (self.size[0] * self.size[1])
+        counts = self._members.sum(0)
+        bits = torch.log2(size @ self._members / counts + _FINEST_STEP) @ counts
+        return bits / (self.size[0] * self.size[1])
 
     def _clip(self) -> None:
         """Bound the norm of each image's gradient."""
@@ -267,6 +267,11 @@ class Fit:
         factor = (self.settings.clip_norm / norm.sqrt().clamp_min(1e-12)).clamp_max(1.0)
         for parameter in clipped:
             parameter.grad.mul_(factor.reshape(-1, *[1] * (parameter.ndim - 1)))
+
+    def _of_latents(self) -> Adam:
+        """A new optimiser of the latents."""
+        kernels = None if self.fused is None else self.fused.backend
+        return Adam([self.plane], self.settings.betas, kernels)
 
     def _of_nets(self) -> Adam | Soap:
         """A new optimiser of the nets."""
@@ -292,7 +297,7 @@ class Fit:
         nets_only = settings.finish == "nets"
         if nets_only:
             plane = self.plane_hat()
-            if self._cache is None and self._fused is None:
+            if self._cache is None and self.fused is None:
                 self._cache = (context_of(plane, self.grid_plane), self.grid_plane.latents(plane))
             loss = self._loss(plane, cached=True)
         else:
@@ -312,7 +317,7 @@ class Fit:
         """Rounded latents, a new optimiser, nothing better known yet."""
         nets_only = self.settings.finish == "nets"
         self.plane.requires_grad_(not nets_only)
-        of_latents = [] if nets_only else [Adam([self.plane], self.settings.betas)]
+        of_latents = [] if nets_only else [self._of_latents()]
         self._optimisers = [*of_latents, self._of_nets()]
         moving = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
         moving += [tensor for optimiser in self._optimisers for tensor in optimiser.state]
@@ -355,7 +360,7 @@ class Fit:
                 "the arguments of the saved fit"
             )
         self.plane.requires_grad_()
-        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
+        self._optimisers = [self._of_latents(), self._of_nets()]
         self.step_count, self.seconds = state["step_count"], state["seconds"]
         self.plane.copy_(state["plane"])
         self.nets.copy_(state["nets"])
