@@ -187,6 +187,43 @@ void adam(Array& value, const Array& gradient, Array& mean, Array& square, float
     chosen.adam(to, slope, to_mean, to_square, {first, second, rate, epsilon}, n);
 }
 
+using Places = py::array_t<int32_t, py::array::c_style>;
+using SoapArrays = std::tuple<Places, Array, Array, Array, Array, Array>;
+
+// Places and what they say: (rows, columns), squares of that shape, L, R, U, V.
+void soap(Array& value, const Array& gradient, Array& mean, std::vector<SoapArrays>& matrices, float first,
+          float second, float rate, float epsilon, const std::string& kernels) {
+    if (value.ndim() != 1) throw std::invalid_argument("fit: the parameters must be flat");
+    const py::ssize_t count = value.size();
+    const float* slope = values(gradient, {count}, "the gradient");
+    values(mean, {count}, "the mean");
+    std::vector<SoapMatrix> made;
+    py::ssize_t longest = 1;
+    for (auto& [places, squares, left, right, left_basis, right_basis] : matrices) {
+        if (places.ndim() != 2) throw std::invalid_argument("fit: places must be a matrix");
+        const py::ssize_t m = places.shape(0), n = places.shape(1);
+        if (m > 4 * kMaxWidth || n > 4 * kMaxWidth) throw std::invalid_argument("fit: a matrix is too large");
+        values(squares, {m, n}, "the mean squares");
+        values(left, {m, m}, "L");
+        values(right, {n, n}, "R");
+        values(left_basis, {m, m}, "U");
+        values(right_basis, {n, n}, "V");
+        for (py::ssize_t i = 0; i < places.size(); ++i)
+            if (places.data()[i] < 0 || places.data()[i] >= count)
+                throw std::invalid_argument("fit: a place beyond the parameters");
+        made.push_back({static_cast<int>(m), static_cast<int>(n), places.data(), squares.mutable_data(),
+                        left.mutable_data(), right.mutable_data(), left_basis.data(), right_basis.data()});
+        longest = std::max({longest, m, n});
+    }
+    const Kernels& chosen = kernels_of(kernels);
+    float *to = value.mutable_data(), *to_mean = mean.mutable_data();
+    py::gil_scoped_release release;
+    std::vector<float> room(4 * longest * longest);
+    for (py::ssize_t i = 0; i < count; ++i) to_mean[i] += (slope[i] - to_mean[i]) * first;
+    for (const SoapMatrix& matrix : made)
+        chosen.soap(to, slope, to_mean, matrix, {first, second, rate, epsilon}, room.data());
+}
+
 }  // namespace
 
 void bind(py::module_& m) {
@@ -204,6 +241,8 @@ void bind(py::module_& m) {
           py::arg());
     m.def("adam", &adam, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(),
           py::arg().noconvert(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
+    m.def("soap", &soap, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(), py::arg(),
+          py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
     std::vector<std::string> names;
     for (const Kernels* kernels : able()) names.emplace_back(kernels->name);
     m.attr("KERNELS") = names;  // the fastest first

@@ -19,6 +19,15 @@ constexpr int kMostBlock = 64;
 using Inputs = const float* const*;
 using Outputs = float* const*;
 
+// A matrix of the nets and what SOAP (soap.py) knows of it.
+struct SoapMatrix {
+    int rows, columns;
+    const int* places;                // of its elements among the parameters
+    float* squares;                   // (rows, columns)
+    float *left, *right;              // L (rows, rows), R (columns, columns)
+    const float *left_basis, *right_basis;  // U, V
+};
+
 // mean += (gradient - mean) * first, square += (gradient^2 - square) * second,
 // value -= rate * mean / (sqrt(square) + epsilon).
 struct AdamRates {
@@ -59,6 +68,11 @@ struct Kernels {
     // A step of adam.py. Any n.
     void (*adam)(float* value, const float* gradient, float* mean, float* square, AdamRates rates,
                  std::size_t n);
+
+    // A step of soap.py for one matrix, without moving its bases; `mean` is up to date. `room` has space for
+    // four matrices of as many elements as the largest side squared.
+    void (*soap)(float* value, const float* gradient, const float* mean, const SoapMatrix& matrix,
+                 AdamRates rates, float* room);
 
     // --- Upsampling by two (network.py, double_size) ------------------------------------------------------
     // Two rows from x[0] ... x[4], the rows -2 ... 2 around row 0; any n.

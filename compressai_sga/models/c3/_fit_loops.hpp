@@ -421,6 +421,51 @@ static void adam(float* value, const float* gradient, float* mean, float* square
         for (std::size_t p = whole; r != 1 && p < n; ++p) rows[r][p] = ends[r][p - whole];
 }
 
+// out = a b for a (m, k), whose elements are `down` and `right` floats apart, and b (k, n).
+static void product(const float* a, int down, int right, const float* b, int m, int k, int n, float* out) {
+    for (int i = 0; i < m; ++i) {
+        float* row = out + i * n;
+        for (int x = 0; x < n; ++x) row[x] = 0.0f;
+        for (int j = 0; j < k; ++j) {
+            const float factor = a[i * down + j * right];
+            for (int x = 0; x < n; ++x) row[x] += factor * b[j * n + x];
+        }
+    }
+}
+
+static void transpose(const float* a, int m, int n, float* out) {
+    for (int i = 0; i < m; ++i)
+        for (int x = 0; x < n; ++x) out[x * m + i] = a[i * n + x];
+}
+
+static void approach(const float* target, int count, float part, float* value) {
+    for (int i = 0; i < count; ++i) value[i] += (target[i] - value[i]) * part;
+}
+
+static void soap(float* value, const float* gradient, const float* mean, const SoapMatrix& of,
+                 AdamRates rates, float* room) {
+    const int m = of.rows, n = of.columns, count = m * n, side = m > n ? m : n;
+    float *g = room, *a = g + side * side, *b = a + side * side, *c = b + side * side;
+    for (int i = 0; i < count; ++i) g[i] = gradient[of.places[i]];
+    // U^T G V, whose squares' mean is the scale, and U^T M V.
+    product(of.left_basis, 1, m, g, m, m, n, a);
+    product(a, n, 1, of.right_basis, m, n, n, b);
+    for (int i = 0; i < count; ++i) of.squares[i] += (b[i] * b[i] - of.squares[i]) * rates.second;
+    for (int i = 0; i < count; ++i) c[i] = mean[of.places[i]];
+    product(of.left_basis, 1, m, c, m, m, n, a);
+    product(a, n, 1, of.right_basis, m, n, n, b);
+    for (int i = 0; i < count; ++i) b[i] /= __builtin_sqrtf(of.squares[i]) + rates.epsilon;
+    product(of.left_basis, m, 1, b, m, m, n, a);
+    transpose(of.right_basis, n, n, c);
+    product(a, n, 1, c, m, n, n, b);
+    for (int i = 0; i < count; ++i) value[of.places[i]] -= rates.rate * b[i];
+    transpose(g, m, n, a);
+    product(g, n, 1, a, m, n, m, b);
+    approach(b, m * m, rates.second, of.left);
+    product(a, m, 1, g, n, m, n, b);
+    approach(b, n * n, rates.second, of.right);
+}
+
 // --- Upsampling -----------------------------------------------------------------------------------------
 
 // a b c ... and A B C ... to a A b B ..., and back.
@@ -607,6 +652,7 @@ static const Kernels kKernels = {
     add_rows,
     soften,
     adam,
+    soap,
     double_rows,
     double_columns,
     double_rows_back,

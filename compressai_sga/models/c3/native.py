@@ -39,6 +39,7 @@ __all__ = [
     "decode_grids",
     "encode_grids",
     "fit_step",
+    "soap",
     "soften",
     "synthesise",
 ]
@@ -223,6 +224,23 @@ def adam(
 ) -> None:
     """A step of `fit.adam` in place; `rates` are `AdamRates` in _fit_kernels.hpp."""
     _native.adam(value, gradient, mean, square, *rates, kernels)
+
+
+def soap(
+    value: np.ndarray,
+    gradient: np.ndarray,
+    mean: np.ndarray,
+    matrices: list[tuple[np.ndarray, ...]],
+    rates: tuple[float, float, float, float],
+    kernels: str,
+) -> None:
+    """A step of `fit.soap` in place, without moving the bases; flat parameters of one image.
+
+    Args:
+        matrices: of each, places (int32), mean squares, L, R, U, V.
+        rates: as for `adam`.
+    """
+    _native.soap(value, gradient, mean, matrices, *rates, kernels)
 
 
 @functools.lru_cache(maxsize=64)

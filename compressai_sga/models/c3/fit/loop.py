@@ -278,7 +278,8 @@ class Fit:
         betas = self.settings.net_betas
         if self.settings.net_optimiser == "adam":
             return Adam([self.nets], betas)
-        return Soap(self.nets, self._specs, betas)
+        kernels = None if self.fused is None else self.fused.backend
+        return Soap(self.nets, self._specs, betas, kernels=kernels)
 
     def _update(self, rate: Tensor | float) -> None:
         for optimiser in self._optimisers:

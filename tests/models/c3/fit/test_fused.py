@@ -19,6 +19,7 @@ from compressai_sga.models.c3.fit.checkpoint import Checkpoint
 from compressai_sga.models.c3.fit.fused import FusedLoss, fused_loss
 from compressai_sga.models.c3.fit.grid_plane import GridPlane
 from compressai_sga.models.c3.fit.loop import Fit
+from compressai_sga.models.c3.fit.soap import Soap
 from compressai_sga.models.c3.fit.weight_quantisation import _Search
 from compressai_sga.models.c3.network import context_of, entropy_net, latent_bits, synthesise, upsample
 from compressai_sga.relaxations import soft_round
@@ -257,6 +258,33 @@ def test_adam_is_the_one_of_torch():
             torch.testing.assert_close(mine, theirs)
 
 
+@built
+def test_soap_is_the_one_of_torch():
+    """Past an update of the bases; from mean squares that are not small, or rounding is all there is."""
+    specs = layout(KNOWN[2])
+    count = sum(math.prod(spec.shape) for spec in specs)
+    for kernels in native.KERNELS:
+        found = []
+        for kind in (None, kernels):
+            generator = torch.Generator().manual_seed(0)
+            value = torch.randn(2, count, generator=generator).requires_grad_()
+            soap = Soap(value, specs, kernels=kind)
+            soap.count = 3
+            for square, sides in zip(soap._squares, soap._sides):
+                square.copy_(0.5 + torch.rand(square.shape, generator=generator))
+                for side in range(2):
+                    turned, _ = torch.linalg.qr(torch.randn(sides[side].shape, generator=generator))
+                    sizes = 1 + torch.arange(float(turned.shape[1]))
+                    sides[side].copy_(turned * sizes @ turned.mT)
+                    sides[2 + side].copy_(turned)
+            for _ in range(9):
+                value.grad = torch.randn(2, count, generator=generator) * torch.tensor([[1.0], [5.0]])
+                soap.step(torch.tensor([0.02, 0.01]))
+            found.append([value.detach(), *soap.state])
+        for mine, theirs in zip(*found):
+            assert error(mine, theirs.double()) < 1e-4
+
+
 # --- Fits ----------------------------------------------------------------------------------------
 
 
@@ -287,11 +315,19 @@ def test_fits_agree(name):
 @built
 @pytest.mark.slow
 def test_whole_fits_agree_with_soap():
-    """On an image large enough that the differences average out."""
-    x = natural(256, 256)
+    """Means over images, since PyTorch itself differs by 1 % and more after a change of 1e-7 in an image."""
+    x = natural(96, 96, batch=4)
     mine, theirs = (
-        final_loss(Fit(x, PRESETS["c3-fast"], 1e-3, steps=250, backend=b)) for b in ("auto", "torch")
+        final_loss(Fit(x, PRESETS["c3-fast"], 1e-3, steps=300, backend=b)) for b in ("auto", "torch")
     )
+    assert mine == pytest.approx(theirs, rel=2e-2)
+
+
+@built
+@pytest.mark.slow
+def test_whole_fits_agree():
+    x, preset = natural(96, 96, batch=2), with_adam("c3-fast")
+    mine, theirs = (final_loss(Fit(x, preset, 1e-3, steps=300, backend=b)) for b in ("auto", "torch"))
     assert mine == pytest.approx(theirs, rel=3e-3)
 
 
