@@ -5,8 +5,8 @@ The repository's `zoo/` is no package. `BuildPy` copies what the installed packa
 (manifest, sample images, the weights that the manifest marks `"wheel": true`) to
 `compressai_sga/_zoo/` in the build folder. An editable install reads `zoo/` itself.
 
-C3's decoder and fit in C++ are an optional extension. Without a working compiler the build goes on without it;
-the Python decoder gives the same latents and is about 25 times slower, the fit in PyTorch about 5 times.
+C3's decoder and fit in C++ are an optional extension. Without a working compiler the build goes on without
+it; the Python decoder gives the same latents and is about 25 times slower, the fit in PyTorch about 5 times.
 
 Fails with FileNotFoundError when a weight that the manifest marks for the wheel does not exist.
 """
