@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 EXPERIMENTS = {
     "c3": "experiments.c3.measure",
     "c3-kodak": "experiments.c3.kodak",
+    "c3-step-time": "experiments.c3.step_time",
     "coders": "experiments.coding.coders",
     "critic": "experiments.realism.critic",
     "diffc": "experiments.diffc.measure",

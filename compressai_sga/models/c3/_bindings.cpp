@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// _decoder.hpp and _synthesis.hpp for Python, module `_native`. Arrays are checked here; none outlives its
+// _decoder.hpp and _synthesis.hpp for Python, module `_native`; _fit_bindings.cpp adds the fit. Arrays are checked here; none outlives its
 // call.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "_decoder.hpp"
+#include "_fit_bindings.hpp"
 #include "_synthesis.hpp"
 
 namespace py = pybind11;
@@ -167,7 +168,7 @@ py::array_t<float> synthesise(
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-    m.doc() = "C3's decoder in C++; see native.py";
+    m.doc() = "C3's decoder and fit in C++; see native.py";
     py::register_exception<c3::Damaged>(m, "Damaged", PyExc_ValueError);
     py::class_<c3::Tables>(m, "Tables")
         .def(py::init([](const Array<uint32_t>& cdf, const Array<int32_t>& start,
@@ -189,5 +190,6 @@ PYBIND11_MODULE(_native, m) {
     m.def("encode", &encode);
     m.def("synthesise", &synthesise);
     m.attr("FAST") = c3::has_fast_kernels();
-    m.attr("VERSION") = 2;  // of this interface; see native.py
+    c3::fit::bind(m);
+    m.attr("VERSION") = 3;  // of this interface; see native.py
 }

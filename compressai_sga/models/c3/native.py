@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C3's decoder in C++, if it was built: the same latents as in Python, and the same image up to rounding.
+"""C3's decoder and fit in C++, if they were built: the same latents as in Python, and the same image and
+gradients up to rounding.
 
 The extension is optional. `pip install .` builds it where a C++17 compiler works; without it everything runs
 in Python, and `AVAILABLE` is False. A checkout, which hides the installed package, uses the extension of the
 installed one, if that has this version's interface.
 
-In:  nets, contexts and tables of `integer`, `contexts`, `tables`. Out: grids; or the image in float32.
+In:  nets, contexts and tables of `integer`, `contexts`, `tables`. Out: grids; the image in float32; a step of
+     the fit (`fit.fused`).
 Fails with ``Damaged`` (a ValueError) on streams that no encoder writes, ``ValueError`` on arguments that do
 not fit. The checks in C++ do not rely on those in Python.
 """
@@ -23,13 +25,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .config import Architecture
 from .contexts import Context
 from .integer import Activation, IntegerNet, gelu_rest
 from .tables import rows
 
-__all__ = ["AVAILABLE", "Damaged", "FloatLayer", "decode_grids", "encode_grids", "synthesise"]
+__all__ = [
+    "AVAILABLE",
+    "KERNELS",
+    "Damaged",
+    "FloatLayer",
+    "adam",
+    "decode_grids",
+    "encode_grids",
+    "fit_step",
+    "soap",
+    "soften",
+    "synthesise",
+]
 
-_VERSION = 2
+_VERSION = 3
 _ACTIVATIONS = ("none", "relu", "gelu")
 _SOURCES = ("none", "coarser", "finer")
 
@@ -72,6 +87,8 @@ def _load() -> ModuleType | None:
 
 _native = _load()
 AVAILABLE = _native is not None
+KERNELS: tuple[str, ...] = tuple(_native.KERNELS) if AVAILABLE else ()
+"""Sets of instructions of the fit that this processor has, the fastest first."""
 
 
 class _Never(ValueError):
@@ -150,6 +167,80 @@ def synthesise(
     """
     made = [(w, b, _ACTIVATIONS.index(kind), residual, skip) for w, b, kind, residual, skip in layers]
     return _native.synthesise(list(channels), doublings, first, made, (int(size[0]), int(size[1])), portable)
+
+
+def fit_step(
+    a: Architecture,
+    size: tuple[int, int],
+    plane: tuple[int, int],
+    places: Sequence[tuple[int, int, int, int]],
+    kernels: str,
+) -> object:
+    """The step of one image's fit, `Step` in _fit_step.hpp; its functions are those of `_fit_bindings.cpp`.
+
+    Args:
+        a: architecture.
+        size: (height, width) of the image.
+        plane: (height, width) of the plane that holds the grids.
+        places: (y, x, height, width) of each grid in it, the finest first.
+        kernels: one of `KERNELS`.
+    """
+
+    def net(widths: tuple[int, ...], residual: Sequence[bool], skip: bool, kind: Activation) -> tuple:
+        return list(widths), list(residual), skip, _ACTIVATIONS.index(kind)
+
+    hidden = a.synthesis_hidden
+    return _native.Step(
+        size,
+        plane,
+        list(places),
+        a.first,
+        list(a.taps.own),
+        list(a.taps.other),
+        _SOURCES.index(a.taps.source),
+        net((a.taps.width, *a.entropy_hidden, 2), a.residual, a.entropy_skip, a.entropy_activation),
+        net((a.grids, *hidden, 3), [False] * (len(hidden) + 1), a.synthesis_skip, a.synthesis_activation),
+        a.upsampling == "learned",
+        a.refinements,
+        _ACTIVATIONS.index(a.refinement_activation),
+        kernels,
+    )
+
+
+def soften(
+    value: np.ndarray, gain: np.ndarray, noise: np.ndarray, temperature: float, kernels: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """soft_round(soft_round(value * gain) + noise) and its derivative; float32 of one shape."""
+    return _native.soften(value, gain, noise, temperature, kernels)
+
+
+def adam(
+    value: np.ndarray,
+    gradient: np.ndarray,
+    mean: np.ndarray,
+    square: np.ndarray,
+    rates: tuple[float, float, float, float],
+    kernels: str,
+) -> None:
+    """A step of `fit.adam` in place; `rates` are `AdamRates` in _fit_kernels.hpp."""
+    _native.adam(value, gradient, mean, square, *rates, kernels)
+
+
+def soap(
+    value: np.ndarray,
+    gradient: np.ndarray,
+    mean: np.ndarray,
+    matrices: list[tuple[np.ndarray, ...]],
+    rates: tuple[float, float, float, float],
+    kernels: str,
+) -> None:
+    """A step of `fit.soap` in place, without moving the bases; flat parameters of one image.
+
+    Args:
+        matrices: of each, places (int32), mean squares, L, R, U, V.
+        rates: as for `adam`.
+    """
+    _native.soap(value, gradient, mean, matrices, *rates, kernels)
 
 
 @functools.lru_cache(maxsize=64)

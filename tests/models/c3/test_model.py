@@ -133,7 +133,7 @@ def test_estimate_is_the_length(coded):
     for i, f in enumerate(fitted):
         bits = sum(bits_of(f.grids, f.nets.entropy(), f.nets.architecture.taps))
         assert 0 <= 8 * len(f.strings[1]) - bits <= 40
-        fit = Fit(x[i : i + 1], PRESETS["c3-fast"], LMBDA)
+        fit = Fit(x[i : i + 1], PRESETS["c3-fast"], LMBDA, backend="torch")
         search = _Search(fit)
         search.inputs = module_context(fit, f)
         search.latents = fit.grid_plane.latents(fit.grid_plane.place(f.grids).float())

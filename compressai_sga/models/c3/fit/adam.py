@@ -4,6 +4,8 @@
 torch.optim.Adam has one rate for a whole tensor. Here the first dimension is the image, and an image whose
 fit has stalled gets a smaller rate than the others. With equal rates the results are the same as torch's.
 
+With `kernels`, the same is done in C++ in one pass over the memory.
+
 In:  parameters (B, ...) with gradients; rates. Out: parameters, updated in place.
 """
 
@@ -11,8 +13,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .. import native
 
 __all__ = ["Adam"]
 
@@ -23,10 +28,13 @@ class Adam:
     Args:
         parameters: updated in place; all with the same number of images.
         betas: decay of the two moments.
+        kernels: one of `native.KERNELS`, for parameters on the CPU; PyTorch by default.
     """
 
-    def __init__(self, parameters: list[Tensor], betas: tuple[float, float]) -> None:
-        self.parameters, self.betas, self.count = parameters, betas, 0
+    def __init__(
+        self, parameters: list[Tensor], betas: tuple[float, float], kernels: str | None = None
+    ) -> None:
+        self.parameters, self.betas, self.kernels, self.count = parameters, betas, kernels, 0
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
 
     @property
@@ -44,7 +52,17 @@ class Adam:
         rate = torch.as_tensor(rate) * correction / (1 - first**self.count)
         for parameter, (mean, square) in zip(self.parameters, self.moments):
             gradient = parameter.grad
+            if self.kernels is not None:
+                rates = rate.expand(len(parameter)).tolist()
+                for *arrays, each in zip(*_arrays(parameter, gradient, mean, square), rates):
+                    native.adam(*arrays, (1 - first, 1 - second, each, 1e-8 * correction), self.kernels)
+                continue
             mean.lerp_(gradient, 1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             change = mean / (square.sqrt() + 1e-8 * correction)
             parameter.sub_(change * (rate.reshape(-1, *[1] * (parameter.ndim - 1)) if rate.ndim else rate))
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The same memory; a gradient's may have to be put in order."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

@@ -77,6 +77,11 @@ class GridPlane:
         self.positions = self.rows * self.width
         self.mask = self.spread([1.0] * grids, device)[:, self.top : self.top + self.rows].reshape(-1)
 
+    @property
+    def places(self) -> list[tuple[int, int, int, int]]:
+        """(y, x, height, width) of each grid in the plane."""
+        return [(y.start, x.start, y.stop - y.start, x.stop - x.start) for y, x in self._slices]
+
     def spread(self, values: Sequence[float], device: torch.device | str | None = None) -> Tensor:
         """A plane (1, height, width) with one value in each grid, zeros elsewhere."""
         plane = torch.zeros(1, self.height, self.width, device=device)
@@ -134,7 +139,7 @@ class GridPlane:
     def _reduced(self, plane: Tensor) -> Tensor:
         """At each latent of grid i what `contexts.halve` makes of grid i - 1."""
         grids, found = self.grids(plane), torch.zeros_like(plane)
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=plane.device) / 8
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=plane.dtype, device=plane.device) / 8
         kernel = (taps[:, None] * taps)[None, None]
         for place, fine in zip(self._slices[1:], grids):
             odd_y, odd_x = fine.shape[1] % 2, fine.shape[2] % 2

@@ -45,6 +45,7 @@ from ..network import context_of, entropy_net, latent_bits, synthesise, upsample
 from ..tables import MAX_LATENT
 from . import memory
 from .adam import Adam
+from .fused import Backend, fused_loss
 from .grid_plane import GridPlane
 from .initialisation import first_parameters, origin_of, parameter_scale, warm_parameters
 from .soap import Soap
@@ -93,6 +94,7 @@ class Fit:
         seed: of the first weights and of the noise.
         max_seconds: of wall time, for all of it; unlimited by default.
         warm: whether to start from the default nets of the zoo, where they fit the architecture.
+        backend: what computes loss and gradients, see `fused`; the fastest by default.
 
     Raises:
         ValueError: an argument out of range.
@@ -108,6 +110,7 @@ class Fit:
         seed: int = 0,
         max_seconds: float | None = None,
         warm: bool = True,
+        backend: Backend = "auto",
     ) -> None:
         steps = preset.steps if steps is None else steps
         _check(x, lmbda, steps, seed, max_seconds, preset)
@@ -123,6 +126,8 @@ class Fit:
         self._specs = layout(a)
         self._lengths = [math.prod(spec.shape) for spec in self._specs]
         self._scale = parameter_scale(preset).to(device)
+        # Which array a parameter belongs to, (parameters, arrays).
+        self._members = torch.block_diag(*(torch.ones(n, 1) for n in self._lengths)).to(device)
         self.plane = torch.zeros(batch, self.grid_plane.height, self.grid_plane.width, device=device)
         self.starts = [nearest(a, value) if warm else None for value in self.lmbda.tolist()]
         if None in self.starts:
@@ -133,8 +138,9 @@ class Fit:
             self._origin = origin_of(preset, self.starts).to(device)
         for parameter in (self.plane, self.nets):
             parameter.requires_grad_()
+        self.fused = fused_loss(a, self.grid_plane, x, backend)
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
+        self._optimisers = [self._of_latents(), self._of_nets()]
         self.step_count, self.seconds = 0, 0.0
         self._finish: Stage2 | None = None
         self._cache: tuple[Any, Tensor] | None = None
@@ -217,16 +223,26 @@ class Fit:
         """Latents, softly rounded before and after noise is added."""
         settings = self.settings
         temperature, size = (a + (b - a) * part for a, b in (settings.temperature, settings.noise_range))
-        latents = self.plane * self._gain
         draw = gaussian_noise if settings.noise == "gaussian" else kumaraswamy_noise
         noise = draw(self._inside, self._generator, size) * self._inside
-        noisy = soft_round(latents, temperature) + noise
+        if self.fused is not None and settings.after_noise == "soft_round":
+            return self.fused.soften(self.plane, self._gain, noise, temperature)
+        noisy = soft_round(self.plane * self._gain, temperature) + noise
         if settings.after_noise == "conditional_mean":
             return conditional_mean(noisy, temperature)
         return soft_round(noisy, temperature)
 
     def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
         """mse + lmbda * bpp of each image, (B,)."""
+        if self.fused is not None:
+            loss, *parts = self.fused(plane, self.nets * self._scale, self.lmbda)
+        else:
+            loss, *parts = self._by_torch(plane, cached)
+        self._last = tuple(part.detach() for part in parts)
+        return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
+
+    def _by_torch(self, plane: Tensor, cached: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """mse + lmbda * bpp, mse, bpp; each (B,)."""
         arrays = self.arrays()
         if cached:
             inputs, latents = self._cache
@@ -236,9 +252,7 @@ class Fit:
         bits = latent_bits(latents, entropy_net(arrays, inputs, self.architecture)) @ self.grid_plane.mask
         mse = (synthesise(arrays, channels, self.architecture) - self.x).square().mean((1, 2, 3))
         bpp = bits / (self.size[0] * self.size[1])
-        self._last = (mse.detach(), bpp.detach())
-        loss = mse + self.lmbda * bpp
-        return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
+        return mse + self.lmbda * bpp, mse, bpp
 
     def _weight_bpp(self) -> Tensor:
         """Bits of the nets up to a constant, (B,): N log2 of the mean magnitude for an array of N weights.
@@ -247,11 +261,9 @@ class Fit:
         differences from the default nets.
         """
         size = ((self.nets - self._origin) * self._scale).abs()
-        bits = [
-            count * torch.log2(part.mean(1) + _FINEST_STEP)
-            for count, part in zip(self._lengths, size.split(self._lengths, 1))
-        ]
-        return torch.stack(bits).sum(0) / (self.size[0] * self.size[1])
+        counts = self._members.sum(0)
+        bits = torch.log2(size @ self._members / counts + _FINEST_STEP) @ counts
+        return bits / (self.size[0] * self.size[1])
 
     def _clip(self) -> None:
         """Bound the norm of each image's gradient."""
@@ -264,12 +276,18 @@ class Fit:
         for parameter in clipped:
             parameter.grad.mul_(factor.reshape(-1, *[1] * (parameter.ndim - 1)))
 
+    def _of_latents(self) -> Adam:
+        """A new optimiser of the latents."""
+        kernels = None if self.fused is None else self.fused.backend
+        return Adam([self.plane], self.settings.betas, kernels)
+
     def _of_nets(self) -> Adam | Soap:
         """A new optimiser of the nets."""
         betas = self.settings.net_betas
         if self.settings.net_optimiser == "adam":
             return Adam([self.nets], betas)
-        return Soap(self.nets, self._specs, betas)
+        kernels = None if self.fused is None else self.fused.backend
+        return Soap(self.nets, self._specs, betas, kernels=kernels)
 
     def _update(self, rate: Tensor | float) -> None:
         for optimiser in self._optimisers:
@@ -288,7 +306,7 @@ class Fit:
         nets_only = settings.finish == "nets"
         if nets_only:
             plane = self.plane_hat()
-            if self._cache is None:
+            if self._cache is None and self.fused is None:
                 self._cache = (context_of(plane, self.grid_plane), self.grid_plane.latents(plane))
             loss = self._loss(plane, cached=True)
         else:
@@ -308,7 +326,7 @@ class Fit:
         """Rounded latents, a new optimiser, nothing better known yet."""
         nets_only = self.settings.finish == "nets"
         self.plane.requires_grad_(not nets_only)
-        of_latents = [] if nets_only else [Adam([self.plane], self.settings.betas)]
+        of_latents = [] if nets_only else [self._of_latents()]
         self._optimisers = [*of_latents, self._of_nets()]
         moving = [p.detach() for optimiser in self._optimisers for p in optimiser.parameters]
         moving += [tensor for optimiser in self._optimisers for tensor in optimiser.state]
@@ -351,7 +369,7 @@ class Fit:
                 "the arguments of the saved fit"
             )
         self.plane.requires_grad_()
-        self._optimisers = [Adam([self.plane], self.settings.betas), self._of_nets()]
+        self._optimisers = [self._of_latents(), self._of_nets()]
         self.step_count, self.seconds = state["step_count"], state["seconds"]
         self.plane.copy_(state["plane"])
         self.nets.copy_(state["nets"])

@@ -8,19 +8,24 @@ The eigenvectors are updated every few steps by one power iteration, Q <- QR(L Q
 their share of L. So most steps cost only a few products of matrices no wider than 50.
 
 A layer's bias is the last column of its matrix: a layer is one linear map of its inputs and a constant 1.
-Nets are flat here, (B, parameters), as in `loop`; each image has its own bases and its own rate.
+Nets are flat here, (B, parameters), as in `loop`; each image has its own bases and its own rate. With
+`kernels`, all but the update of the bases is done in C++: the matrices are so small that PyTorch's calls take
+longer than the products.
 
 In:  parameters (B, P) with gradient; specs of `config.layout`. Out: parameters, updated in place.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .. import native
 from ..config import ArraySpec
 
 __all__ = ["Soap"]
@@ -34,6 +39,7 @@ class Soap:
         specs: what the parameters are.
         betas: decay of the mean gradient, and of its square in the basis and of L and R.
         every: steps between two updates of the bases.
+        kernels: one of `native.KERNELS`, for nets on the CPU; PyTorch by default.
     """
 
     def __init__(
@@ -42,7 +48,9 @@ class Soap:
         specs: Sequence[ArraySpec],
         betas: tuple[float, float] = (0.95, 0.95),
         every: int = 10,
+        kernels: str | None = None,
     ) -> None:
+        self.kernels = kernels
         self.parameters, self.betas, self.every, self.count = [nets], betas, every, 0
         self._places = [place.to(nets.device) for place in _matrices(specs)]
         batch, device = len(nets), nets.device
@@ -65,6 +73,12 @@ class Soap:
         self.count += 1
         first, second = self.betas
         nets = self.parameters[0]
+        rate = torch.as_tensor(rate)  # a number stays on the CPU, as in `adam`
+        rate = rate * math.sqrt(1 - second**self.count) / (1 - first**self.count)
+        epsilon = 1e-8 * math.sqrt(1 - second**self.count)
+        if self.kernels is not None:
+            self._step_in_cpp(rate.expand(len(nets)).tolist(), epsilon)
+            return
         self._mean.lerp_(nets.grad, 1 - first)
         change = torch.zeros_like(nets)
         for place, square, sides in zip(self._places, self._squares, self._sides):
@@ -75,24 +89,46 @@ class Soap:
                 self._first_bases(gradient, sides)
             *_, u, v = sides
             square.lerp_((u.mT @ gradient @ v).square(), 1 - second)
-            scaled = (u.mT @ mean @ v) / (square.sqrt() + 1e-8 * math.sqrt(1 - second**self.count))
+            scaled = (u.mT @ mean @ v) / (square.sqrt() + epsilon)
             change[:, place.flatten()] = (u @ scaled @ v.mT).flatten(1)
-            self._move_bases(gradient, square, sides)
-        rate = torch.as_tensor(rate)  # a number stays on the CPU, as in `adam`
-        rate = rate * math.sqrt(1 - second**self.count) / (1 - first**self.count)
+            for total, product in zip(sides, (gradient @ gradient.mT, gradient.mT @ gradient)):
+                total.lerp_(product, 1 - second)
+            self._move_bases(square, sides)
         nets.sub_(change * (rate[:, None] if rate.ndim else rate))
+
+    def _step_in_cpp(self, rates: list[float], epsilon: float) -> None:
+        first, second = self.betas
+        nets = self.parameters[0]
+        if self.count == 1:
+            for place, sides in zip(self._places, self._sides):
+                self._first_bases(nets.grad[:, place.flatten()].unflatten(1, place.shape), sides)
+        flat = [tensor.detach().contiguous().numpy() for tensor in (nets, nets.grad, self._mean)]
+        for value, gradient, mean, rate, matrices in zip(*flat, rates, self._matrices_in_cpp):
+            native.soap(value, gradient, mean, matrices, (1 - first, 1 - second, rate, epsilon), self.kernels)
+        for square, sides in zip(self._squares, self._sides):
+            self._move_bases(square, sides)
+
+    @functools.cached_property
+    def _matrices_in_cpp(self) -> list[list[tuple[np.ndarray, ...]]]:
+        """For each image and matrix its places and state, in the memory of the tensors."""
+        return [
+            [
+                (place.int().numpy(), *(tensor[image].numpy() for tensor in (square, *sides)))
+                for place, square, sides in zip(self._places, self._squares, self._sides)
+            ]
+            for image in range(len(self._mean))
+        ]
 
     def _first_bases(self, gradient: Tensor, sides: list[Tensor]) -> None:
         for side, product in enumerate((gradient @ gradient.mT, gradient.mT @ gradient)):
             sides[side].copy_(product)
             sides[2 + side].copy_(torch.linalg.eigh(product)[1].flip(-1))
 
-    def _move_bases(self, gradient: Tensor, square: Tensor, sides: list[Tensor]) -> None:
-        for side, product in enumerate((gradient @ gradient.mT, gradient.mT @ gradient)):
+    def _move_bases(self, square: Tensor, sides: list[Tensor]) -> None:
+        if self.count % self.every:
+            return
+        for side in range(2):
             total, basis = sides[side], sides[2 + side]
-            total.lerp_(product, 1 - self.betas[1])
-            if self.count % self.every:
-                continue
             size = (basis.mT @ total @ basis).diagonal(dim1=1, dim2=2)
             order = size.argsort(1, descending=True)
             basis.copy_(torch.linalg.qr(total @ basis.gather(2, order[:, None].expand_as(basis)))[0])

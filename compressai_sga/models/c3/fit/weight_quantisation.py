@@ -6,7 +6,7 @@ runs of the whole codec (`shared`; here powers of two). The mode `each` is bette
 has its own step, found by coordinate descent in moves of two octaves, then of one. Then it tries a dead zone,
 inside which weights are rounded to the value that costs least (0, or the default nets' value), and last the
 whole array at those values. An array of the entropy net changes only the rate, any other only the mse. The
-latents are fixed, so the nets' inputs are computed once.
+latents are fixed, so what depends on them alone is computed once.
 
 In:  a finished `Fit`. Out: for each image, `Nets` whose entropy net is known to stay within 32 bits.
 Fails with RuntimeError if no step achieves that, which happens only with weights beyond 2^15.
@@ -26,12 +26,14 @@ from ..integer import MAX_CLAMP, AccumulationError
 from ..integer import MAX_SHIFT as MAX_ENTROPY_SHIFT
 from ..network import context_of, entropy_net, latent_bits, refine, synthesise, upsample
 from ..weights import MAX_SHIFT, Nets, array_bits
+from .fused import Since
 from .loop import Fit
 
 __all__ = ["round_nets"]
 
 _SHARED = (14, 13, 11, 10, 8, 7, 6)  # the paper's 5e-5 ... 1e-2
 _FIRST_SHIFT = {"entropy": 8, "upsampling": 8, "synthesis": 8, "refinement": 9}
+_SINCE: dict[str, Since] = {"upsampling": "latents", "synthesis": "channels", "refinement": "refinement"}
 _BIAS_OVER_WEIGHT = 8  # how much finer a bias's step may be, see `integer`
 _SWEEPS = 3
 _ZONE = 0.1  # by how much of a step the dead zone grows
@@ -61,9 +63,12 @@ class _Search:
         self.fit, self.specs = fit, layout(fit.architecture)
         self.px = fit.size[0] * fit.size[1]
         self.exact = fit.arrays()
-        plane = fit.plane_hat()
-        self.inputs = context_of(plane, fit.grid_plane)
-        self.latents = fit.grid_plane.latents(plane)
+        self.plane = plane = fit.plane_hat()
+        if fit.fused is not None:
+            fit.fused.load(plane)
+        else:
+            self.inputs = context_of(plane, fit.grid_plane)
+            self.latents = fit.grid_plane.latents(plane)
         self.grids = fit.grid_plane.grids(plane)
         batch = len(fit.x)
         self.shifts = {spec.name: torch.full((batch,), _FIRST_SHIFT[spec.part]) for spec in self.specs}
@@ -77,15 +82,23 @@ class _Search:
 
     def rate(self, arrays: dict[str, Tensor]) -> Tensor:
         """lmbda * bits of the latents / px."""
-        outputs = entropy_net(arrays, self.inputs, self.fit.architecture)
-        bits = latent_bits(self.latents, outputs) @ self.fit.grid_plane.mask
+        if self.fit.fused is not None:
+            bits = self.fit.fused.bits(self._flat(arrays))
+        else:
+            outputs = entropy_net(arrays, self.inputs, self.fit.architecture)
+            bits = latent_bits(self.latents, outputs) @ self.fit.grid_plane.mask
         return self.fit.lmbda * bits / self.px
 
     def error(self, arrays: dict[str, Tensor], channels: Tensor | None = None) -> Tensor:
         """mse of the decoded image, clamped to [0, 1]; from the upsampled grids if they are known."""
+        if self.fit.fused is not None:
+            return self.fit.fused.error(self.plane, self._flat(arrays))
         if channels is None:
             channels = upsample(arrays, self.grids, self.fit.size, self.fit.architecture)
         return self._distance(synthesise(arrays, channels, self.fit.architecture))
+
+    def _flat(self, arrays: dict[str, Tensor]) -> Tensor:
+        return torch.cat([arrays[spec.name].flatten(1) for spec in self.specs], 1)
 
     def _distance(self, image: Tensor) -> Tensor:
         return (image.clamp(0, 1) - self.fit.x).square().mean((1, 2, 3))
@@ -119,6 +132,10 @@ class _Search:
     def _part_cost(self, part: str) -> Callable[[dict[str, Tensor]], Tensor]:
         if part == "entropy":
             return self.rate
+        if self.fit.fused is not None:
+            self.error(self.rounded)  # of which the parts before this one are kept
+            since = _SINCE[part]
+            return lambda arrays: self.fit.fused.error(self.plane, self._flat(arrays), since)
         if part == "upsampling":
             return self.error
         channels = upsample(self.rounded, self.grids, self.fit.size, self.fit.architecture)

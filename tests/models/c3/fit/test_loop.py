@@ -72,7 +72,7 @@ def test_with_a_clamp_and_no_mean_it_would_collapse(monkeypatch):
     monkeypatch.setattr(fit_module, "synthesise", lambda *a: clamped(*a).clamp(0, 1))
     detail = natural(40, 40) - natural(40, 40).mean((2, 3), keepdim=True)
     x = (0.95 + 0.2 * detail).clamp(0, 1)
-    fit = Fit(x, PRESETS["c3-paper"], 1e-6, steps=80)
+    fit = Fit(x, PRESETS["c3-paper"], 1e-6, steps=80, backend="torch")
     with torch.no_grad():
         fit.nets[:, -3:] = 0.0  # the last bias
     fit.run()

@@ -163,7 +163,7 @@ def test_squares_follow_their_directions_when_bases_are_sorted():
     for side, size in enumerate((2, 3)):
         sides[side].copy_(torch.diag(torch.arange(1.0, size + 1))[None])
         sides[2 + side].copy_(torch.eye(size)[None])
-    soap._move_bases(torch.zeros(1, 2, 3), square, sides)
+    soap._move_bases(square, sides)
     assert torch.equal(square[0], torch.arange(6.0).reshape(2, 3).flip(0, 1))
     for side, size in enumerate((2, 3)):
         torch.testing.assert_close(sides[2 + side][0].abs(), torch.eye(size).flip(1))
