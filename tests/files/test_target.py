@@ -89,12 +89,22 @@ def test_c3_reaches_a_size_and_a_killed_search_goes_on_without_the_fits_that_are
 ):
     source, target = tmp_path / "in.png", tmp_path / "out.csga"
     files.write_picture(source, Picture(CROP.pixels[:24, :32].copy()))
-    command = ["compress", str(source), str(target), "-a", "c3-fast", "--steps", "6", "--target-bytes", "300"]
+    command = [
+        "compress",
+        str(source),
+        str(target),
+        "-a",
+        "c3-fast",
+        "--steps",
+        "20",
+        "--target-bytes",
+        "300",
+    ]
     step, taken = Fit.step, []
 
     def counted(self):
         taken.append(float(self.lmbda[0]))
-        if len(taken) == 10:
+        if len(taken) == 30:
             raise MemoryError
         step(self)
 
@@ -103,11 +113,11 @@ def test_c3_reaches_a_size_and_a_killed_search_goes_on_without_the_fits_that_are
     assert len(list(tmp_path.glob("out.csga.fit.*"))) == 1
     first = taken[0]
     assert main(command) == 0
-    assert first not in taken[10:] and "going on from" in (said := capsys.readouterr()).err
+    assert first not in taken[30:] and "going on from" in (said := capsys.readouterr()).err
     container = unpack(target.read_bytes())
     assert (container.quality, container.steps) == (
         0,
-        6,
+        20,
     ) and f": lmbda {container.lmbda:g}, after" in said.out
     assert abs(math.log(target.stat().st_size / 300)) <= TOLERANCE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "out.csga"]

@@ -188,7 +188,7 @@ def test_a_stopped_queue_goes_on(stand_in, number, capfd):
     context = multiprocessing.get_context("fork")
     process = context.Process(target=lambda: os._exit(run_queue()))
     process.start()
-    for _ in range(600):
+    for _ in range(6000):
         if Path("states/first.safetensors").exists():
             break
         time.sleep(0.02)
