@@ -56,9 +56,9 @@ __all__ = ["Fit", "Progress"]
 _STE_TEMPERATURE = 1e-4
 _FINEST_STEP = 2.0**-9  # of a weight that matters: smaller differences cost nothing
 _SMALLEST_RATE = 1e-8
-# What the search for the weights' steps and the coding may take: on a CPU as long as so many steps, on a GPU,
-# where a step is as slow as its pixels are many and the search is not, so many seconds and a part of one for
-# each image.
+# What the search for the weights' steps and the coding may take: a part of a second for each image, and on a
+# CPU as long as so many steps; on a GPU, where a step is as slow as its pixels are many and the search is
+# not, so many seconds.
 _RESERVED_STEPS = 100
 _RESERVED_SECONDS, _RESERVED_SECONDS_AN_IMAGE = 1.0, 0.25
 
@@ -169,9 +169,8 @@ class Fit:
         spent = self.step_count / self.steps
         if self.max_seconds is not None:
             pace = self.seconds / max(1, self.step_count)
-            reserved = _RESERVED_STEPS * pace
-            if self.x.is_cuda:
-                reserved = _RESERVED_SECONDS + _RESERVED_SECONDS_AN_IMAGE * len(self.x)
+            reserved = _RESERVED_SECONDS if self.x.is_cuda else _RESERVED_STEPS * pace
+            reserved += _RESERVED_SECONDS_AN_IMAGE * len(self.x)
             for_fit = self.max_seconds - min(0.4 * self.max_seconds, reserved)
             spent = max(spent, self.seconds / for_fit)
         return min(1.0, spent)

@@ -155,6 +155,13 @@ def test_time_ends_a_fit_and_its_annealing():
     assert fit._finish is not None  # the last part was reached
 
 
+def test_fast_steps_leave_time_for_what_follows():
+    """The search takes half a second for the smallest image, however fast its steps are."""
+    fit = Fit(natural(16, 16), PRESETS["c3-fast"], LMBDA, steps=10**6, max_seconds=10.0)
+    fit.step_count, fit.seconds = 4000, 9.6
+    assert fit.share == 1.0
+
+
 def test_steps_end_a_fit_that_has_time():
     fit = Fit(natural(16, 16), PRESETS["c3-fast"], LMBDA, steps=7, max_seconds=1e6)
     fit.run()
