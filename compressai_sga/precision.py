@@ -18,8 +18,10 @@ In:  nothing. Out: contexts, or decorators of functions. Fails with nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,42 @@ import torch
 __all__ = ["fixed_algorithms", "full_float32", "full_precision", "tf32_is_allowed"]
 
 _KINDS = ("cpu", "cuda", "mps", "xpu")
+Setting = tuple[Callable[[], Any], Callable[[Any], Any], Any]
+"""A setting of the process: what returns it, what sets it, and the value that is needed."""
+
+
+class _Shared:
+    """Settings of the process that hold while any thread is within; the last to leave restores them.
+
+    Each thread by itself would save what another has set, and take away what another still needs.
+    """
+
+    def __init__(self, settings: Callable[[], list[Setting]]) -> None:
+        self._settings, self._lock = settings, threading.Lock()
+        self._threads = 0
+        self._before: list[Any] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        settings = self._settings()
+        with self._lock:
+            if self._threads == 0:
+                self._before = [get() for get, _, _ in settings]
+            self._threads += 1
+        try:
+            for _, change, value in settings:
+                change(value)
+            yield
+        finally:
+            with self._lock:
+                self._threads -= 1
+                if self._threads == 0:
+                    for (_, change, _), value in zip(settings, self._before, strict=True):
+                        change(value)
+
+
+def _attribute(owner: Any, name: str, value: Any) -> Setting:
+    return partial(getattr, owner, name), partial(setattr, owner, name), value
 
 
 @contextmanager
@@ -36,9 +74,7 @@ def full_precision() -> Iterator[None]:
         for kind in _KINDS:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_dtype() != torch.float32:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(torch.float32)
+        stack.enter_context(_float32_by_default())
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
@@ -50,39 +86,33 @@ def full_float32() -> Iterator[None]:
 
     The settings are those of the process, so other threads see them too. The CPU's do not change.
     """
-    with _set(_float32_settings()):
+    with _in_full():
         yield
-
-
-def tf32_is_allowed() -> bool:
-    """Whether a GPU may multiply float32 in less than full precision now."""
-    lowest = ("tf32", "bf16", True)
-    return any(getattr(owner, name) in lowest for owner, name, _ in _float32_settings())
-
-
-def _float32_settings() -> list[tuple[Any, str, Any]]:
-    """Owner, name and value in full precision of torch's settings."""
-    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older names raise once these were used
-        return [(products, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
-    return [(products, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 
 @contextmanager
 def fixed_algorithms() -> Iterator[None]:
     """A context in which cuDNN takes only algorithms with a fixed order of sums; else as `full_float32`."""
-    with _set([(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]):
+    with _in_order():
         yield
 
 
-@contextmanager
-def _set(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Gives attributes of (owner, name) these values, and their own again at the end."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
-    try:
-        for owner, name, value in settings:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+def tf32_is_allowed() -> bool:
+    """Whether a GPU may multiply float32 in less than full precision now."""
+    return any(get() in ("tf32", "bf16", True) for get, _, _ in _float32_settings())
+
+
+def _float32_settings() -> list[Setting]:
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # torch >= 2.9, where the older names raise once these were used
+        return [_attribute(owner, "fp32_precision", "ieee") for owner in (products, cudnn.conv)]
+    return [_attribute(owner, "allow_tf32", False) for owner in (products, cudnn)]
+
+
+def _cudnn_settings() -> list[Setting]:
+    cudnn = torch.backends.cudnn
+    return [_attribute(cudnn, "deterministic", True), _attribute(cudnn, "benchmark", False)]
+
+
+_in_full, _in_order = _Shared(_float32_settings), _Shared(_cudnn_settings)
+_float32_by_default = _Shared(lambda: [(torch.get_default_dtype, torch.set_default_dtype, torch.float32)])

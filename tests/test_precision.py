@@ -13,7 +13,7 @@ import torch
 from compressai.models import MeanScaleHyperprior
 from torch import Tensor, nn
 
-from compressai_sga import files
+from compressai_sga import files, precision
 from compressai_sga.models.c3 import C3Fast
 from compressai_sga.models.rda import RateDistortionAutoencoder
 from compressai_sga.precision import full_precision
@@ -102,6 +102,28 @@ def test_the_context_gives_back_what_it_found():
         made = torch.eye(2, dtype=torch.float32, device="cpu")
         assert (made @ made).dtype == torch.bfloat16
     assert torch.zeros(2).dtype == torch.float32 and torch.zeros(2).device.type == "cpu"
+
+
+SETTINGS: dict[str, Callable[[], object]] = {
+    "full_float32": precision.tf32_is_allowed,
+    "fixed_algorithms": lambda: torch.backends.cudnn.deterministic,
+    "full_precision": torch.get_default_dtype,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_last_thread_restores_settings_of_the_process(name):
+    """A thread that ended before another used to take the setting away from it, which then kept it for ever."""
+    context, setting = getattr(precision, name), SETTINGS[name]
+    with switched_on():
+        own = setting()
+        with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+            first.enter_context(context())
+            within = setting()
+            second.enter_context(context())
+            first.close()
+            assert setting() == within != own
+        assert setting() == own
 
 
 def test_a_model_that_was_made_in_inference_mode_can_be_refined():
