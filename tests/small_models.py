@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import compressai
 import torch
 from compressai.registry import MODELS
 from torch import Tensor, nn
 
 from compressai_sga.models import elic, universal
 
-__all__ = ["SIZES", "build", "picture", "rate_point"]
+__all__ = ["SIZES", "build", "once", "picture", "rate_point"]
 
 SIZES: dict[str, tuple] = {
     "bmshj2018-factorized": (16, 24),
@@ -32,6 +35,22 @@ SIZES: dict[str, tuple] = {
 }
 
 
+def once(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Builds a model at the first call, since coding tables take long, and copies it at each."""
+    built: dict[str, nn.Module] = {}
+
+    @functools.wraps(build)
+    def copied(*arguments: Any, **named: Any) -> nn.Module:
+        key = repr((arguments, named, compressai.get_entropy_coder()))
+        if key not in built:
+            with torch.random.fork_rng():
+                built[key] = build(*arguments, **named)
+        return copy.deepcopy(built[key])
+
+    return copied
+
+
+@once
 def build(name: str, sizes: Mapping[str, tuple] = SIZES) -> nn.Module:
     """The model of this name."""
     torch.manual_seed(1)

@@ -26,10 +26,12 @@ from compressai_sga.errors import SgaError, ShapeError
 from compressai_sga.models import elic
 from compressai_sga.models.elic import SpaceChannelContext
 from compressai_sga.models.gains import fold
+from tests.small_models import once
 
 GROUPS = [4, 4, 16]
 
 
+@once
 def build(N: int = 16, M: int = 24, groups: list[int] | None = GROUPS) -> SpaceChannelContext:
     """Random weights; latents and predicted scales of a few steps."""
     with torch.random.fork_rng():

@@ -30,6 +30,7 @@ from compressai_sga.models.gains import (
     scale_latent,
 )
 from compressai_sga.refine import LMBDA_BY_QUALITY
+from tests.small_models import once
 
 STOCK = {
     "bmshj2018-factorized": (8, 12),
@@ -59,6 +60,7 @@ SIZES = {**STOCK, **OURS, **REFUSED}
 CLASSES = {**MODELS, **elic.ARCHITECTURES, **universal.ARCHITECTURES, **rda.ARCHITECTURES}
 
 
+@once
 def build(name: str) -> nn.Module:
     """A random model with wide latents and scales, medians and biases that are not 0, images of mean grey."""
     with torch.random.fork_rng():

@@ -19,10 +19,12 @@ import compressai_sga
 from compressai_sga.coding import set_coder
 from compressai_sga.errors import UnsupportedModelError
 from compressai_sga.models import rda
+from tests.small_models import once
 
 NAMES = {"rda-l2": "l2", "rda-l1": "l1", "rda-ms-ssim": "ms-ssim"}
 
 
+@once
 def build(name: str = "rda-l2") -> torch.nn.Module:
     """A small model with random weights, wide latents off the integers, and coding tables."""
     with torch.random.fork_rng():

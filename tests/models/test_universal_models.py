@@ -29,11 +29,13 @@ import compressai_sga
 from compressai_sga.errors import BitstreamError, UnsupportedModelError
 from compressai_sga.models import universal as module
 from compressai_sga.models.universal import LEVELS, UniversalBottleneck, UniversalGaussian, anneal, universal
+from tests.small_models import once
 
 ALARM = 1e-4
 STOCK = (FactorizedPrior, FactorizedPriorReLU, ScaleHyperprior, MeanScaleHyperprior)
 
 
+@once
 def build(stock: type, temperature: float = 0.2) -> torch.nn.Module:
     """A small model with random weights, wide latents and coding tables."""
     with torch.random.fork_rng():

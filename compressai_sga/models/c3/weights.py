@@ -58,6 +58,7 @@ _SHIFT_COINS, _SCALE_COINS = 5, 7
 _LAST_ROW = 50  # of the scales: 2^7.5, the table's last
 _MAX_LOW_BITS = 16
 _SCALES = _LAST_ROW + 1 + 4 * _MAX_LOW_BITS  # fits into 7 coins
+_TABULATED = 4096  # largest value whose bits are looked up
 _ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu")
 _AnsCoder = constriction.stream.stack.AnsCoder
 
@@ -141,24 +142,37 @@ def _row_of(scale: int) -> tuple[int, int]:
 
 def _best_scale(integers: np.ndarray) -> tuple[int, float]:
     """The cheapest scale, and the bits of the values with it."""
-    mean = float(np.abs(integers).mean())
-    around = min(_SCALES - 1, round(4 * (math.log2(max(mean, 2.0**-5)) + 5)))
+    magnitudes = np.abs(integers)
+    around = min(_SCALES - 1, round(4 * (math.log2(max(float(magnitudes.mean()), 2.0**-5)) + 5)))
     low, high = max(0, around - 5), min(_SCALES - 1, around + 5)
-    costs = {scale: _value_bits(integers, scale) for scale in {*range(low, high + 1), 0}}
-    best = min(costs, key=lambda scale: costs[scale])
-    return best, costs[best]
+    if magnitudes.max() <= _TABULATED:
+        tabulated = integers + _TABULATED
+        costs = _bits_by_scale()[low : high + 1].take(tabulated, 1).sum(1)
+        of_zeros = float(_bits_by_scale()[0].take(tabulated).sum())
+    else:
+        costs = np.array([_value_bits(integers, scale).sum() for scale in range(low, high + 1)])
+        of_zeros = float(_value_bits(integers, 0).sum())
+    best = int(costs.argmin())
+    return (low + best, float(costs[best])) if costs[best] < of_zeros else (0, of_zeros)
 
 
-def _value_bits(integers: np.ndarray, scale: int) -> float:
+@functools.cache
+def _bits_by_scale() -> np.ndarray:
+    """Of each scale and each value from -_TABULATED to _TABULATED."""
+    values = np.arange(-_TABULATED, _TABULATED + 1)
+    return np.stack([_value_bits(values, scale) for scale in range(_SCALES)])
+
+
+def _value_bits(integers: np.ndarray, scale: int) -> np.ndarray:
     table = rows()
     row, low = _row_of(scale)
     value, last = (integers >> low) - table.first[row], int(table.counts[row]) - 1
     far = (value < 0) | (value >= last)
-    bits = table.bits[table.start[row] + np.where(far, last, value)].sum() + low * len(integers)
-    for distance in value[far].tolist():
-        classes = _escape(distance, last)[1].bit_length() - 1
-        bits += table.bits[table.start[table.escape_row] + min(classes, 17)] + 1 + classes
-    return float(bits)
+    bits = table.bits[table.start[row] + np.where(far, last, value)] + low
+    distance = value[far]
+    _, digits = np.frexp(np.where(distance < 0, -distance, distance - last + 1))
+    bits[far] += table.bits[table.start[table.escape_row] + np.minimum(digits - 1, 17)] + digits
+    return bits
 
 
 def _escape(value: int, last: int) -> tuple[int, int]:
