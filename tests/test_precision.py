@@ -14,6 +14,7 @@ from compressai.models import MeanScaleHyperprior
 from torch import Tensor, nn
 
 from compressai_sga import files, precision
+from compressai_sga.files.codec import compress_described
 from compressai_sga.models.c3 import C3Fast
 from compressai_sga.models.rda import RateDistortionAutoencoder
 from compressai_sga.precision import full_precision
@@ -64,10 +65,14 @@ def rda() -> nn.Module:
     return model
 
 
-def filed() -> tuple:
-    pixels = (X[0, :, :20, :30] * 255).byte().permute(1, 2, 0).numpy()
-    data, _ = files.compress_picture(files.Picture(np.ascontiguousarray(pixels)), quality=1)
-    return data, torch.from_numpy(files.decompress_picture(data).pixels)
+def filed(compress: Callable[..., tuple]) -> Callable[[], tuple]:
+    pixels = np.ascontiguousarray((X[0, :, :20, :30] * 255).byte().permute(1, 2, 0).numpy())
+
+    def run() -> tuple:
+        data, *_ = compress(files.Picture(pixels), quality=1)
+        return data, torch.from_numpy(files.decompress_picture(data).pixels)
+
+    return run
 
 
 JOBS: dict[str, Callable[[], Callable[[], tuple]]] = {
@@ -79,7 +84,8 @@ JOBS: dict[str, Callable[[], Callable[[], tuple]]] = {
     "universal": lambda: coded(universal(MeanScaleHyperprior)),
     "rda": lambda: coded(rda()),
     "elic": lambda: coded(elic()),
-    "files": lambda: filed,
+    "pictures": lambda: filed(files.compress_picture),
+    "files": lambda: filed(compress_described),
 }
 
 

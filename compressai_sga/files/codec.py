@@ -141,8 +141,6 @@ def kind_of(model: str) -> Kind:
     return KINDS[filing_of(model, zoo.list_models)]
 
 
-@full_precision()
-@full_float32()
 def compress_picture(
     picture: Picture,
     *,
@@ -202,6 +200,8 @@ def compress_picture(
     return attempt.data, attempt.coded.result
 
 
+@full_precision()
+@full_float32()
 def _coded(
     picture: Picture, request: Request, bpp: float | None, size: float | None, psnr_db: float | None
 ) -> tuple[Attempt, Found | None]:
