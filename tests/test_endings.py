@@ -108,6 +108,7 @@ def test_evaluation_of_our_models(refused, images, arguments, expected):
         (["info", LONG], "cannot be read: File name too long"),
         (["info", "."], "cannot be read: Is a directory"),
         (["compare", "--images", LONG], "File name too long"),
+        (["compare", "--out", "a.png"], "--out a.png is no folder and cannot become one (File exists)"),
         (["eval_model", "pretrained", ".", "-a", "mbt2018-mean-small", "-q", "9"], "no quality 9"),
     ],
 )

@@ -143,7 +143,7 @@ def test_folders(folder, tmp_path, capsys):
     assert main(["decompress", str(folder), str(back)]) == 2
     assert f"{folder} holds no file that ends in .csga" in capsys.readouterr().err
     assert main(["compress", str(folder), str(coded / names[0])]) == 2
-    assert "is no folder to write to" in capsys.readouterr().err
+    assert f"the output {coded / names[0]} is no folder and cannot become one (File exists)" in capsys.readouterr().err
 
 
 def test_an_interrupted_folder_goes_on(folder, tmp_path, capsys, monkeypatch):
