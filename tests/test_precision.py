@@ -119,7 +119,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_last_thread_restores_settings_of_the_process(name):
-    """A thread that ended before another used to take the setting away from it, which then kept it for ever."""
+    """A thread that ended before another took the setting away from it, which then kept it for ever."""
     context, setting = getattr(precision, name), SETTINGS[name]
     with switched_on():
         own = setting()

@@ -67,11 +67,11 @@ KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
 
 
 def compress_file(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | bytes,
     target: str | os.PathLike[str],
     **options: Any,
 ) -> tuple[Description, RefineResult | FitResult | None]:
-    """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
+    """Compress an image file, or the bytes of one, to a `.csga` file; options as of `compress_picture`.
 
     An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added
     (and lmbda, while a size or PSNR is searched for). After an interrupt the same call goes on from there.
@@ -87,9 +87,9 @@ def compress_file(
     """
     if Path(target).suffix.lower() != ".csga":
         raise SgaError(f"{target} does not end in .csga; name the compressed file so")
+    require_writable(target)  # known before the work, not after it
     kept = "checkpoint" in kind_of(options.get("model", zoo.DEFAULT_MODEL)).TAKES
     if kept := kept and options.get("checkpoint") is None:
-        require_writable(target)  # known before the fit, not after it
         options["checkpoint"] = checkpoint_of(target)
     data, description, result = compress_described(read_picture(source), **options)
     with replacing(target) as file:
@@ -113,9 +113,13 @@ def compress_described(
 
 
 def decompress_file(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any
+    source: str | os.PathLike[str] | bytes, target: str | os.PathLike[str], **options: Any
 ) -> Container:
     """Write the image of a `.csga` file as PNG or TIFF, by the name's ending; options: `decompress_picture`.
+
+    Args:
+        source: the file, or its bytes.
+        target: the image.
 
     Returns:
         What the file holds.
@@ -126,11 +130,14 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    data = read_file(source)
+    require_writable(target)
+    data = source if isinstance(source, bytes) else read_file(source)
     try:
         picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
     except BitstreamError as error:
+        if isinstance(source, bytes):
+            raise
         raise BitstreamError(f"{source}: {error}") from error
     write_picture(target, picture)
     return container

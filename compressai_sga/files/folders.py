@@ -54,7 +54,7 @@ def outputs(
         short = path.relative_to(folder)
         name = short.with_suffix(ending) if stems[path.with_suffix("")] == 1 else Path(f"{short}{ending}")
         pairs.append((path, out / name))
-    for place in {out, *(output.parent for _, output in pairs)}:
+    for place in (out, *{output.parent for _, output in pairs}):
         require_folder(place, "the output")
     return pairs
 

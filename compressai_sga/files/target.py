@@ -90,7 +90,7 @@ class Wish:
         if self.psnr_db is not None:
             return f"{self.psnr_db if attempt is None else attempt.psnr_db:.2f} dB"
         if self.bytes is not None:
-            return f"{self.bytes if attempt is None else len(attempt.data):g} bytes"
+            return f"{self.bytes if attempt is None else len(attempt.data):.0f} bytes"
         return f"{self.bpp if attempt is None else 8 * len(attempt.data) / pixels:.4f} bpp"
 
 
