@@ -75,10 +75,10 @@ def test_shards_belong_together(tmp_path, monkeypatch):
 def test_jobs_have_names(tmp_path):
     import visit
 
-    assert dict(visit.parse_jobs(["a --arch x -N 8"])) == {"a": ["--arch", "x", "-N", "8"]}
-    for wrong in ("--arch x", "a", "a/b --arch x"):
+    assert visit.parse_jobs(["a --arch x -N 8"]) == {"a": ["--arch", "x", "-N", "8"]}
+    for wrong in (["--arch x"], ["a"], ["a/b --arch x"], ["a --arch x", "a --arch y"]):
         with pytest.raises(SystemExit) as stop:
-            visit.main(["train", "--data", ".", "--out", str(tmp_path), "--job", wrong])
+            visit.main(["train", "--data", ".", "--out", str(tmp_path), *(f"--job={job}" for job in wrong)])
         assert stop.value.code == 2
 
 
