@@ -85,6 +85,7 @@ def test_evaluation_of_a_checkpoint(refused, source, folder, arguments, expected
         (["c3", "--lmbda", "1e300", "--steps", "1"], "lmbda is 1e+300"),
         (["c3", "--half"], "c3 computes in float32"),
         (["diffc-f-small", "--half"], "float32"),
+        (["hfd-small", "-q", "1", "--half"], "HFD computes in float32 or bfloat16; leave half precision"),
     ],
 )
 def test_evaluation_of_our_models(refused, images, arguments, expected):

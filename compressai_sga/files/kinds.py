@@ -72,6 +72,7 @@ class Range:
         scout: changes of the request that make a cheaper attempt of nearly the same size, for a first search.
         only_scout: whether that search is all, because the next range goes on from its result.
         keep: whether each attempt has a checkpoint of its own.
+        nearest: whether the values are bits a pixel, of which the model takes the nearest that it can send.
         advice: what else would come nearer to a wish.
     """
 
@@ -84,6 +85,7 @@ class Range:
     scout: Mapping[str, Any] = field(default_factory=dict)
     only_scout: bool = False
     keep: bool = False
+    nearest: bool = False
     advice: str = ""
 
 

@@ -143,6 +143,9 @@ def reach(
     tried: list[tuple[Request, Attempt]] = []
     for start in starts:
         fine = ranges(start)[-1]
+        if fine.nearest and wish.psnr_db is None:  # but for the file's head, the wish itself
+            bpp = float(f"{8 * math.exp(goal) / pixels:.4g}")
+            fine = dataclasses.replace(fine, start=min(max(bpp, fine.low), fine.high))
         tried += [each[1:] for each in _along(fine, start, attempt, wish, goal)]
         if missed_by(tried[-1]) <= TOLERANCE:
             break
@@ -204,10 +207,16 @@ def search(
     value: float | None = where.start
     while value is not None and len(tried) < most:
         tried.append((value, measure(value)))
-        if abs(tried[-1][1] - goal) <= TOLERANCE:
+        if abs(tried[-1][1] - goal) <= TOLERANCE or (where.nearest and _is_between_steps(tried, goal)):
             break
         value = _next(tried, goal, where)
     return tried
+
+
+def _is_between_steps(tried: Sequence[tuple[float, float]], goal: float) -> bool:
+    """Whether a value for the goal gave a size that is known, with one on the other side of the goal."""
+    *known, last = (size for _, size in tried)
+    return last in known and min(known) < goal < max(known)
 
 
 def _next(tried: Sequence[tuple[float, float]], goal: float, where: Range) -> float | None:
