@@ -40,7 +40,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from crops import photographs
-from train import replace
+from run_files import end_with_parent, replace
 
 PART_BYTES = 50_000_000
 SHARD_BYTES = 16 * 2**20
@@ -150,7 +150,12 @@ def unpack(parcel: Path, data: Path, install: bool = True) -> int:
 
 
 def start_process(arguments: list[str]) -> Process:
-    return subprocess.Popen([sys.executable, str(TRAIN), *arguments])
+    """`train.py`, which saves itself and ends when this process ends, however that comes.
+
+    It has its own session, so that Ctrl-C in a terminal does not reach it a second time.
+    """
+    command = [sys.executable, str(TRAIN), *arguments]
+    return subprocess.Popen(command, preexec_fn=end_with_parent, start_new_session=True)
 
 
 def train(
