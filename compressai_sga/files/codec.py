@@ -229,7 +229,8 @@ def _coded(
         coded = kind.compress(picture, request)
         data, pixels = pack(coded.container), coded.pixels
         if pixels is None and psnr_db is not None:
-            pixels = decompress_picture(data).pixels
+            weights = {} if request.weights is None else {"weights": request.weights}
+            pixels = decompress_picture(data, **weights).pixels
         return Attempt(data, coded, None if pixels is None else psnr_db_of(pixels, picture.pixels))
 
     if bpp is None and size is None and psnr_db is None:

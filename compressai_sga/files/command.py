@@ -113,7 +113,7 @@ def _compress(
     checkpoint: Path | None,
     quiet: bool = False,
 ) -> str:
-    """Compress one image; prints what came out, or gives only its last line."""
+    """Compress one image; prints what came out, or gives the last line of it and a missed target."""
     from .codec import compress_described, compress_file
     from .report import line
 
@@ -128,9 +128,11 @@ def _compress(
         else:
             description, result = compress_file(_content(source), target, **options)
     last = f"{'stdout' if target == _STREAM else target}: {line(description)}"
-    if not quiet:
-        for text in (*_told(description, result), last):
-            print(text, file=out)
+    if quiet:
+        missed = description.found is not None and not description.found.reached
+        return f"{last}; {description.found.text}" if missed else last
+    for text in (*_told(description, result), last):
+        print(text, file=out)
     return last
 
 

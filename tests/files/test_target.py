@@ -193,3 +193,5 @@ def test_the_command_says_what_was_found(tmp_path, capsys):
     assert main([*common, "--target-bytes", "10"]) == 0
     assert "10 bytes cannot be had within 2%; the nearest is" in capsys.readouterr().out
     assert (tmp_path / "in.csga").is_file()
+    assert main(["compress", str(tmp_path), "--force", "--target-bytes", "10"]) == 0
+    assert f"10 bytes cannot be had within {TOLERANCE:.0%}; the nearest is" in capsys.readouterr().out
