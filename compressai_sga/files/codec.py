@@ -244,7 +244,7 @@ def _coded(
 def _require_device(device: str) -> None:
     """Refuse a device that is not there."""
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         said = (str(error).splitlines() or [""])[0]
         raise ValueError(f"device {device}: {said}; leave it out for the CPU") from error

@@ -97,6 +97,8 @@ def _model(args: argparse.Namespace) -> str:
 def _target(args: argparse.Namespace, ending: str) -> str:
     """The output of a single input, which must not exist."""
     target = args.target
+    if not args.source:
+        raise SgaError("the input has an empty name; give that of a file or folder, or -")
     if target is None:
         target = _STREAM if args.source == _STREAM else os.path.splitext(args.source)[0] + ending
     if target == _STREAM and sys.stdout.isatty():

@@ -73,7 +73,8 @@ class Range:
         only_scout: whether that search is all, because the next range goes on from its result.
         keep: whether each attempt has a checkpoint of its own.
         nearest: whether the values are bits a pixel, of which the model takes the nearest that it can send.
-        advice: what else would come nearer to a wish.
+        advice: what to say of a wish between two results, of which none is near enough.
+        beyond: what to say of one that is out of reach.
     """
 
     field: str
@@ -87,6 +88,7 @@ class Range:
     keep: bool = False
     nearest: bool = False
     advice: str = ""
+    beyond: str = ""
 
 
 class Coded(NamedTuple):

@@ -157,7 +157,9 @@ def reach(
         text = f"{has} for {wanted}: {by}, after {len(tried)} attempt{'s' * (len(tried) > 1)}"
     else:
         text = f"{wanted} cannot be had within {TOLERANCE:.0%}; the nearest is {has} ({by})"
-        text += f"; {fine.advice}" * bool(fine.advice)
+        results = [wish.value_of(each) for _, each in tried]
+        advice = fine.advice if min(results) < goal < max(results) else fine.beyond
+        text += f"; {advice}" * bool(advice)
     return Found(nearest, reached, text, tuple(request for request, _ in tried))
 
 

@@ -138,7 +138,7 @@ def ranges(request: Request) -> list[Range]:
         low, high = record.lmbda_range
         return [
             Range(
-                "lmbda", math.sqrt(low * high), low, high, 0.55, advice="beyond that, another model is better"
+                "lmbda", math.sqrt(low * high), low, high, 0.55, beyond="beyond that, another model is better"
             )
         ]
     found = []
@@ -150,6 +150,7 @@ def ranges(request: Request) -> list[Range]:
             Range(
                 "quality", record.quality, values[0], values[-1], 1.2, values, plain, only_scout=bool(plain),
                 advice="with refinement (refine) the rates between are reached",
+                beyond="beyond that, another model is better",
             )
         )  # fmt: skip
     if request.refine is not None:

@@ -120,6 +120,12 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(command, ima
         assert main([command, str(image), target]) == 2
         assert capsys.readouterr().err.startswith(f"error: {target} ")
     assert main([command, ""]) == 2
+    assert "the input has an empty name" in capsys.readouterr().err
+
+
+def test_a_device_without_values_is_refused(image, capsys):
+    assert main(["compress", str(image), "--device", "meta"]) == 2
+    assert capsys.readouterr().err.startswith("error: device meta: ")
 
 
 def test_a_terminal_gets_no_bytes(image, capsys, monkeypatch):
