@@ -130,11 +130,11 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    require_writable(target)
     data = source if isinstance(source, bytes) else read_file(source)
     try:
-        picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
+        require_writable(target)  # known before the work, not after it
+        picture = decompress_picture(data, **options)
     except BitstreamError as error:
         if isinstance(source, bytes):
             raise
