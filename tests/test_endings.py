@@ -62,6 +62,7 @@ def one_sentence(err: str) -> str:
         ([*FAST, "-d", "{folder}", "-o", "no/such"], "no/such.json cannot be written: No such file"),
         ([*FAST, "-o", "x"], "-o x is a file in the folder of -d"),
         ([*FAST, "--refine-trace", "/dev/full"], "/dev/full: No space left on device"),
+        ([*FAST, "--refine-trace", "/no/x"], "--refine-trace /no/x cannot be written: No such file or direc"),
         ([*FAST, "-p", f"/{LONG}"], f"/{LONG}: File name too long"),
         ([*REFINE, "--refine-lmbda", "1e300"], "lmbda must be above 0 and at most 1e+06, not 1e+300"),
         ([*FAST, "--refine-lr", "1e300"], "learning rate must be above 0 and at most 1e+06"),

@@ -8,8 +8,9 @@ A `Range` names the field of a request that moves the rate: lmbda of C3 or of a 
 refinement, bpp of DiffC, the quality of a model that has nothing finer. Several ranges are searched one after
 the other: first the quality, then with it lmbda of the refinement. Sizes and mean squared errors are nearly
 powers of lmbda, so the search is a secant in their logarithms, and between two results on either side of the
-wish it is regula falsi, or bisection where that does not move. Where refinement of the quality that is
-nearest does not reach the wish, that of the next one is tried.
+wish it is regula falsi, or bisection where that does not move. Where the model itself takes the nearest of
+few sizes (DiffC), the search starts at the wish and ends between two of them. Where refinement of the quality
+that is nearest does not reach the wish, that of the next one is tried.
 
 In:  what `attempt` measures of whole files. Out: the nearest of them, and whether it is within TOLERANCE: 2 %
 of the bytes, or of the mean squared error, which are 0.09 dB.
