@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 
 from .errors import SgaError
 
-__all__ = ["brief", "ended", "refusals"]
+__all__ = ["brief", "ended", "is_lack_of_memory", "refusals"]
 
 _PACKAGE = __name__.partition(".")[0]
 _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -70,11 +70,18 @@ def refusals(*, ours_only: bool = False) -> Iterator[None]:
         ours = _is_ours(error)
         if ours_only and not ours:
             raise
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if is_lack_of_memory(error):
             raise SgaError("the image needs more memory than there is; cut it into parts") from error
         if isinstance(error, OSError) or (ours and isinstance(error, ValueError)):
             raise SgaError(_text(error)) from error
         raise
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch on a CPU or torch on a GPU ran out of memory."""
+    return isinstance(error, MemoryError) or any(
+        text in str(error) for text in ("allocate memory", "out of memory")
+    )
 
 
 def brief(error: BaseException) -> str:

@@ -69,7 +69,10 @@ def _attribute(owner: Any, name: str, value: Any) -> Setting:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No autocast; new tensors are float32 on the CPU unless the code says otherwise."""
+    """No autocast; new tensors are float32 on the CPU unless the code says otherwise.
+
+    The default dtype is that of the process, so other threads see it too.
+    """
     with ExitStack() as stack:
         for kind in _KINDS:
             if torch.is_autocast_enabled(kind):

@@ -9,25 +9,11 @@ Shape legend, used in every docstring:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-__all__ = ["Distortion", "Relaxation", "Schedule", "StepCallback"]
+__all__ = ["Distortion", "Schedule", "StepCallback"]
 
 Distortion = Literal["mse", "ms-ssim"]
-
-
-class Relaxation(Protocol):
-    """A differentiable stand-in for rounding: (v, temperature, generator) -> v_hat, same shape.
-
-    `v` is a latent minus the centre of its quantiser, so that hard rounding means the nearest
-    integer. `temperature` anneals towards 0, where the result is hard.
-    """
-
-    def __call__(self, v: Tensor, temperature: float, generator: torch.Generator) -> Tensor: ...
 
 
 class Schedule(Protocol):

@@ -62,6 +62,7 @@ def one_sentence(err: str) -> str:
         ([*FAST, "-d", "{folder}", "-o", "no/such"], "no/such.json cannot be written: No such file"),
         ([*FAST, "-o", "x"], "-o x is a file in the folder of -d"),
         ([*FAST, "--refine-trace", "/dev/full"], "/dev/full: No space left on device"),
+        ([*FAST, "--refine-trace", "/no/x"], "--refine-trace /no/x cannot be written: No such file or direc"),
         ([*FAST, "-p", f"/{LONG}"], f"/{LONG}: File name too long"),
         ([*REFINE, "--refine-lmbda", "1e300"], "lmbda must be above 0 and at most 1e+06, not 1e+300"),
         ([*FAST, "--refine-lr", "1e300"], "learning rate must be above 0 and at most 1e+06"),
@@ -85,6 +86,7 @@ def test_evaluation_of_a_checkpoint(refused, source, folder, arguments, expected
         (["c3", "--lmbda", "1e300", "--steps", "1"], "lmbda is 1e+300"),
         (["c3", "--half"], "c3 computes in float32"),
         (["diffc-f-small", "--half"], "float32"),
+        (["hfd-small", "-q", "1", "--half"], "HFD computes in float32 or bfloat16; leave half precision"),
     ],
 )
 def test_evaluation_of_our_models(refused, images, arguments, expected):
@@ -108,6 +110,7 @@ def test_evaluation_of_our_models(refused, images, arguments, expected):
         (["info", LONG], "cannot be read: File name too long"),
         (["info", "."], "cannot be read: Is a directory"),
         (["compare", "--images", LONG], "File name too long"),
+        (["compare", "--out", "a.png"], "--out a.png is no folder and cannot become one (File exists)"),
         (["eval_model", "pretrained", ".", "-a", "mbt2018-mean-small", "-q", "9"], "no quality 9"),
     ],
 )
@@ -163,8 +166,9 @@ def test_faults_of_the_program_keep_their_traceback():
         with pytest.raises(type(error)) as caught, refusals():
             raise error
         assert caught.value is error
-    with pytest.raises(SgaError, match="more memory"), refusals():
-        raise RuntimeError("you tried to allocate memory")
+    for text in ("can't allocate memory: you tried to allocate 8 bytes", "CUDA out of memory. Tried to ..."):
+        with pytest.raises(SgaError, match="more memory"), refusals():
+            raise RuntimeError(text)
     with pytest.raises(OSError), refusals(ours_only=True):
         raise OSError("of stock")
 

@@ -167,7 +167,8 @@ ENTRIES: dict[str, Callable[[], Callable[[Tensor], object]]] = {
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_way_in_refuses_what_is_no_image(name):
     entry = ENTRIES[name]()
-    for x in (image(math.nan), image(1e30), FINE * 255, FINE.double(), FINE[:, :2]):
+    no_tensor = () if name == "files" else (FINE.numpy(),)
+    for x in (image(math.nan), image(1e30), FINE * 255, FINE.double(), FINE[:, :2], *no_tensor):
         with pytest.raises((InputError, ShapeError)):
             entry(x)
 

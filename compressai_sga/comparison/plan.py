@@ -24,7 +24,6 @@ other machines need the images and --out at the same paths.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,10 @@ from compressai.utils.eval_model.__main__ import collect_images
 from PIL import Image
 
 from .. import zoo
+from ..endings import ended
 from ..errors import SgaError
 from ..evaluation.extra_metrics import Measures
+from ..files.images import require_folder
 from ..metrics import METRICS, SET_METRICS
 from ..tasks.records import Record
 from ..tasks.tasks import Task, run
@@ -207,35 +208,33 @@ def known(record: Record, tasks: Sequence[Task]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare what the command line says; gives the exit code."""
-    return run_comparison(arguments.parse(argv))
+    args = arguments.parse(argv)
+    return ended(lambda: run_comparison(args))
 
 
 def run_comparison(args: argparse.Namespace) -> int:
     """The same from parsed arguments."""
-    try:
-        comparison = Comparison(args)
-        record = Record(args.out / "results.json")
-        comparison.forget_lost_pictures(record)
-        how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
-        of_images = comparison.tasks_of_images()
-        failures = run(record, of_images, title="images", **how)
-        cells = known(record, of_images)
-        of_points = comparison.tasks_of_points(cells)
-        failures |= run(record, of_points, title="points", **how)
-        cells |= known(record, of_points)
-        text = report.write(
-            comparison.out,
-            {"machine": record.machine, "cells": cells},
-            entries=comparison.entries,
-            wanted=comparison.wanted,
-            published=comparison.published,
-            anchor=args.anchor,
-            title=args.title,
-            pictures=comparison.pictures(cells, args.picture_bpp, args.pictures),
-            failures=failures,
-        )
-        print(text)
-    except (SgaError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    comparison = Comparison(args)
+    require_folder(args.out, "--out")
+    record = Record(args.out / "results.json")
+    comparison.forget_lost_pictures(record)
+    how = {"workers": args.workers, "threads": args.threads, "ray": args.ray}
+    of_images = comparison.tasks_of_images()
+    failures = run(record, of_images, title="images", **how)
+    cells = known(record, of_images)
+    of_points = comparison.tasks_of_points(cells)
+    failures |= run(record, of_points, title="points", **how)
+    cells |= known(record, of_points)
+    text = report.write(
+        comparison.out,
+        {"machine": record.machine, "cells": cells},
+        entries=comparison.entries,
+        wanted=comparison.wanted,
+        published=comparison.published,
+        anchor=args.anchor,
+        title=args.title,
+        pictures=comparison.pictures(cells, args.picture_bpp, args.pictures),
+        failures=failures,
+    )
+    print(text)
     return 1 if failures else 0

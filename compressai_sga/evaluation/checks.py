@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .. import zoo
 from ..endings import brief
 from ..errors import SgaError
-from ..files.images import require_writable
+from ..files.images import require_folder, require_writable
 from ..models.families import family_of
 
 __all__ = [
@@ -96,13 +96,7 @@ def _check_output(args: argparse.Namespace) -> None:
         if args.output_file:
             raise SgaError(f"-o {args.output_file} is a file in the folder of -d; give that, too")
         return
-    try:
-        Path(args.output_directory).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SgaError(
-            f"-d {args.output_directory} is no folder and cannot become one ({error.strerror}); choose "
-            "another"
-        ) from error
+    require_folder(args.output_directory, "-d")
     require_writable(output_file(args))
 
 

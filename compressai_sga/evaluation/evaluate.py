@@ -111,7 +111,8 @@ class Evaluation:
             if request.trace is not None:
                 self._trace = open(request.trace, "w", encoding="utf-8")
         except OSError as error:
-            raise SgaError(f"--refine-trace {request.trace} cannot be written: {error}") from error
+            why = error.strerror or error
+            raise SgaError(f"--refine-trace {request.trace} cannot be written: {why}") from error
         try:
             with self._replaced(), full_float32():
                 stock_main(list(request.argv))
@@ -403,7 +404,8 @@ class Evaluation:
 
 
 def _warn_of_journal(folder: Path, error: OSError) -> None:
-    print(f"warning: finished images are not kept, {folder} cannot be written: {error}", file=sys.stderr)
+    why = error.strerror or error
+    print(f"warning: finished images are not kept, {folder} cannot be written: {why}", file=sys.stderr)
 
 
 def _options_of(net: nn.Module) -> dict[str, Any]:

@@ -67,11 +67,11 @@ KINDS: dict[Filing, Kind] = {"transform": transform, "c3": c3, "diffc": diffc}
 
 
 def compress_file(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | bytes,
     target: str | os.PathLike[str],
     **options: Any,
 ) -> tuple[Description, RefineResult | FitResult | None]:
-    """Compress an image file to a `.csga` file; the options are those of `compress_picture`.
+    """Compress an image file, or the bytes of one, to a `.csga` file; options as of `compress_picture`.
 
     An unfinished fit of a C3 model is kept beside the target, in a file of the same name with ".fit" added
     (and lmbda, while a size or PSNR is searched for). After an interrupt the same call goes on from there.
@@ -87,9 +87,9 @@ def compress_file(
     """
     if Path(target).suffix.lower() != ".csga":
         raise SgaError(f"{target} does not end in .csga; name the compressed file so")
+    require_writable(target)  # known before the work, not after it
     kept = "checkpoint" in kind_of(options.get("model", zoo.DEFAULT_MODEL)).TAKES
     if kept := kept and options.get("checkpoint") is None:
-        require_writable(target)  # known before the fit, not after it
         options["checkpoint"] = checkpoint_of(target)
     data, description, result = compress_described(read_picture(source), **options)
     with replacing(target) as file:
@@ -113,9 +113,13 @@ def compress_described(
 
 
 def decompress_file(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any
+    source: str | os.PathLike[str] | bytes, target: str | os.PathLike[str], **options: Any
 ) -> Container:
     """Write the image of a `.csga` file as PNG or TIFF, by the name's ending; options: `decompress_picture`.
+
+    Args:
+        source: the file, or its bytes.
+        target: the image.
 
     Returns:
         What the file holds.
@@ -126,11 +130,14 @@ def decompress_file(
         ValueError: a wrong option.
     """
     output_format(target)
-    data = read_file(source)
+    data = source if isinstance(source, bytes) else read_file(source)
     try:
-        picture = decompress_picture(data, **options)
         container = _unpack(data, options.get("max_bytes"))
+        require_writable(target)  # known before the work, not after it
+        picture = decompress_picture(data, **options)
     except BitstreamError as error:
+        if isinstance(source, bytes):
+            raise
         raise BitstreamError(f"{source}: {error}") from error
     write_picture(target, picture)
     return container
@@ -141,8 +148,6 @@ def kind_of(model: str) -> Kind:
     return KINDS[filing_of(model, zoo.list_models)]
 
 
-@full_precision()
-@full_float32()
 def compress_picture(
     picture: Picture,
     *,
@@ -202,6 +207,8 @@ def compress_picture(
     return attempt.data, attempt.coded.result
 
 
+@full_precision()
+@full_float32()
 def _coded(
     picture: Picture, request: Request, bpp: float | None, size: float | None, psnr_db: float | None
 ) -> tuple[Attempt, Found | None]:
@@ -222,7 +229,8 @@ def _coded(
         coded = kind.compress(picture, request)
         data, pixels = pack(coded.container), coded.pixels
         if pixels is None and psnr_db is not None:
-            pixels = decompress_picture(data).pixels
+            weights = {} if request.weights is None else {"weights": request.weights}
+            pixels = decompress_picture(data, **weights).pixels
         return Attempt(data, coded, None if pixels is None else psnr_db_of(pixels, picture.pixels))
 
     if bpp is None and size is None and psnr_db is None:
@@ -236,7 +244,7 @@ def _coded(
 def _require_device(device: str) -> None:
     """Refuse a device that is not there."""
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         said = (str(error).splitlines() or [""])[0]
         raise ValueError(f"device {device}: {said}; leave it out for the CPU") from error

@@ -32,7 +32,7 @@ from ..zoo_files import folder
 from ..zoo_records import DEFAULT_MODEL, records
 from . import arguments
 from .folders import each, outputs
-from .images import INPUT_SUFFIXES, png_of, read_picture, replacing, write_picture
+from .images import INPUT_SUFFIXES, png_of, read_picture
 from .kinds import DEFAULT_C3_QUALITY, DEFAULT_CODER, Request, compressible
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def compress(argv: list[str]) -> int:
 
 
 _OPTIONS = "quality coder refine steps lmbda seed max_seconds bpp device target_bpp target_bytes".split()
+_TARGETS = ("target_bpp", "target_bytes", "target_psnr_db")
 
 
 def _model(args: argparse.Namespace) -> str:
@@ -96,8 +97,10 @@ def _model(args: argparse.Namespace) -> str:
 def _target(args: argparse.Namespace, ending: str) -> str:
     """The output of a single input, which must not exist."""
     target = args.target
+    if not args.source:
+        raise SgaError("the input has an empty name; give that of a file or folder, or -")
     if target is None:
-        target = _STREAM if args.source == _STREAM else str(Path(args.source).with_suffix(ending))
+        target = _STREAM if args.source == _STREAM else os.path.splitext(args.source)[0] + ending
     if target == _STREAM and sys.stdout.isatty():
         raise SgaError("stdout is a terminal, which cannot show the file; redirect it, or name an output")
     if target != _STREAM and os.path.isfile(target) and not args.force:
@@ -112,7 +115,7 @@ def _compress(
     checkpoint: Path | None,
     quiet: bool = False,
 ) -> str:
-    """Compress one image; prints what came out, or gives only its last line."""
+    """Compress one image; prints what came out, or gives the last line of it and a missed target."""
     from .codec import compress_described, compress_file
     from .report import line
 
@@ -121,16 +124,17 @@ def _compress(
         print(f"going on from {path}", file=sys.stderr)
     with _Bar(options["model"], Path(source).name) as on_step:
         options = {**options, "on_step": on_step}
-        if _STREAM in (source, target):
-            picture = read_picture(sys.stdin.buffer.read() if source == _STREAM else source)
-            data, description, result = compress_described(picture, **options)
-            _write(target, data)
+        if target == _STREAM:
+            data, description, result = compress_described(read_picture(_content(source)), **options)
+            _write(data)
         else:
-            description, result = compress_file(source, target, **options)
+            description, result = compress_file(_content(source), target, **options)
     last = f"{'stdout' if target == _STREAM else target}: {line(description)}"
-    if not quiet:
-        for text in (*_told(description, result), last):
-            print(text, file=out)
+    if quiet:
+        missed = description.found is not None and not description.found.reached
+        return f"{last}; {description.found.text}" if missed else last
+    for text in (*_told(description, result), last):
+        print(text, file=out)
     return last
 
 
@@ -156,6 +160,7 @@ def _told(description: Description, result: Any) -> Iterator[str]:
 
 def _is_same(path: Path, options: dict[str, Any]) -> bool:
     """Whether a file is what the options would make, as far as it says so."""
+    from .codec import kind_of
     from .description import describe_file, fingerprint
     from .models import chosen
 
@@ -163,22 +168,30 @@ def _is_same(path: Path, options: dict[str, Any]) -> bool:
         found = describe_file(path).container
     except SgaError:
         return False
-    wanted = {"model": options["model"], "quality": options["quality"], "coder": options["coder"]}
-    if options["weights"] is not None:
-        wanted["weights"] = fingerprint(chosen(Request(options["model"], weights=options["weights"])))
+    asked = Request(**{name: options[name] for name in ("model", "quality", "lmbda", "bpp", "weights")})
+    searched = any(options[name] is not None for name in _TARGETS)
+    wanted = {"model": asked.model, "coder": options["coder"]}
+    if "checkpoint" in kind_of(asked.model).TAKES:
+        given = searched or asked.lmbda is not None
+        wanted["quality"] = 0 if given else asked.quality or DEFAULT_C3_QUALITY
+        wanted["lmbda"] = asked.lmbda
+    elif asked.bpp is not None:
+        wanted["quality"] = 0
+    elif not searched or asked.quality is not None or asked.weights is not None:
+        record = chosen(asked)
+        wanted |= {"quality": record.quality, "weights": fingerprint(record)}
     return all(value in (None, getattr(found, name)) for name, value in wanted.items())
 
 
-def _write(target: str | Path, data: bytes) -> None:
-    """A `.csga` file whose image came from stdin, or any file to stdout."""
-    if target == _STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    if Path(target).suffix.lower() != ".csga":
-        raise SgaError(f"{target} does not end in .csga; name the compressed file so")
-    with replacing(target) as file:
-        file.write(data)
+def _content(source: str | Path) -> str | Path | bytes:
+    """The input, or the bytes of stdin."""
+    return sys.stdin.buffer.read() if source == _STREAM else source
+
+
+def _write(data: bytes) -> None:
+    """A file to stdout."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def decompress(argv: list[str]) -> int:
@@ -190,18 +203,17 @@ def decompress(argv: list[str]) -> int:
     options = {name: value for name, value in given.items() if value is not None}
 
     def work(source: str | Path, target: str | Path) -> str:
-        if _STREAM in (source, target):
-            data = sys.stdin.buffer.read() if source == _STREAM else read_file(source)
-            picture = decompress_picture(data, **options)
-            if target == _STREAM:
-                _write(target, png_of(picture))
-            else:
-                write_picture(target, picture)
-            size, mode = picture.pixels.shape[:2], picture.mode
+        content = _content(source)
+        if target == _STREAM:
+            picture = decompress_picture(
+                content if isinstance(content, bytes) else read_file(content), **options
+            )
+            _write(png_of(picture))
+            (height, width), mode = picture.pixels.shape[:2], picture.mode
         else:
-            container = decompress_file(source, target, **options)
-            size, mode = (container.height, container.width), container.mode
-        return f"{'stdout' if target == _STREAM else target}: {size[1]}x{size[0]} pixels, {mode}"
+            container = decompress_file(content, target, **options)
+            height, width, mode = container.height, container.width, container.mode
+        return f"{'stdout' if target == _STREAM else target}: {width}x{height} pixels, {mode}"
 
     def work_in_folder(source: Path, target: Path) -> str:
         with refusals():

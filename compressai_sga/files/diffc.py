@@ -82,7 +82,8 @@ def ranges(request: Request) -> list[Range]:
         raise ValueError(
             f"quality, bpp and a target all set the rate of {request.model}; give the target alone"
         )
-    return [Range("bpp", 0.3, 1e-3, 24.0, 1.0)]
+    advice = "DiffC sends whole steps"
+    return [Range("bpp", 0.3, 1e-3, 24.0, 1.0, nearest=True, advice=advice)]
 
 
 def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = False) -> Picture:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..errors import SgaError
 from ..progress import Meter
+from .images import require_folder
 
 __all__ = ["each", "outputs"]
 
@@ -53,11 +54,8 @@ def outputs(
         short = path.relative_to(folder)
         name = short.with_suffix(ending) if stems[path.with_suffix("")] == 1 else Path(f"{short}{ending}")
         pairs.append((path, out / name))
-    try:
-        for place in {output.parent for _, output in pairs}:
-            place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SgaError(f"{out} is no folder to write to ({error.strerror}); name another one") from error
+    for place in (out, *{output.parent for _, output in pairs}):
+        require_folder(place, "the output")
     return pairs
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "psnr_db_of",
     "read_picture",
     "replacing",
+    "require_folder",
     "require_writable",
     "tensor_of",
     "write_picture",
@@ -337,6 +338,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _sync_folder(target.parent)
     except OSError as error:
         raise SgaError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def require_folder(path: str | os.PathLike[str], option: str) -> None:
+    """Make a folder for outputs, where there is none.
+
+    Args:
+        path: of the folder.
+        option: that names it, for the message.
+
+    Raises:
+        SgaError: it is a file, or cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SgaError(
+            f"{option} {path} is no folder and cannot become one ({error.strerror}); choose another"
+        ) from error
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:

@@ -72,7 +72,9 @@ class Range:
         scout: changes of the request that make a cheaper attempt of nearly the same size, for a first search.
         only_scout: whether that search is all, because the next range goes on from its result.
         keep: whether each attempt has a checkpoint of its own.
-        advice: what else would come nearer to a wish.
+        nearest: whether the values are bits a pixel, of which the model takes the nearest that it can send.
+        advice: what to say of a wish between two results, of which none is near enough.
+        beyond: what to say of one that is out of reach.
     """
 
     field: str
@@ -84,7 +86,9 @@ class Range:
     scout: Mapping[str, Any] = field(default_factory=dict)
     only_scout: bool = False
     keep: bool = False
+    nearest: bool = False
     advice: str = ""
+    beyond: str = ""
 
 
 class Coded(NamedTuple):

@@ -38,6 +38,7 @@ from .. import zoo
 from ..coding import set_coder
 from ..coding.container import Container
 from ..coding.sizes import reduce_shape
+from ..endings import brief, is_lack_of_memory
 from ..errors import BitstreamError, SgaError
 from ..models.families import architecture
 from .description import fingerprint, is_own, record_among
@@ -312,8 +313,9 @@ def _load_own(weights: OwnWeights, device: str) -> _Loaded:
         net = architecture(weights.name).from_state_dict(load_pretrained(state))
         net.update()
     except Exception as error:  # a file of any kind, read by code that trusts it
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise SgaError(f"{weights.path} is not a checkpoint of {weights.name}: {said}") from error
+        if is_lack_of_memory(error):
+            raise
+        raise SgaError(f"{weights.path} is not a checkpoint of {weights.name}: {brief(error)}") from error
     return _Loaded(_ready(net, device), portable=True)
 
 

@@ -8,8 +8,9 @@ A `Range` names the field of a request that moves the rate: lmbda of C3 or of a 
 refinement, bpp of DiffC, the quality of a model that has nothing finer. Several ranges are searched one after
 the other: first the quality, then with it lmbda of the refinement. Sizes and mean squared errors are nearly
 powers of lmbda, so the search is a secant in their logarithms, and between two results on either side of the
-wish it is regula falsi, or bisection where that does not move. Where refinement of the quality that is
-nearest does not reach the wish, that of the next one is tried.
+wish it is regula falsi, or bisection where that does not move. Where the model itself takes the nearest of
+few sizes (DiffC), the search starts at the wish and ends between two of them. Where refinement of the quality
+that is nearest does not reach the wish, that of the next one is tried.
 
 In:  what `attempt` measures of whole files. Out: the nearest of them, and whether it is within TOLERANCE: 2 %
 of the bytes, or of the mean squared error, which are 0.09 dB.
@@ -90,7 +91,7 @@ class Wish:
         if self.psnr_db is not None:
             return f"{self.psnr_db if attempt is None else attempt.psnr_db:.2f} dB"
         if self.bytes is not None:
-            return f"{self.bytes if attempt is None else len(attempt.data):g} bytes"
+            return f"{self.bytes if attempt is None else len(attempt.data):.0f} bytes"
         return f"{self.bpp if attempt is None else 8 * len(attempt.data) / pixels:.4f} bpp"
 
 
@@ -143,6 +144,9 @@ def reach(
     tried: list[tuple[Request, Attempt]] = []
     for start in starts:
         fine = ranges(start)[-1]
+        if fine.nearest and wish.psnr_db is None:  # but for the file's head, the wish itself
+            bpp = float(f"{8 * math.exp(goal) / pixels:.4g}")
+            fine = dataclasses.replace(fine, start=min(max(bpp, fine.low), fine.high))
         tried += [each[1:] for each in _along(fine, start, attempt, wish, goal)]
         if missed_by(tried[-1]) <= TOLERANCE:
             break
@@ -154,7 +158,9 @@ def reach(
         text = f"{has} for {wanted}: {by}, after {len(tried)} attempt{'s' * (len(tried) > 1)}"
     else:
         text = f"{wanted} cannot be had within {TOLERANCE:.0%}; the nearest is {has} ({by})"
-        text += f"; {fine.advice}" * bool(fine.advice)
+        results = [wish.value_of(each) for _, each in tried]
+        advice = fine.advice if min(results) < goal < max(results) else fine.beyond
+        text += f"; {advice}" * bool(advice)
     return Found(nearest, reached, text, tuple(request for request, _ in tried))
 
 
@@ -204,10 +210,16 @@ def search(
     value: float | None = where.start
     while value is not None and len(tried) < most:
         tried.append((value, measure(value)))
-        if abs(tried[-1][1] - goal) <= TOLERANCE:
+        if abs(tried[-1][1] - goal) <= TOLERANCE or (where.nearest and _is_between_steps(tried, goal)):
             break
         value = _next(tried, goal, where)
     return tried
+
+
+def _is_between_steps(tried: Sequence[tuple[float, float]], goal: float) -> bool:
+    """Whether a value for the goal gave a size that is known, with one on the other side of the goal."""
+    *known, last = (size for _, size in tried)
+    return last in known and min(known) < goal < max(known)
 
 
 def _next(tried: Sequence[tuple[float, float]], goal: float, where: Range) -> float | None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..coding import checksum
 from ..coding.container import CODERS, Container, checksum_of
 from ..coding.sizes import expand_shape, padded_size, padding, reduce_shape
+from ..endings import is_lack_of_memory
 from ..errors import BitstreamError, SgaError
 from ..refine import RefineConfig
 from ..refine import refine as refine_latents
@@ -137,7 +138,7 @@ def ranges(request: Request) -> list[Range]:
         low, high = record.lmbda_range
         return [
             Range(
-                "lmbda", math.sqrt(low * high), low, high, 0.55, advice="beyond that, another model is better"
+                "lmbda", math.sqrt(low * high), low, high, 0.55, beyond="beyond that, another model is better"
             )
         ]
     found = []
@@ -149,6 +150,7 @@ def ranges(request: Request) -> list[Range]:
             Range(
                 "quality", record.quality, values[0], values[-1], 1.2, values, plain, only_scout=bool(plain),
                 advice="with refinement (refine) the rates between are reached",
+                beyond="beyond that, another model is better",
             )
         )  # fmt: skip
     if request.refine is not None:
@@ -254,10 +256,10 @@ def _decode(
         try:
             with torch.no_grad(), checksum.record() as symbols:
                 x_hat = net.decompress([[string] for string in strings], shape)["x_hat"]
-        except (SgaError, MemoryError, _Decoded):
+        except (SgaError, _Decoded):
             raise
         except Exception as error:  # of the model's own code, which trusts its input
-            if checked:
+            if checked or is_lack_of_memory(error):
                 raise
             raise BitstreamError(f"the symbols cannot be decoded: {error or type(error).__name__}") from error
         finally:

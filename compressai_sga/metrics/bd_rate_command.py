@@ -60,7 +60,9 @@ def _columns(path: str) -> Columns:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SgaError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise SgaError(
             f"{path} cannot be read as JSON ({error}); name a file of eval_model's output"
         ) from error

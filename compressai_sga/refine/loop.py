@@ -143,17 +143,17 @@ def refine(
         ValueError: an option is out of range.
     """
     start = time.perf_counter()
-    if x.is_cuda and tf32_is_allowed():
-        warnings.warn(
-            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those "
-            "of refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
-            stacklevel=2,
-        )
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
     model = getattr(model, "first_stage", model)
     check_model(model)
     check_images(x)
+    if x.is_cuda and tf32_is_allowed():
+        warnings.warn(
+            "torch allows TF32 on this GPU, where model.decompress would take other coding tables than those "
+            "of refined strings; decode on a CPU, or with compressai_sga.coding.coded_on_cpu(model)",
+            stacklevel=3,
+        )
     x, pad = _pad(x, pad)
     if config.metric == "ms-ssim" and min(_inner_size(x, pad)) <= MS_SSIM_SIDE:
         raise ShapeError(

@@ -234,6 +234,19 @@ def test_what_does_not_decode_is_not_written(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["out.csga"] and target.read_bytes() == b"old"
 
 
+def test_lack_of_memory_is_not_the_fault_of_the_file(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "in.csga"
+    source.write_bytes(compress_picture(Picture(np.zeros((20, 30), np.uint8)))[0])
+
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    with borrowed(choose(zoo.DEFAULT_MODEL, 3, "mse"), files.DEFAULT_CODER) as net:
+        monkeypatch.setattr(net, "decompress", fail, raising=False)
+    assert main(["decompress", str(source)]) == 2
+    assert capsys.readouterr().err.startswith("error: the image needs more memory than there is")
+
+
 # --- Commands -----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,9 @@ from compressai_sga.__main__ import main
 from compressai_sga.coding.container import unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import Picture, codec, compress_picture, decompress_picture, read_picture
+from compressai_sga.files.images import png_of
+from compressai_sga.models.c3.fit import checkpoint
+from compressai_sga.models.c3.fit.loop import Fit
 
 CROP = Picture(read_picture(zoo.sample_images()[0]).pixels[40:120, 100:228].copy())
 
@@ -90,6 +93,44 @@ def test_pipes(image, tmp_path, pipes):
     assert code == 2 and "out.png does not end in .csga" in said
 
 
+def test_a_fit_of_stdin_goes_on_after_it_was_killed(tmp_path, pipes, monkeypatch):
+    target, step, taken = tmp_path / "out.csga", Fit.step, []
+    png = png_of(Picture(CROP.pixels[:16, :16].copy()))
+
+    def counted(self):
+        taken.append(self.step_count)
+        if len(taken) == 31:
+            raise MemoryError
+        step(self)
+
+    monkeypatch.setattr(Fit, "step", counted)
+    monkeypatch.setattr(checkpoint, "EVERY_SEC", 0)
+    command = ["compress", "-", str(target), "-a", "c3-fast", "--steps", "40"]
+    assert pipes(command, png)[0] == 2
+    code, _, said = pipes(command, png)
+    assert code == 0 and f"going on from {target}.fit" in said and taken == [*range(31), *range(30, 40)]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csga"]
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(command, image, capsys, monkeypatch):
+    if command == "decompress":
+        image = image.with_suffix(".csga")
+        image.write_bytes(compress_picture(CROP)[0])
+    for work in ("compress_described", "decompress_picture"):
+        monkeypatch.setattr(codec, work, None)
+    for target in ("none/out.csga" if command == "compress" else "none/out.png", ""):
+        assert main([command, str(image), target]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {target} ")
+    assert main([command, ""]) == 2
+    assert "the input has an empty name" in capsys.readouterr().err
+
+
+def test_a_device_without_values_is_refused(image, capsys):
+    assert main(["compress", str(image), "--device", "meta"]) == 2
+    assert capsys.readouterr().err.startswith("error: device meta: ")
+
+
 def test_a_terminal_gets_no_bytes(image, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["compress", str(image), "-"]) == 2
@@ -125,8 +166,9 @@ def test_folders(folder, tmp_path, capsys):
     assert main(["compress", str(folder), str(coded), "--quality", "2"]) == 0
     assert capsys.readouterr().err == "0 done, 3 there already\n"
     assert before == {name: (coded / name).stat().st_mtime_ns for name in names}
-    assert main(["compress", str(folder), str(coded), "--quality", "3"]) == 2  # nothing is mixed unnoticed
-    assert "a.JPG.csga is there already, but older or made otherwise; --force" in capsys.readouterr().err
+    for other in (["--quality", "3"], [], ["-a", "bmshj2018-factorized-small"]):
+        assert main(["compress", str(folder), str(coded), *other]) == 2  # nothing is mixed unnoticed
+        assert "a.JPG.csga is there already, but older or made otherwise; --force" in capsys.readouterr().err
     later = (coded / names[2]).stat().st_mtime + 10
     os.utime(folder / "below/b.bmp", (later, later))
     assert main(["compress", str(folder), str(coded), "--quality", "2"]) == 2
@@ -143,7 +185,7 @@ def test_folders(folder, tmp_path, capsys):
     assert main(["decompress", str(folder), str(back)]) == 2
     assert f"{folder} holds no file that ends in .csga" in capsys.readouterr().err
     assert main(["compress", str(folder), str(coded / names[0])]) == 2
-    assert "is no folder to write to" in capsys.readouterr().err
+    assert f"{coded / names[0]} is no folder and cannot become one (File exists)" in capsys.readouterr().err
 
 
 def test_an_interrupted_folder_goes_on(folder, tmp_path, capsys, monkeypatch):

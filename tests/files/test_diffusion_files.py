@@ -147,6 +147,7 @@ def test_prefixes_are_for_diffc():
         ({"refine": "ssl"}, "refine ssl: diffc-f-small has no such option"),
         ({"steps": 3}, "steps 3: diffc-f-small has no such option"),
         ({"bpp": -1.0}, "bpp is -1.0; it must be positive"),
+        ({"bpp": 1e300}, r"1e\+300 bits a pixel: the image itself has 24, .* about 4.2 of an average image"),
         ({"model": "mbt2018-mean-small", "bpp": 1.0}, "bpp 1.0: mbt2018-mean-small has no such option"),
     ],
 )

@@ -5,6 +5,7 @@ rate of the model; or the nearest is taken and named."""
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 
@@ -12,7 +13,7 @@ from compressai_sga import files, zoo
 from compressai_sga.__main__ import main
 from compressai_sga.coding.container import unpack
 from compressai_sga.files import Picture, codec, compress_picture, decompress_picture, read_picture
-from compressai_sga.files.kinds import Coded, Range
+from compressai_sga.files.kinds import Coded, Range, Request
 from compressai_sga.files.target import MOST, TOLERANCE, Wish, search
 from compressai_sga.models.c3.fit.loop import Fit
 
@@ -82,6 +83,33 @@ def test_without_refinement_the_nearest_quality_is_taken_and_named():
     assert (unpack(data).quality, len(data)) == (4, sizes[4])
     data, _ = compress_picture(CROP, target_bytes=sizes[5])
     assert unpack(data).quality == 5
+
+
+def test_diffc_reaches_the_size_of_a_file_that_it_can_make():
+    picture = Picture(CROP.pixels[:64, :64].copy())
+    size = len(compress_picture(picture, model="diffc-f-small", bpp=0.05)[0])
+    _, found = codec._coded(picture, Request("diffc-f-small"), None, size, None)
+    assert found.reached and len(found.attempt.data) == size and len(found.requests) < MOST
+
+
+@pytest.mark.parametrize("wished", [130, 700, 1000, 2222, 40000])
+def test_of_diffcs_steps_the_nearest_is_taken_and_no_more_are_tried_than_that_takes(wished, monkeypatch):
+    sizes, asked = [round(40 * 1.25**step) for step in range(25)], []
+
+    def compress(picture, request):
+        asked.append(request.bpp)
+        wanted = request.bpp * PIXELS / 8
+        return Coded(50 + min(sizes, key=lambda size: abs(size - wanted)), None, None)
+
+    monkeypatch.setattr(files.diffc, "compress", compress)
+    monkeypatch.setattr(codec, "pack", bytes)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        data, _ = compress_picture(CROP, model="diffc-f-small", target_bytes=wished)
+    nearest = min(sizes, key=lambda size: abs(math.log((50 + size) / wished)))
+    assert len(data) == 50 + nearest and len(asked) <= 4
+    for warning in told:
+        assert ("; DiffC sends whole steps" in str(warning.message)) == (wished < 50 + sizes[-1])
 
 
 def test_c3_reaches_a_size_and_a_killed_search_goes_on_without_the_fits_that_are_done(
@@ -164,5 +192,9 @@ def test_the_command_says_what_was_found(tmp_path, capsys):
     assert float(found.split(" dB")[0]) == pytest.approx(26, abs=10 * TOLERANCE / math.log(10))
     assert f"{float(found.split(' dB')[0]):.2f} dB, 128x80 pixels" in captured.out.splitlines()[-1]
     assert main([*common, "--target-bytes", "10"]) == 0
-    assert "10 bytes cannot be had within 2%; the nearest is" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "10 bytes cannot be had within 2%; the nearest is" in captured.out
+    assert "(quality 1); beyond that, another model is better" in captured.out
     assert (tmp_path / "in.csga").is_file()
+    assert main(["compress", str(tmp_path), "--force", "--target-bytes", "10"]) == 0
+    assert f"10 bytes cannot be had within {TOLERANCE:.0%}; the nearest is" in capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_what_has_one_delta_or_none(save, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read as JSON"),
+        (None, "cannot be read: No such file or directory"),
         ("Using trained model", "cannot be read as JSON"),
         ("[1, 2]", "has no lists of numbers under 'results'"),
         ('{"JPEG": {"results": {"bpp": [1]}}}', "has no lists of numbers under 'results'"),

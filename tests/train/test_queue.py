@@ -123,7 +123,7 @@ def state_of(name: str) -> dict:
 
 FIRST = 'name = "first"\narch = "mbt2018"\nhours = 0.1'
 SECOND = 'name = "mbt2018-mean"\nhours = 0.2'
-SLOW = FIRST + "\noptions = { pace = 0.05 }"
+SLOW = FIRST + "\noptions = { pace = 0.2 }"
 
 
 def test_runs_in_order_for_their_hours_and_never_twice(stand_in, capfd):

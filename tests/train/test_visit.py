@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,11 +77,38 @@ def test_shards_belong_together(tmp_path, monkeypatch):
 def test_jobs_have_names(tmp_path):
     import visit
 
-    assert dict(visit.parse_jobs(["a --arch x -N 8"])) == {"a": ["--arch", "x", "-N", "8"]}
-    for wrong in ("--arch x", "a", "a/b --arch x"):
+    assert visit.parse_jobs(["a --arch x -N 8"]) == {"a": ["--arch", "x", "-N", "8"]}
+    for wrong in (["--arch x"], ["a"], ["a/b --arch x"], ["a --arch x", "a --arch y"]):
         with pytest.raises(SystemExit) as stop:
-            visit.main(["train", "--data", ".", "--out", str(tmp_path), "--job", wrong])
+            visit.main(["train", "--data", ".", "--out", str(tmp_path), *(f"--job={job}" for job in wrong)])
         assert stop.value.code == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signal of a parent's death")
+def test_jobs_save_themselves_when_the_visit_breaks_off(tmp_path, monkeypatch):
+    import visit
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(visit, "TRAIN", tmp_path / "train.py")
+    visit.TRAIN.write_text(
+        "import pathlib, time\n"
+        "try:\n    pathlib.Path('started').touch(), time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    pathlib.Path('saved').touch()\n"
+    )
+
+    def wait_for(name: str) -> None:
+        for _ in range(3000):
+            if Path(name).exists():
+                return
+            time.sleep(0.02)
+        pytest.fail(f"{name} did not come")
+
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: (visit.start_process([]), wait_for("started"), os._exit(1))
+    )
+    process.start()
+    process.join()
+    wait_for("saved")
 
 
 class Forked:

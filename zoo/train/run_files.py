@@ -8,16 +8,23 @@ Fails with ``TrainingError`` where a file cannot be written.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["TrainingError", "keep_check", "machine", "replace", "write_json"]
+__all__ = ["TrainingError", "end_with_parent", "keep_check", "machine", "replace", "write_json"]
+
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
 
 
 class TrainingError(Exception):
@@ -50,6 +57,12 @@ def keep_check(out: Path, line: dict[str, Any], record: dict[str, Any]) -> None:
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     write_json(out / "run.json", record | line)
+
+
+def end_with_parent() -> None:
+    """In a training's process: ask for SIGINT, on which it saves itself, when the one that began it ends."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
 
 
 def machine(device: torch.device) -> str:

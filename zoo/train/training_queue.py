@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import io
 import json
@@ -39,13 +38,12 @@ import torch
 from safetensors import safe_open
 
 from queue_file import Queue, QueuedRun, QueueError, read_queue
+from run_files import end_with_parent
 
 __all__ = ["Places", "Standing", "main", "standing", "table"]
 
 STATE_MB = 16
 WAIT_SECONDS = 60  # for the run of a killed queue to save itself
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -233,12 +231,6 @@ class Interruption:
             self._child = None
 
 
-def _end_with_the_queue() -> None:
-    """In the training's process: ask for SIGINT, on which it saves itself, when the queue is killed."""
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGINT))
-
-
 @contextlib.contextmanager
 def _locked(out: Path, interruption: Interruption) -> Iterator[int]:
     """A descriptor that locks a run's folder; the training inherits it and keeps the lock until its end.
@@ -283,7 +275,7 @@ def _train(arguments: list[str], lock: int, interruption: Interruption) -> int:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         pass_fds=[lock],
         start_new_session=True,
-        preexec_fn=_end_with_the_queue,
+        preexec_fn=end_with_parent,
     )
     with contextlib.suppress(OSError):  # only for the message to who waits, and the disk may be full
         os.ftruncate(lock, 0)

@@ -33,14 +33,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
 from crops import photographs
-from train import replace
+from run_files import end_with_parent, replace
 
 PART_BYTES = 50_000_000
 SHARD_BYTES = 16 * 2**20
@@ -150,7 +150,12 @@ def unpack(parcel: Path, data: Path, install: bool = True) -> int:
 
 
 def start_process(arguments: list[str]) -> Process:
-    return subprocess.Popen([sys.executable, str(TRAIN), *arguments])
+    """`train.py`, which saves itself and ends when this process ends, however that comes.
+
+    It has its own session, so that Ctrl-C in a terminal does not reach it a second time.
+    """
+    command = [sys.executable, str(TRAIN), *arguments]
+    return subprocess.Popen(command, preexec_fn=end_with_parent, start_new_session=True)
 
 
 def train(
@@ -259,15 +264,19 @@ def join(shards: Path, out: Path) -> list[Path]:
     return made
 
 
-def parse_jobs(texts: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(name, options of train.py) of "NAME --arch ..."."""
+def parse_jobs(texts: list[str]) -> dict[str, list[str]]:
+    """Options of train.py by name, of "NAME --arch ..."."""
+    jobs: dict[str, list[str]] = {}
     for text in texts:
         name, *options = shlex.split(text)
         if not options or name.startswith("-") or "/" in name or "." in name:
             raise ValueError(
                 f"--job {text!r} must be a name, without dots and slashes, and options of train.py"
             )
-        yield name, options
+        if name in jobs:
+            raise ValueError(f"two jobs are called {name}; give each a name of its own")
+        jobs[name] = options
+    return jobs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -302,7 +311,7 @@ def main(argv: list[str] | None = None) -> None:
         elif args.command == "join":
             print(*join(args.shards, args.out), sep="\n")
         else:
-            jobs = dict(parse_jobs(args.job))
+            jobs = parse_jobs(args.job)
             failed = train(jobs, data=args.data, out=args.out, minutes=args.minutes, device=args.device)
             if failed:
                 sys.exit(f"visit.py: {', '.join(failed)} failed; see above")

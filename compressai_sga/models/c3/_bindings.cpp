@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// _decoder.hpp and _synthesis.hpp for Python, module `_native`; _fit_bindings.cpp adds the fit. Arrays are checked here; none outlives its
-// call.
+// _decoder.hpp and _synthesis.hpp for Python, module `_native`; _fit_bindings.cpp adds the fit. Arrays are
+// checked here; none outlives its call.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -23,6 +23,7 @@ constexpr int kPixels = 8192;  // about, in a band
 class Team {
    public:
     explicit Team(int threads) {
+        threads_.reserve(threads);  // lack of memory is told while no thread runs
         try {
             for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
         } catch (const std::system_error&) {  // as many as there are

@@ -198,6 +198,7 @@ class DiffC(CompressionModel):
         Raises:
             ShapeError: an image is too small for the network, or x is no batch of images.
             InputError: as `inputs.check_images`.
+            ValueError: more bits are wanted than the image itself has.
             SgaError: there is no cost table.
         """
         self._check_images(x)
@@ -206,7 +207,7 @@ class DiffC(CompressionModel):
         for image in x:
             with self._bar("compress") as report:
                 signal = model.to_signal(image[None])[0]
-                code = encode_image(signal, coder, **self._target(x), progress=report)
+                code = encode_image(signal, coder, **self._target(x, coder), progress=report)
             strings.append(code.data)
         return {"strings": [strings], "shape": torch.Size(x.shape[2:])}
 
@@ -257,7 +258,7 @@ class DiffC(CompressionModel):
         for image in x:
             signal = model.to_signal(image[None]).double()
             generator = torch.Generator().manual_seed(self.seed % 2**63)
-            target, levels = self._target(x), torch.tensor(path, dtype=torch.float64)
+            target, levels = self._target(x, coder), torch.tensor(path, dtype=torch.float64)
             spent, kept = 0.0, None
             for number, level in enumerate(ideal_levels(coder.denoiser, signal.cpu(), levels, generator)):
                 now = spent + float(level.bits)
@@ -320,14 +321,20 @@ class DiffC(CompressionModel):
         )
         return model.to_image(x_hat).float()
 
-    def _target(self, x: Tensor) -> dict[str, Any]:
+    def _target(self, x: Tensor, coder: Coder) -> dict[str, Any]:
         """The arguments of `encode_image` that say when to stop."""
         if self.step is not None:
             return {"steps": self.step}
-        if self.bits is not None:
-            return {"target_bits": float(self.bits)}
+        pixels = x.shape[2] * x.shape[3]
         bpp = QUALITY_BPP[self.quality - 1] if self.bpp is None else self.bpp
-        return {"target_bits": bpp * x.shape[2] * x.shape[3]}
+        bits = bpp * pixels if self.bits is None else float(self.bits)
+        most = 8 * x.shape[1]
+        if bits > most * pixels:
+            raise ValueError(
+                f"{bits / pixels:g} bits a pixel: the image itself has {most}, and all steps of this model "
+                f"send about {_all_bits(coder, x[0].numel()) / pixels:.1f} of an average image; choose less"
+            )
+        return {"target_bits": bits}
 
     @contextmanager
     def _bar(self, what: str) -> Iterator[Callable[[StepReport], None]]:
@@ -393,6 +400,12 @@ class DiffC(CompressionModel):
             )
         denoiser = module_of(from_buffer(state_dict[_SETTINGS]), weights)
         return cls(denoiser, costs=state_dict["costs"].clone(), **knobs)
+
+
+def _all_bits(coder: Coder, dims: int) -> float:
+    """The expected divergence of all steps for an image with `dims` values."""
+    path = path_of(coder, dims)
+    return sum(coder.ladder.kl_millibits(start, end, dims) for start, end in zip(path, path[1:])) / 1000
 
 
 class DiffCAncestral(DiffC):

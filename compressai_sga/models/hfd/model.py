@@ -153,6 +153,14 @@ class HFD(CompressionModel):
         self.first_stage.eval()
         return self
 
+    def half(self) -> HFD:
+        """Refused: nothing here is faster in half precision, and the network's own `precision` is better.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("HFD computes in float32 or bfloat16; leave half precision (--half) out")
+
     # What the first stage does.
 
     @property
