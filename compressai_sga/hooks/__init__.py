@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only place that touches stock CompressAI: one table of patches, applied and taken back here.
 
-E = compressai.utils.eval_model.__main__; every row was checked against CompressAI 1.2.8.
+E = compressai.utils.eval_model.__main__; every row was checked against CompressAI 1.2.8 and the development
+version 1.2.9.dev0.
 
 | where | what | why | when |
 |---|---|---|---|
@@ -49,7 +50,7 @@ import compressai_sga_startup
 
 __all__ = ["CHECKED_VERSIONS", "PATCHES", "Patch", "disable", "enable", "is_enabled", "patch"]
 
-CHECKED_VERSIONS = ("1.2.8",)
+CHECKED_VERSIONS = ("1.2.8", "1.2.9.dev0")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ _VBR = ("vbr_stage", "vbr_scale")
 _SCAN = ("y_hat", "params", "height", "width", "kernel_size", "padding")
 _RATE = ("scale", "rescale", "stage")
 _MIXTURE = ("scales", "means", "weights")
-_PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
+Parameters = tuple[str, ...] | tuple[tuple[str, ...], ...]  # of all checked versions, or one tuple for each
+_PARAMETERS: dict[str, dict[str, Parameters]] = {
     _EVAL_MODEL: {
         "setup_args": (),
         "main": ("argv",),
@@ -151,7 +153,7 @@ _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
     _RASTER_SCAN: {
         "RasterScanLatentCodec.compress": ("self", "y", "ctx_params"),
         "RasterScanLatentCodec.decompress": ("self", "strings", "shape", "ctx_params", "kwargs"),
-        "RasterScanLatentCodec.merge": ("args",),
+        "RasterScanLatentCodec.merge": (("args",), ("self", "args")),
     },
 }
 
@@ -233,9 +235,11 @@ def patch(module: ModuleType) -> bool:
     for name, parameters in _PARAMETERS.get(module.__name__, {}).items():
         function = _look_up(module, name)[2]
         found = None if function is None else tuple(inspect.signature(function).parameters)
-        if found != parameters:
+        checked = _in_each_version(parameters)
+        if found not in checked:
+            expected = " or ".join(map(str, dict.fromkeys(checked)))
             _warn(
-                f"{module.__name__}.{name} has the parameters {found}, not {parameters} as in "
+                f"{module.__name__}.{name} has the parameters {found}, not {expected} as in "
                 f"CompressAI {', '.join(CHECKED_VERSIONS)}: it stays stock. Another plugin or a "
                 "changed CompressAI is the likely reason; `python -m compressai_sga` needs stock"
             )
