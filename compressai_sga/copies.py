@@ -3,8 +3,8 @@
 
 `copy.deepcopy` does not copy functions. The heads of CompressAI's DCAE and SAAF keep a function that refers
 to their common dictionary, a module; after a deep copy they still use the original's dictionary, which does
-not follow the copy to another device or type. Here such a function is made anew for the copy. Compiled parts are
-copied without their compiled code.
+not follow the copy to another device or type. Here such a function is made anew for the copy. Compiled parts
+are copied without their compiled code.
 
 In:  a module. Out: a module of the same class with the same numbers.
 """
