@@ -269,8 +269,8 @@ def _decode(
 def _told_of_symbols(net: nn.Module, told: Callable[[], None]) -> Iterator[None]:
     """A context in which `told` is called when all symbols are decoded, before the transforms run.
 
-    In a model with a latent codec that is when it has decoded, in any other when g_s begins; for HFD, those of
-    its first stage.
+    In a model with a latent codec that is when it has decoded, in any other when g_s begins; in HFD, all this
+    within its first stage.
     """
     net = getattr(net, "first_stage", net)
     if not isinstance(getattr(net, "latent_codec", None), LatentCodec):

@@ -42,7 +42,7 @@ from ..coding.binding import stock_class
 from ..errors import UnsupportedModelError
 from .latents import CausalContext, Coded, LatentAdapter, Latents, Rounding, code_bottleneck, code_gaussian
 
-__all__ = ["NODES", "CodecTreeLatents", "Node", "hyper_parts"]
+__all__ = ["NODES", "CodecTreeLatents", "Node", "hyper_parts", "is_multi_context", "is_residual"]
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
@@ -289,20 +289,37 @@ def _owner(kind: type, method: str) -> type:
     return next(base for base in kind.__mro__ if method in vars(base))
 
 
-_MULTI_CONTEXT = ("_ctx_params", "_entropy_parameters", "_apply_lrp")
+_RESIDUAL = Node(
+    GaussianConditionalLatentCodec,
+    CodecTreeLatents.code_conditional_with_residual,
+    ("_split_ctx_params", "_apply_lrp"),
+)
+_MULTI_CONTEXT = Node(
+    LatentCodec,
+    CodecTreeLatents.code_multi_context,
+    ("_ctx_params", "_entropy_parameters", "_apply_lrp"),
+)
 NODES: tuple[Node, ...] = (
     Node(ChannelGroupsLatentCodec, CodecTreeLatents.code_groups),
     Node(CheckerboardLatentCodec, CodecTreeLatents.code_checkerboard),
     Node(GaussianConditionalLatentCodec, CodecTreeLatents.code_conditional),
-    Node(
-        GaussianConditionalLatentCodec,
-        CodecTreeLatents.code_conditional_with_residual,
-        ("_split_ctx_params", "_apply_lrp"),
-    ),
-    Node(LatentCodec, CodecTreeLatents.code_multi_context, _MULTI_CONTEXT),
     Node(RasterScanLatentCodec, CodecTreeLatents.code_raster_scan),
+    _RESIDUAL,  # a class of its own in each model that uses it
+    _MULTI_CONTEXT,
 )
-"""The latent codecs of y that can be refined. The fourth is a class of its own in each model that uses it."""
+"""The latent codecs of y that can be refined."""
+
+
+def is_residual(kind: type) -> bool:
+    """Whether latent codecs of this class add a residual to y_hat, by `_apply_lrp(support, y_hat)`."""
+    return _RESIDUAL.matches(kind)
+
+
+def is_multi_context(kind: type) -> bool:
+    """Whether latent codecs of this class are MLIC's checkerboards of several contexts."""
+    return _MULTI_CONTEXT.matches(kind)
+
+
 ROOTS = (EntropyBottleneckLatentCodec, HyperLatentCodec, HyperpriorLatentCodec)
 
 
