@@ -3,9 +3,10 @@
 
 Encoder and decoder must pick the same coding table for every symbol. The tables follow from scales that
 networks compute: h_s, and in models of latent codecs also the channel context, the checkerboard context, the
-network that joins them, and what predicts residuals of the symbols that they see. In float32 the two sides
-can disagree, because another instruction set sums in another order: on most Kodak images one to three of 150,000 table indexes differ (mbt2018-mean-small, AVX-512
-against AVX2 or SSE), and everything that is decoded after such an index is lost.
+network that joins them, and what predicts residuals of the symbols that they see. In float32 both sides can
+disagree, because another instruction set sums in another order: on most Kodak images one to three of 150,000
+table indexes differ (mbt2018-mean-small, AVX-512 against AVX2 or SSE), and everything that is decoded after
+such an index is lost.
 
 Here these networks run in float64 and their results are rounded to float32. The bits are then equal, with
 the exception of about one value in 10^8 that lies next to a rounding boundary. Such a value matters only if
