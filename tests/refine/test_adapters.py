@@ -81,7 +81,7 @@ def test_the_recipe_for_a_latent_structure(images, monkeypatch):
     model = TwoPriors().eval()
     model.g_a[-1].weight.data.mul_(30)
     model.update()
-    with pytest.raises(UnsupportedModelError, match=r"TwoPriors has none .* h_a, h_s, .* ADAPTERS"):
+    with pytest.raises(UnsupportedModelError, match=r"TwoPriors has none .* h_a, h_s, .*ADAPTERS"):
         refine(model, images, **OPTIONS)
     monkeypatch.setattr("compressai_sga.refine.loop.ADAPTERS", [*ADAPTERS, TwoPriorsLatents])
     for preset in ("ssl", "polish"):

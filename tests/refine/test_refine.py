@@ -340,7 +340,7 @@ def test_foreign_structure_is_refused_by_name(images):
     del model.gaussian_conditional
     with pytest.raises(UnsupportedModelError, match="gaussian_conditional"):
         refine(model, images, lmbda=0.05)
-    with pytest.raises(UnsupportedModelError, match="Conv2d has no compress and no decompress, .* ADAPTERS"):
+    with pytest.raises(UnsupportedModelError, match="Conv2d has no compress and no decompress, .*ADAPTERS"):
         refine(nn.Conv2d(3, 3, 1), images, lmbda=0.05)
 
 
