@@ -176,8 +176,9 @@ class CodecTreeLatents(LatentAdapter):
 
         A symbol that is left out takes no bits: y_hat is the mean there.
         """
-        total: list[Tensor] = []
-        done: list[Tensor] = []  # y_hat of each half, zero elsewhere
+        grids: list[Tensor] = []
+        probabilities: list[Tensor] = []
+        done: list[Tensor] = []  # y_hat of each half; like the grid it is zero in the other half
         for step, parity in (("anchor", codec.anchor_parity), ("non_anchor", codec.non_anchor_parity)):
             here = checkerboard(y, parity)
             context = codec._ctx_params(step, y, params, done)
@@ -188,9 +189,9 @@ class CodecTreeLatents(LatentAdapter):
             grid = torch.where(coded, grid, torch.where(here, means, 0.0))
             y_hat = codec._apply_lrp(step, params, predicted, grid, sum(done) + grid)
             done.append(torch.where(coded, y_hat, grid))
-            half = grid, torch.where(coded, likelihoods, 1.0)
-            total = list(half) if not total else [total[0] + half[0], total[1] * half[1]]
-        return done[0] + done[1], total[1], total[0]
+            grids.append(grid)
+            probabilities.append(torch.where(coded, likelihoods, 1.0))
+        return done[0] + done[1], probabilities[0] * probabilities[1], grids[0] + grids[1]
 
     def code_groups(
         self, codec: ChannelGroupsLatentCodec, y: Tensor, params: Tensor, rounding: Rounding

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -76,14 +77,21 @@ class TwoPriorsLatents(LatentAdapter):
         return Coded(y_hat, {"y": likelihoods}, {"y": y_hat})
 
 
-def test_the_recipe_for_a_latent_structure(images, monkeypatch):
+@pytest.fixture
+def row() -> Iterator[Callable[[], None]]:
+    """Appends the row."""
+    yield lambda: ADAPTERS.append(TwoPriorsLatents)
+    ADAPTERS.remove(TwoPriorsLatents)
+
+
+def test_the_recipe_for_a_latent_structure(images, row):
     torch.manual_seed(0)
     model = TwoPriors().eval()
     model.g_a[-1].weight.data.mul_(30)
     model.update()
     with pytest.raises(UnsupportedModelError, match=r"TwoPriors has none .* h_a, h_s, .*ADAPTERS"):
         refine(model, images, **OPTIONS)
-    monkeypatch.setattr("compressai_sga.refine.loop.ADAPTERS", [*ADAPTERS, TwoPriorsLatents])
+    row()
     for preset in ("ssl", "polish"):
         result = refine(model, images, preset=preset, steps=3, lmbda=0.05)
         assert result.after.loss < result.before.loss
