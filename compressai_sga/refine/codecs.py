@@ -280,9 +280,9 @@ class Node:
         owner = _owner(kind, "compress")
         if owner is not _owner(kind, "decompress"):
             return False
-        return (
-            set(self.methods) <= set(vars(owner)) if self.methods else owner is _owner(self.base, "compress")
-        )
+        if self.methods:
+            return set(self.methods) <= set(vars(owner))
+        return owner is _owner(self.base, "compress")
 
 
 def _owner(kind: type, method: str) -> type:

@@ -205,7 +205,8 @@ class LatentAdapter:
         compress_kwargs: what the caller passes to model.compress (variable rate: stage, s, inputscale).
     """
 
-    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol.
+    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol. Then `code` rounds all of
+    #: y in one call, and symbols can be changed one by one (`rdoq`).
     independent_symbols = False
     #: Whether the model codes at several rates, chosen by the arguments of compress.
     variable_rate = False
