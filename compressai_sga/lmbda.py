@@ -13,6 +13,7 @@ import math
 from torch import nn
 
 from .typing import Distortion
+from .wrappers import unwrapped
 
 __all__ = ["LMBDA_BY_QUALITY", "nearest_published", "set_trained_lmbda", "trained_lmbda"]
 
@@ -26,12 +27,13 @@ _ATTRIBUTE = "_compressai_sga_lmbda"
 
 def set_trained_lmbda(model: nn.Module, lmbda: float, metric: Distortion = "mse") -> None:
     """Notes on the model which trade-off it was trained for; copies of the model keep the note."""
+    model = unwrapped(model)
     setattr(model, _ATTRIBUTE, {**getattr(model, _ATTRIBUTE, {}), metric: float(lmbda)})
 
 
 def trained_lmbda(model: nn.Module, metric: Distortion = "mse") -> float | None:
     """The trade-off that the model is known to be trained for, or None."""
-    return getattr(model, _ATTRIBUTE, {}).get(metric)
+    return getattr(unwrapped(model), _ATTRIBUTE, {}).get(metric)
 
 
 def nearest_published(lmbda: float, metric: Distortion) -> float:

@@ -17,6 +17,8 @@ ORDER = (
         "lazy",
         "typing",
         "version",
+        "wrappers",
+        "copies",
         "inputs",
         "precision",
         "lmbda",

@@ -2,7 +2,8 @@
 """The methods of CompressAI's autoregressive models and of its raster-scan codec, coded front by front.
 
 Each function replaces the stock method of the same name, with the same arguments, where the coder is one of
-ours: the stock methods ignore the coder's name. `binding` and `hooks` put these functions in their place.
+ours: the stock methods ignore the coder's name. Shapes are those of the installed CompressAI: the raster-scan
+codec's is (h, w) in 1.2.8, and (C, h, w) since. `binding` and `hooks` put these functions in their place.
 
 In:  the model or codec, whose `gaussian_conditional` has a coder of ours and tables. Out: as stock's.
 Fails with ``ShapeError`` on a latent and parameters of different sizes, ``BitstreamError`` on a string that
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from compressai.latent_codecs import rasterscan
 from compressai.latent_codecs.rasterscan import RasterScanLatentCodec
 from torch import Tensor, nn
 
@@ -29,6 +31,10 @@ __all__ = [
     "decompress_ar",
     "decompress_raster_scan",
 ]
+
+
+# Together with the shape, the functions that code one image became methods.
+_SHAPE_HAS_CHANNELS = not hasattr(rasterscan, "raster_scan_compress_single_stream")
 
 
 def compress_ar(
@@ -80,7 +86,8 @@ def compress_raster_scan(codec: nn.Module, y: Tensor, ctx_params: Tensor) -> dic
         )
         strings.append(string)
         coded.append(y_hat)
-    return {"strings": [strings], "y_hat": torch.cat(coded), "shape": y.shape[2:4]}
+    shape = y.shape[1:] if _SHAPE_HAS_CHANNELS else y.shape[2:4]
+    return {"strings": [strings], "y_hat": torch.cat(coded), "shape": shape}
 
 
 def decompress_raster_scan(
@@ -88,7 +95,7 @@ def decompress_raster_scan(
 ) -> dict[str, Any]:
     """`RasterScanLatentCodec.decompress`."""
     (y_strings,) = strings
-    _require_size(tuple(shape), ctx_params)
+    _require_size(tuple(shape)[-2:], ctx_params)
     decoded = [
         scan_decompress(string, ctx_params[i : i + 1], *_parts(codec), merge=_merge(codec))
         for i, string in enumerate(y_strings)

@@ -2,10 +2,11 @@
 """The networks that predict the coder's tables, computed identically on every machine.
 
 Encoder and decoder must pick the same coding table for every symbol. The tables follow from scales that
-networks compute: h_s, and in models of latent codecs also the channel context, the checkerboard context and
-the network that joins them. In float32 the two sides can disagree, because another instruction set sums in
-another order: on most Kodak images one to three of 150,000 table indexes differ (mbt2018-mean-small, AVX-512
-against AVX2 or SSE), and everything that is decoded after such an index is lost.
+networks compute: h_s, and in models of latent codecs also the channel context, the checkerboard context, the
+network that joins them, and what predicts residuals of the symbols that they see. In float32 both sides can
+disagree, because another instruction set sums in another order: on most Kodak images one to three of 150,000
+table indexes differ (mbt2018-mean-small, AVX-512 against AVX2 or SSE), and everything that is decoded after
+such an index is lost.
 
 Here these networks run in float64 and their results are rounded to float32. The bits are then equal, with
 the exception of about one value in 10^8 that lies next to a rounding boundary. Such a value matters only if
@@ -22,19 +23,23 @@ gradients (refinement) stays float32 too, because it selects no table.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
 from types import MethodType
+from typing import Any
 
 import torch
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
     CheckerboardLatentCodec,
     GaussianConditionalLatentCodec,
+    LatentCodec,
 )
 from torch import Tensor, nn
+
+from ..copies import copied, modules_of_closures
+from ..refine.codecs import is_multi_context, is_residual
 
 __all__ = ["make_portable"]
 
@@ -45,7 +50,10 @@ BLOCK_OF_Y = 4 * BLOCK
 def make_portable(model: nn.Module) -> nn.Module:
     """Run the networks that predict tables in float64 where no gradient is wanted; returns the same model."""
     for network, block in list(_predictors(model)):
-        network.forward = MethodType(_in_double(copy.deepcopy(network).double(), block), network)
+        network.forward = MethodType(_in_double(_converted(network, torch.float64), block), network)
+    for codec in model.modules():
+        if is_residual(type(codec)):
+            codec._apply_lrp = MethodType(_residual_in_double(_converted(codec, torch.float64)), codec)
     return model
 
 
@@ -62,9 +70,19 @@ def _predictors(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
         elif isinstance(module, GaussianConditionalLatentCodec):
             if not isinstance(module.entropy_parameters, nn.Identity):
                 yield module.entropy_parameters, BLOCK_OF_Y
+        elif is_multi_context(type(module)):
+            yield from ((part, BLOCK_OF_Y) for part in module.children() if not isinstance(part, LatentCodec))
 
 
-def _in_double(network: nn.Module, block: int) -> Callable[[nn.Module, Tensor], Tensor]:
+def _converted(network: nn.Module, to: torch.dtype | torch.device) -> nn.Module:
+    """A copy, with the modules to which its functions refer."""
+    twin = copied(network).to(to)
+    for module in modules_of_closures(twin):
+        module.to(to)
+    return twin
+
+
+def _in_double(network: nn.Module, block: int) -> Callable[..., Any]:
     """The method `forward` of a network of which `network` is the copy in float64.
 
     It keeps a copy for each device. As a method it goes along where its owner is copied.
@@ -73,17 +91,42 @@ def _in_double(network: nn.Module, block: int) -> Callable[[nn.Module, Tensor], 
 
     @functools.cache
     def on(device: torch.device) -> nn.Module:
-        return copy.deepcopy(network).to(device)
+        return _converted(network, device)
 
-    def forward(self: nn.Module, v: Tensor) -> Tensor:
-        if v.requires_grad:
-            return type(self).forward(self, v)
-        module = on(v.device)
-        if reach is None or max(v.shape[-2:]) <= block + 2 * reach:
-            return module(v.to(torch.float64)).to(v.dtype)
-        return _by_blocks(module, v, reach, block)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        if any(v.requires_grad for v in tensors):
+            return type(self).forward(self, *args, **kwargs)
+        module, v = on(tensors[0].device), tensors[0]
+        if len(tensors) == 1 and reach is not None and max(v.shape[-2:]) > block + 2 * reach:
+            return _by_blocks(module, v, reach, block)
+        kwargs = {name: _cast(value, torch.float64) for name, value in kwargs.items()}
+        return _cast(module(*(_cast(value, torch.float64) for value in args), **kwargs), v.dtype)
 
     return forward
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of floats, or a dict with such, in another type; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _cast(part, dtype) for name, part in value.items()}
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _residual_in_double(twin: nn.Module) -> Callable[..., Tensor]:
+    """The method `_apply_lrp` of a codec of which `twin` is the copy in float64; its tanh decides tables."""
+
+    @functools.cache
+    def on(device: torch.device) -> nn.Module:
+        return _converted(twin, device)
+
+    def apply_lrp(self: nn.Module, support: Tensor, y_hat: Tensor) -> Tensor:
+        if support.requires_grad or y_hat.requires_grad:
+            return type(self)._apply_lrp(self, support, y_hat)
+        codec = on(y_hat.device)
+        return type(codec)._apply_lrp(codec, support.double(), y_hat.double()).to(y_hat.dtype)
+
+    return apply_lrp
 
 
 def _by_blocks(module: nn.Module, v: Tensor, reach: int, block: int) -> Tensor:

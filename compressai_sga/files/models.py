@@ -310,7 +310,11 @@ def _load_own(weights: OwnWeights, device: str) -> _Loaded:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         for key in ("network", "state_dict", "model_state_dict"):
             state = state.get(key, state)
-        net = architecture(weights.name).from_state_dict(load_pretrained(state))
+        kind = architecture(weights.name)
+        try:
+            net = kind.from_state_dict(state)
+        except (KeyError, RuntimeError):  # an old checkpoint, with names that are no longer in use
+            net = kind.from_state_dict(load_pretrained(state))
         net.update()
     except Exception as error:  # a file of any kind, read by code that trusts it
         if is_lack_of_memory(error):

@@ -16,14 +16,15 @@ decode.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from compressai.latent_codecs import LatentCodec
 from torch import Tensor, nn
 
 from ..coding import checksum
@@ -244,7 +245,7 @@ def _decode(
     """
     checked = False
 
-    def stop(*_: Any) -> None:
+    def stop() -> None:
         nonlocal checked
         if not checked:
             checked = True
@@ -252,9 +253,8 @@ def _decode(
 
     sent = _small(net) if is_large(size) else {}
     with shown(net, f"decoding {size[1]}x{size[0]} pixels", size, lambda: net.decompress(**sent)):
-        handle = _synthesis(net).register_forward_pre_hook(stop)
         try:
-            with torch.no_grad(), checksum.record() as symbols:
+            with _told_of_symbols(net, stop), torch.no_grad(), checksum.record() as symbols:
                 x_hat = net.decompress([[string] for string in strings], shape)["x_hat"]
         except (SgaError, _Decoded):
             raise
@@ -262,13 +262,36 @@ def _decode(
             if checked or is_lack_of_memory(error):
                 raise
             raise BitstreamError(f"the symbols cannot be decoded: {error or type(error).__name__}") from error
-        finally:
-            handle.remove()
     if x_hat.isnan().any():
         raise BitstreamError("the decoded image is not a number in places: the file is damaged")
     return x_hat
 
 
-def _synthesis(net: nn.Module) -> nn.Module:
-    """g_s, which runs after all symbols are decoded; for HFD, that of its first stage."""
-    return getattr(net, "first_stage", net).g_s
+@contextmanager
+def _told_of_symbols(net: nn.Module, told: Callable[[], None]) -> Iterator[None]:
+    """A context in which `told` is called when all symbols are decoded, before the transforms run.
+
+    In a model with a latent codec that is when it has decoded, in any other when g_s begins; in HFD, all this
+    within its first stage.
+    """
+    net = getattr(net, "first_stage", net)
+    if not isinstance(getattr(net, "latent_codec", None), LatentCodec):
+        handle = net.g_s.register_forward_pre_hook(lambda *_: told())
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    latent_codec = net.latent_codec
+    decode = latent_codec.decompress
+
+    def decompress(*args: Any, **kwargs: Any) -> Any:
+        out = decode(*args, **kwargs)
+        told()
+        return out
+
+    latent_codec.decompress = decompress
+    try:
+        yield
+    finally:
+        del latent_codec.decompress

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only place that touches stock CompressAI: one table of patches, applied and taken back here.
 
-E = compressai.utils.eval_model.__main__; every row was checked against CompressAI 1.2.8.
+E = compressai.utils.eval_model.__main__; every row was checked against CompressAI 1.2.8 and the development
+version 1.2.9.dev0.
 
 | where | what | why | when |
 |---|---|---|---|
@@ -49,7 +50,7 @@ import compressai_sga_startup
 
 __all__ = ["CHECKED_VERSIONS", "PATCHES", "Patch", "disable", "enable", "is_enabled", "patch"]
 
-CHECKED_VERSIONS = ("1.2.8",)
+CHECKED_VERSIONS = ("1.2.8", "1.2.9.dev0")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ _VBR = ("vbr_stage", "vbr_scale")
 _SCAN = ("y_hat", "params", "height", "width", "kernel_size", "padding")
 _RATE = ("scale", "rescale", "stage")
 _MIXTURE = ("scales", "means", "weights")
-_PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
+Parameters = tuple[str, ...]
+_PARAMETERS: dict[
+    str, dict[str, Parameters | dict[str, Parameters]]
+] = {  # of all checked versions, or of each
     _EVAL_MODEL: {
         "setup_args": (),
         "main": ("argv",),
@@ -151,7 +155,7 @@ _PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
     _RASTER_SCAN: {
         "RasterScanLatentCodec.compress": ("self", "y", "ctx_params"),
         "RasterScanLatentCodec.decompress": ("self", "strings", "shape", "ctx_params", "kwargs"),
-        "RasterScanLatentCodec.merge": ("args",),
+        "RasterScanLatentCodec.merge": {"1.2.8": ("args",), "1.2.9.dev0": ("self", "args")},
     },
 }
 
@@ -177,10 +181,14 @@ def enable() -> bool:
 
     version = _compressai_version()
     if version not in CHECKED_VERSIONS:
+        loaded = [sys.modules[name] for name in _PARAMETERS if name in sys.modules]
+        differing = [
+            each for module in loaded if not _being_imported(module) for each in _differences(module)
+        ]
         _warn(
             f"compressai-sga knows CompressAI {', '.join(CHECKED_VERSIONS)}, not {version}; its "
-            "command line and registries stay stock. Install a known version, or a newer "
-            "compressai-sga; compressai_sga.refine works all the same"
+            f"command line and registries stay stock. {_sentences(differing)}Install a known version, or a "
+            "newer compressai-sga; compressai_sga.refine works all the same"
         )
         return False
     _enabled = True
@@ -190,7 +198,7 @@ def enable() -> bool:
         for name in dict.fromkeys(row.module for row in PATCHES):
             module = sys.modules.get(name)
             # One that is being imported right now is patched by the start-up stub afterwards.
-            if module is not None and not getattr(module.__spec__, "_initializing", False):
+            if module is not None and not _being_imported(module):
                 if patch(module):
                     in_force.add(name)
         if in_force.issuperset(_CODING):
@@ -230,16 +238,13 @@ def patch(module: ModuleType) -> bool:
         return False
     if module.__name__ == _DICTIONARIES:
         _register()  # again, in case that it was reloaded
-    for name, parameters in _PARAMETERS.get(module.__name__, {}).items():
-        function = _look_up(module, name)[2]
-        found = None if function is None else tuple(inspect.signature(function).parameters)
-        if found != parameters:
-            _warn(
-                f"{module.__name__}.{name} has the parameters {found}, not {parameters} as in "
-                f"CompressAI {', '.join(CHECKED_VERSIONS)}: it stays stock. Another plugin or a "
-                "changed CompressAI is the likely reason; `python -m compressai_sga` needs stock"
-            )
-            return False
+    differing = _differences(module)
+    if differing:
+        _warn(
+            f"{_sentences(differing)}{module.__name__} stays stock. Another plugin or a changed CompressAI "
+            "is the likely reason; `python -m compressai_sga` needs stock"
+        )
+        return False
     for row in PATCHES:
         if row.module != module.__name__:
             continue
@@ -252,6 +257,33 @@ def patch(module: ModuleType) -> bool:
             setattr(owner, name, wrapper)
             _applied.append((owner, name, stock, wrapper))
     return True
+
+
+def _differences(module: ModuleType) -> list[str]:
+    """The functions of a module whose parameters are not those of the checked version, with both."""
+    version, found = _compressai_version(), []
+    for name, parameters in _PARAMETERS.get(module.__name__, {}).items():
+        by_version = (
+            parameters if isinstance(parameters, dict) else dict.fromkeys(CHECKED_VERSIONS, parameters)
+        )
+        known = {v: by_version[v] for v in by_version if v == version} or by_version
+        function = _look_up(module, name)[2]
+        has = None if function is None else tuple(inspect.signature(function).parameters)
+        if has not in known.values():
+            expected = " or ".join(
+                dict.fromkeys(f"{value} as in CompressAI {v}" for v, value in known.items())
+            )
+            what = "is missing" if has is None else f"has the parameters {has}"
+            found.append(f"{module.__name__}.{name} {what}, not {expected}")
+    return found
+
+
+def _sentences(parts: list[str]) -> str:
+    return "".join(f"{part}. " for part in parts)
+
+
+def _being_imported(module: ModuleType) -> bool:
+    return getattr(module.__spec__, "_initializing", False)
 
 
 def _look_up(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:

@@ -21,7 +21,8 @@ Fails with ``ValueError`` on groups that do not sum to M channels, ``ShapeError`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
     CheckerboardLatentCodec,
+    EntropyBottleneckLatentCodec,
     GaussianConditionalLatentCodec,
     HyperLatentCodec,
     HyperpriorLatentCodec,
@@ -91,22 +93,22 @@ class SpaceChannelContext(SimpleVAECompressionModel):
             deconv(N, N), nn.LeakyReLU(), deconv(N, side), nn.LeakyReLU(), conv(side, side, 3, 1)
         )
         before = [sum(self.groups[:k]) for k in range(len(self.groups))]
-        self.latent_codec = HyperpriorLatentCodec(
-            latent_codec={
-                "y": ChannelGroupsLatentCodec(
-                    groups=self.groups,
-                    channel_context={
-                        f"y{k}": nn.Sequential(
-                            conv(before[k], CONTEXT, 5, 1), nn.LeakyReLU(), conv(CONTEXT, CONTEXT, 3, 1)
-                        )
-                        for k in range(1, len(self.groups))
-                    },
-                    latent_codec={
-                        f"y{k}": _group(size, side + CONTEXT * (k > 0)) for k, size in enumerate(self.groups)
-                    },
-                ),
-                "hyper": HyperLatentCodec(EntropyBottleneck(N), h_a, h_s, quantizer="ste"),
-            }
+        self.latent_codec = _hyperprior(
+            ChannelGroupsLatentCodec(
+                groups=self.groups,
+                channel_context={
+                    f"y{k}": nn.Sequential(
+                        conv(before[k], CONTEXT, 5, 1), nn.LeakyReLU(), conv(CONTEXT, CONTEXT, 3, 1)
+                    )
+                    for k in range(1, len(self.groups))
+                },
+                latent_codec={
+                    f"y{k}": _group(size, side + CONTEXT * (k > 0)) for k, size in enumerate(self.groups)
+                },
+            ),
+            EntropyBottleneck(N),
+            h_a,
+            h_s,
         )
 
     @property
@@ -150,6 +152,17 @@ class SpaceChannelContext(SimpleVAECompressionModel):
                 "compressai.ops.compute_padding says"
             )
 
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """As stock; also of a model that another version of CompressAI has saved, whose hyperprior has other
+        names."""
+        here = set(self.state_dict())
+        renamed = {}
+        for key, tensor in state_dict.items():
+            others = (key.replace(*names, 1) for pair in _RENAMED for names in (pair, pair[::-1]))
+            other = next((name for name in others if name != key and name in here), key)
+            renamed[key if key in here else other] = tensor
+        return super().load_state_dict(renamed, *args, **kwargs)
+
     @classmethod
     def from_state_dict(cls, state_dict: dict[str, Tensor]) -> SpaceChannelContext:
         """A model of the widths and groups of a state dict, with its numbers."""
@@ -159,6 +172,24 @@ class SpaceChannelContext(SimpleVAECompressionModel):
         net = cls(N, M, [groups[key] for key in sorted(groups, key=lambda key: int(key.split(".")[0]))])
         net.load_state_dict(state_dict)
         return net
+
+
+_RENAMED = (
+    ("latent_codec.hyper.entropy_bottleneck.", "latent_codec.z.entropy_bottleneck."),
+    ("latent_codec.hyper.h_a.", "latent_codec.h_a."),
+    ("latent_codec.hyper.h_s.", "latent_codec.h_s."),
+)
+"""Names in a state dict with CompressAI 1.2.8 and since."""
+
+
+def _hyperprior(
+    y: nn.Module, bottleneck: EntropyBottleneck, h_a: nn.Module, h_s: nn.Module
+) -> HyperpriorLatentCodec:
+    """The root of the latent codecs, whose interface is another one since CompressAI 1.2.9.dev0."""
+    if "h_a" in inspect.signature(HyperpriorLatentCodec).parameters:
+        z = EntropyBottleneckLatentCodec(bottleneck, quantizer="ste")
+        return HyperpriorLatentCodec({"y": y, "z": z}, h_a=h_a, h_s=h_s)
+    return HyperpriorLatentCodec({"y": y, "hyper": HyperLatentCodec(bottleneck, h_a, h_s, quantizer="ste")})
 
 
 def _group(size: int, side: int) -> CheckerboardLatentCodec:

@@ -39,7 +39,6 @@ from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
     CheckerboardLatentCodec,
-    HyperLatentCodec,
     HyperpriorLatentCodec,
     LatentCodec,
 )
@@ -48,6 +47,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..errors import UnsupportedModelError
+from ..refine.codecs import hyper_parts
 from .universal import UniversalBottleneck
 
 __all__ = [
@@ -182,8 +182,9 @@ class _Places:
         """A tree of `compressai.latent_codecs` whose leaves are checkerboards."""
         known = {id(m.latent_codec["y"]) for m in root.modules() if isinstance(m, CheckerboardLatentCodec)}
         for module in root.modules():
-            if isinstance(module, HyperLatentCodec):
-                self.start("h_a", module.h_a)
+            if isinstance(module, HyperpriorLatentCodec) and (parts := hyper_parts(module)) is not None:
+                self.start("h_a", parts[0])
+                known |= {id(part) for part in module.latent_codec.values() if parts[2] in part.modules()}
             elif isinstance(module, ChannelGroupsLatentCodec):
                 for context in module.channel_context.values():
                     self.start("channel_context", context)

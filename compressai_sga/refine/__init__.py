@@ -7,14 +7,17 @@ from .. import lazy
 
 if TYPE_CHECKING:
     from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
-    from .loop import RefineResult, refine, refined
+    from .latents import LatentAdapter
+    from .loop import ADAPTERS, RefineResult, refine, refined
     from .objective import RateDistortion
     from .presets import METHODS, PRESETS, RefineConfig
 
 __all__ = [
+    "ADAPTERS",
     "LMBDA_BY_QUALITY",
     "METHODS",
     "PRESETS",
+    "LatentAdapter",
     "RateDistortion",
     "RefineConfig",
     "RefineResult",
@@ -28,7 +31,8 @@ __getattr__ = lazy.attributes(
     __name__,
     {
         **dict.fromkeys(("LMBDA_BY_QUALITY", "set_trained_lmbda", "trained_lmbda"), ".lmbda"),
-        **dict.fromkeys(("RefineResult", "refine", "refined"), "loop"),
+        **dict.fromkeys(("ADAPTERS", "RefineResult", "refine", "refined"), "loop"),
+        "LatentAdapter": "latents",
         "RateDistortion": "objective",
         **dict.fromkeys(("METHODS", "PRESETS", "RefineConfig"), "presets"),
     },

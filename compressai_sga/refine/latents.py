@@ -6,7 +6,7 @@ An adapter answers four questions about a frozen CompressAI model:
     latents_of(x)            which real-valued latents does the encoder make?
     code(latents, rounding)  given a rounding (hard or relaxed), which y_hat does the decoder see, and
                              how likely are the symbols under the tables that the coder uses?
-    synthesise(y_hat)        which image comes out?
+    synthesis(y_hat)         which image comes out?
     compress(grid)           which strings does the *stock* encoder write for these symbols?
 
 Rounding is a function (v, name) -> v_hat on v = (latent - centre) / step, so relaxations need not know the
@@ -16,8 +16,12 @@ medians, means and gains. Structures:
     HyperpriorLatents    z under a bottleneck; y Gaussian given z    bmshj2018-hyperprior, mbt2018-mean,
                          optionally with a causal context and        mbt2018, cheng2020-*, *-vbr
                          with gain and reconstruction offsets
-    CodecTreeLatents     a tree of compressai.latent_codecs          cheng2020-anchor-checkerboard, elic2022-*
-                         (see codecs.py)
+    CodecTreeLatents     a tree of compressai.latent_codecs          cheng2020-anchor-checkerboard, MLIC, TCM,
+                         (see codecs.py)                             elic2022-*, DCAE, STF, CCA, SAAF
+
+`refine.ADAPTERS` lists them. Structure is what counts, not the name or the class of the model: an adapter
+says what a model lacks for it (`lacks`), and takes the model where that is nothing. CONTRIBUTING.md says how
+to add one.
 
 Shapes: x (B, 3, H, W); y (B, C, H/16, W/16) as a rule; likelihoods have the shape of their latent.
 Fails with ``UnsupportedModelError``, naming the part that is missing.
@@ -27,7 +31,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -49,6 +54,7 @@ __all__ = [
     "code_bottleneck",
     "code_gaussian",
     "hard_rounding",
+    "missing",
 ]
 
 Rounding = Callable[[Tensor, str], Tensor]
@@ -174,6 +180,20 @@ class CausalContext:
         return coded
 
 
+# --- What a model has ---------------------------------------------------------------------------
+
+
+def missing(model: nn.Module, parts: Mapping[str, type | UnionType]) -> list[str]:
+    """The parts, by name and class, that a model does not have, in words."""
+    return [
+        name
+        if kind is nn.Module
+        else f"{name} ({' or '.join(k.__name__ for k in get_args(kind) or (kind,))})"
+        for name, kind in parts.items()
+        if not isinstance(getattr(model, name, None), kind)
+    ]
+
+
 # --- Adapters ---------------------------------------------------------------------------------
 
 
@@ -185,7 +205,8 @@ class LatentAdapter:
         compress_kwargs: what the caller passes to model.compress (variable rate: stage, s, inputscale).
     """
 
-    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol.
+    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol. Then `code` rounds all of
+    #: y in one call, and symbols can be changed one by one (`rdoq`).
     independent_symbols = False
     #: Whether the model codes at several rates, chosen by the arguments of compress.
     variable_rate = False
@@ -195,6 +216,7 @@ class LatentAdapter:
         self.codec = coded_on_cpu(model)  # which runs the model's own g_a, h_a and g_s
         self.compress_kwargs = dict(compress_kwargs)
         self.sources = self.find_sources(model)
+        self.synthesis = self.find_synthesis(model)
         self.notes: list[str] = []
         """What the caller should know about the model."""
         unbounded = []
@@ -216,8 +238,8 @@ class LatentAdapter:
             )
 
     @staticmethod
-    def matches(model: nn.Module) -> bool:
-        """Does the model have this structure?"""
+    def lacks(model: nn.Module) -> list[str]:
+        """What the model lacks for this structure, each part in words; empty: it has this structure."""
         raise NotImplementedError
 
     @staticmethod
@@ -225,17 +247,26 @@ class LatentAdapter:
         """The modules whose outputs are the latents, by latent name, outermost first."""
         raise NotImplementedError
 
+    @staticmethod
+    def find_synthesis(model: nn.Module) -> nn.Module:
+        """The decoder's transform, y_hat -> x_hat, differentiable."""
+        return model.g_s
+
     def code(self, latents: Latents, rounding: Rounding) -> Coded:
         """Quantise the latents with `rounding`; differentiable in them if the rounding is."""
         raise NotImplementedError
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
-        """The decoder's image, unclamped, in full precision."""
-        return self.model.g_s(y_hat)
+        """The decoder's image in full precision; not necessarily clamped."""
+        return self.synthesis(y_hat)
 
     @torch.no_grad()
     def latents_of(self, x: Tensor) -> tuple[Latents, dict[str, Any]]:
-        """Run the stock encoder; return (its real-valued latents, what it returned)."""
+        """Run the stock encoder; return (its real-valued latents, what it returned).
+
+        Raises:
+            UnsupportedModelError: `compress` does not take images, or does not call the modules in question.
+        """
         latents: Latents = {}
         handles = [
             module.register_forward_hook(
@@ -244,11 +275,29 @@ class LatentAdapter:
             for name, module in self.sources.items()
         ]
         try:
-            out = self.codec.compress(x, **self.compress_kwargs)
+            out = self._encode(x)
         finally:
             for handle in handles:
                 handle.remove()
+        for name in self.sources:
+            if name not in latents:
+                raise UnsupportedModelError(
+                    f"compress of {type(self.model).__name__} does not call the module that should make the "
+                    f"latent {name}; add an adapter that knows where {name} comes from (CONTRIBUTING.md, "
+                    '"A latent structure")'
+                )
         return {name: latents[name] for name in self.sources}, out
+
+    def _encode(self, x: Tensor) -> dict[str, Any]:
+        try:
+            return self.codec.compress(x, **self.compress_kwargs)
+        except (TypeError, LookupError, AttributeError) as error:
+            given = "".join(f", {name}={value!r}" for name, value in self.compress_kwargs.items())
+            raise UnsupportedModelError(
+                f"compress(x{given}) of {type(self.model).__name__} fails for images x of shape "
+                f"{tuple(x.shape)} ({type(error).__name__}: {error}); refinement is for models whose "
+                "compress takes images (B, 3, H, W)"
+            ) from error
 
     @torch.no_grad()
     def compress(self, grid: Latents, x: Tensor) -> dict[str, Any]:
@@ -264,7 +313,8 @@ class LatentAdapter:
     @torch.no_grad()
     def decompress(self, out: Mapping[str, Any]) -> Tensor:
         """The stock decoder's image for what `compress` returned, in [0, 1]."""
-        return self.codec.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
+        x_hat = self.codec.decompress(out["strings"], out["shape"], **self.compress_kwargs)["x_hat"]
+        return x_hat.clamp(0, 1)  # which CompressAI after 1.2.8 leaves to its caller
 
     def reset(self) -> None:
         """Clears what is kept from step to step."""
@@ -276,10 +326,9 @@ class FactorizedLatents(LatentAdapter):
     independent_symbols = True
 
     @staticmethod
-    def matches(model: nn.Module) -> bool:
-        return not hasattr(model, "h_a") and isinstance(
-            getattr(model, "entropy_bottleneck", None), EntropyBottleneck
-        )
+    def lacks(model: nn.Module) -> list[str]:
+        parts = {"g_a": nn.Module, "g_s": nn.Module, "entropy_bottleneck": EntropyBottleneck}
+        return missing(model, parts) + ["no h_a beside it"] * hasattr(model, "h_a")
 
     @staticmethod
     def find_sources(model: nn.Module) -> dict[str, nn.Module]:
@@ -307,10 +356,19 @@ class HyperpriorLatents(LatentAdapter):
         self.reset()
 
     @staticmethod
-    def matches(model: nn.Module) -> bool:
-        return all(hasattr(model, part) for part in ("h_a", "h_s", "entropy_bottleneck")) and (
-            stock_class(type(getattr(model, "gaussian_conditional", None))) is GaussianConditional
-        )
+    def lacks(model: nn.Module) -> list[str]:
+        parts: dict[str, type | UnionType] = dict.fromkeys(("g_a", "g_s", "h_a", "h_s"), nn.Module)
+        parts["entropy_bottleneck"] = EntropyBottleneck | EntropyBottleneckVbr
+        parts["gaussian_conditional"] = GaussianConditional
+        lacking = missing(model, parts)
+        if not lacking:
+            kind = stock_class(type(model.gaussian_conditional))
+            lacking = [
+                f"GaussianConditional's own {method}, which {kind.__name__} overrides"
+                for method in ("quantize", "build_indexes", "compress", "decompress", "_likelihood")
+                if getattr(kind, method) is not getattr(GaussianConditional, method)
+            ]
+        return lacking
 
     @staticmethod
     def find_sources(model: nn.Module) -> dict[str, nn.Module]:

@@ -16,7 +16,6 @@ Fails with ``UnsupportedModelError`` (which part is missing), ``ShapeError``, ``
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 import warnings
@@ -30,11 +29,13 @@ import torch.nn.functional as F
 from compressai.ops import compute_padding
 from torch import Tensor, nn
 
+from ..copies import copied
 from ..errors import ShapeError, UnsupportedModelError
 from ..inputs import check_images, check_weights
 from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
 from ..precision import full_float32, full_precision, tf32_is_allowed
 from ..typing import Distortion, StepCallback
+from ..wrappers import unwrapped
 from .codecs import CodecTreeLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
 from .objective import RateDistortion, distortion, estimate_lmbda
@@ -42,12 +43,13 @@ from .presets import RefineConfig
 from .rdoq import polish
 from .synthesis import FastSynthesis
 
-__all__ = ["RefineResult", "refine", "refined"]
+__all__ = ["ADAPTERS", "RefineResult", "build_adapter", "refine", "refined"]
 
-ADAPTERS: tuple[type[LatentAdapter], ...] = (
-    CodecTreeLatents,
-    HyperpriorLatents,
-    FactorizedLatents,
+ADAPTERS: list[type[LatentAdapter]] = [CodecTreeLatents, HyperpriorLatents, FactorizedLatents]
+"""The latent structures that can be refined; the first whose `lacks` finds nothing takes a model."""
+_WANTED = (
+    "Give an image model of CompressAI or one built from its parts, or add an adapter for its structure to "
+    'compressai_sga.refine.ADAPTERS (CONTRIBUTING.md, "A latent structure")'
 )
 STRIDE = 64  # images are padded to multiples of this, as stock eval_model does
 # Bits of strings against -log2 of their likelihoods. Below: no symbol takes more than 16 bits of a table, and
@@ -115,9 +117,10 @@ def refine(
     """Refine the latents of x and code them; the model's weights and tables are not changed.
 
     Args:
-        model: any CompressAI image model, or one built from the same parts; float32, tables updated. Where
-            it has a `first_stage`, as `models.hfd.HFD` does, the first stage codes: its latents are refined,
-            and its image is measured.
+        model: any CompressAI image model, or one built from the same parts; float32, tables updated. It may
+            be compiled or inside DataParallel: the bare model is what is refined. Where it has a
+            `first_stage`, as `models.hfd.HFD` does, the first stage codes: its latents are refined, and its
+            image is measured.
         x: images in [0, 1], shape (B, 3, H, W), on the model's device.
         method, preset, steps, lmbda, lr, seed, metric: see `RefineConfig.make`; "ssl" by default.
             `lmbda` None takes the value that the model was trained with, as noted by
@@ -145,7 +148,7 @@ def refine(
     start = time.perf_counter()
     if config is None:
         config = RefineConfig.make(method, preset, steps, lmbda, lr, seed, metric)
-    model = getattr(model, "first_stage", model)
+    model = _coding_model(model)
     check_model(model)
     check_images(x)
     if x.is_cuda and tf32_is_allowed():
@@ -181,13 +184,15 @@ def refined(
     """A context in which model.compress(x, ...) refines the latents before it codes them.
 
     Args:
-        model: as in `refine`; gets its own `compress` back at the end.
+        model: as in `refine`; gets its own `compress` back at the end. Within `DataParallel` that is
+            `model.module.compress`.
         method, options: as in `refine`; but x comes padded, as for the stock model.
         compress_kwargs: defaults for the arguments that the caller of compress gives itself.
 
     Yields:
         A list to which the `RefineResult` of every call is appended.
     """
+    model = unwrapped(model)  # which is what `model.compress` or `model.module.compress` calls
     results: list[RefineResult] = []
     defaults = dict(compress_kwargs or {})
     parameters = list(inspect.signature(model.compress).parameters)[1:]
@@ -241,11 +246,11 @@ def check_model(model: nn.Module) -> None:
         UnsupportedModelError: a part is missing, it is not in float32, or says itself that it cannot.
         InputError: a weight is NaN or infinite.
     """
-    for part in ("g_a", "g_s", "compress", "decompress"):
-        if not hasattr(model, part):
-            raise UnsupportedModelError(
-                f"{type(model).__name__} has no `{part}`; refinement needs g_a, g_s, compress, decompress"
-            )
+    absent = [part for part in ("compress", "decompress") if not hasattr(model, part)]
+    if absent:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no {' and no '.join(absent)}, so it makes no strings. {_WANTED}"
+        )
     dtypes = {p.dtype for p in model.parameters()}
     if dtypes != {torch.float32}:
         names = ", ".join(sorted(str(d) for d in dtypes))
@@ -264,15 +269,21 @@ def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> Laten
     Raises:
         UnsupportedModelError: no structure matches; the message says what was looked for.
     """
+    lacking: dict[str, list[str]] = {}
     for adapter in ADAPTERS:
-        if adapter.matches(model):
-            frozen = copy.deepcopy(model).eval().requires_grad_(False)
-            return adapter(frozen, compress_kwargs)
+        lacking[adapter.__name__] = adapter.lacks(model)
+        if not lacking[adapter.__name__]:
+            return adapter(copied(model).eval().requires_grad_(False), compress_kwargs)
+    structures = "; ".join(f"{', '.join(parts)} for {name}" for name, parts in lacking.items())
     raise UnsupportedModelError(
-        f"{type(model).__name__} has none of the known latent structures: an `entropy_bottleneck` "
-        "alone; h_a, h_s, `entropy_bottleneck` and a `gaussian_conditional` (GaussianConditional); "
-        "or a `latent_codec` (HyperpriorLatentCodec or EntropyBottleneckLatentCodec)"
+        f"{type(model).__name__} has none of the known latent structures. Missing are {structures}. {_WANTED}"
     )
+
+
+def _coding_model(model: nn.Module) -> nn.Module:
+    """The bare model whose latents are refined."""
+    model = unwrapped(model)
+    return unwrapped(getattr(model, "first_stage", model))
 
 
 class _Run:
@@ -304,7 +315,7 @@ class _Run:
                 set_trained_lmbda(model, self.lmbda, config.metric)
         self.before_x_hat = self._image(self.unrefined)
         error = (self.x - self.before_x_hat).square().mean((1, 2, 3))
-        self.fast = FastSynthesis(self.adapter.model.g_s, config.precision, error)
+        self.fast = FastSynthesis(self.adapter.synthesis, config.precision, error)
         self._check_adapter(latents)
         self.latents = {name: v.detach().clone().requires_grad_() for name, v in latents.items()}
         self.best_latents: Latents = {name: v.detach().clone() for name, v in latents.items()}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fast frozen copy of a synthesis transform g_s, for the refinement loop alone.
+"""A fast frozen copy of a synthesis transform (`LatentAdapter.synthesis`), for the refinement loop alone.
 
 In:  y_hat (B, C, h, w) with gradient. Out: the image (B, 3, H, W), unclamped, float32.
 
-The loop runs g_s forward and backward hundreds of times with weights that never change. So the copy is
+The loop runs it forward and backward hundreds of times with weights that never change. So the copy is
 channels-last, its GDN layers compute their constrained parameters once, and it runs under bfloat16 autocast
 where the hardware multiplies bfloat16 fast. Entropy models, hard evaluations and the bitstream do not use
 this copy: they use the model's own modules in the model's own precision.
@@ -11,7 +11,6 @@ this copy: they use the model's own modules in the model's own precision.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import Literal
 
@@ -19,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, nn
+
+from ..copies import copied
 
 __all__ = ["FastSynthesis", "Precision", "bfloat16_is_fast"]
 
@@ -64,10 +65,10 @@ def _freeze_gdn(module: nn.Module) -> None:
 
 
 class FastSynthesis:
-    """Callable copy of `g_s`; see the module.
+    """Callable copy of a transform; see the module.
 
     Args:
-        g_s: the model's synthesis transform; not changed.
+        synthesis: the model's, y_hat -> x_hat; not changed.
         precision: "auto" takes bfloat16 where it is fast, for images whose PSNR is not too high for it.
         mse: of the unrefined images in [0, 1], (B,).
 
@@ -75,13 +76,13 @@ class FastSynthesis:
         bfloat16: for each image, whether it is computed in bfloat16; the others of a batch do not matter.
     """
 
-    def __init__(self, g_s: nn.Module, precision: Precision, mse: Tensor):
-        self.device = next(g_s.parameters()).device
+    def __init__(self, synthesis: nn.Module, precision: Precision, mse: Tensor):
+        self.device = mse.device
         fast = precision == "auto" and bfloat16_is_fast(self.device)
         self.bfloat16 = [precision == "bfloat16" or (fast and error > BFLOAT16_MSE) for error in mse.tolist()]
-        wrapped = nn.ModuleDict({"g_s": copy.deepcopy(g_s)})
+        wrapped = nn.ModuleDict({"synthesis": copied(synthesis)})
         _freeze_gdn(wrapped)
-        self.network = wrapped["g_s"].requires_grad_(False)
+        self.network = wrapped["synthesis"].requires_grad_(False)
         self.network = self.network.to(memory_format=torch.channels_last)
         runs = [(bfloat16, len(list(run))) for bfloat16, run in itertools.groupby(self.bfloat16)]
         self.kinds, self.lengths = zip(*runs)

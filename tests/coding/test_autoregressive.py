@@ -241,14 +241,18 @@ def test_raster_scan_codec():
     """The latent codec, of two images: stock's own strings of two do not decode."""
     y, params = 5 * torch.randn(2, CHANNELS, 4, 5), torch.randn(2, 8, 4, 5)
     codec = RasterScanLatentCodec(*parts())
+    shape = codec.compress(y[:1], params[:1])[
+        "shape"
+    ]  # with the number of channels in CompressAI after 1.2.8
     for name in CODERS:
         set_coder(codec, name)
         out = codec.compress(y, params)
-        assert out["shape"] == y.shape[2:] and len(out["strings"]) == 1 and len(out["strings"][0]) == 2
+        assert out["shape"] == shape and shape[-2:] == y.shape[2:]
+        assert len(out["strings"]) == 1 and len(out["strings"][0]) == 2
         decoded = codec.decompress(out["strings"], out["shape"], params)
         assert torch.equal(decoded["y_hat"], out["y_hat"])
     with pytest.raises(ShapeError):
-        codec.decompress(out["strings"], (5, 5), params)
+        codec.decompress(out["strings"], (*shape[:-2], 5, 5), params)
     set_coder(codec, "ans")
     for i in range(2):
         theirs = codec.compress(y[i : i + 1], params[i : i + 1])

@@ -99,6 +99,25 @@ def test_an_unknown_version_gets_one_warning_and_stays_stock(stock, monkeypatch)
     assert (registries(), functions()) == before
 
 
+def test_an_unknown_version_is_told_what_differs(stock, monkeypatch):
+    hooks.disable()
+    monkeypatch.setattr(compressai.version, "__version__", "9.9.8")
+    monkeypatch.setattr(stock, "inference", lambda model, x: None)
+    message = r"not 9\.9\.8; .*inference has the parameters \('model', 'x'\), not \('model', 'x', 'vbr_stage'"
+    with pytest.warns(UserWarning, match=message):
+        assert not hooks.enable()
+
+
+def test_functions_are_those_of_the_installed_version(monkeypatch):
+    """What is right in one checked version is named in the other."""
+    module = importlib.import_module("compressai.latent_codecs.rasterscan")
+    assert hooks._differences(module) == []
+    (other,) = set(hooks.CHECKED_VERSIONS) - {compressai.version.__version__}
+    monkeypatch.setattr(compressai.version, "__version__", other)
+    (difference,) = hooks._differences(module)
+    assert "RasterScanLatentCodec.merge has the parameters" in difference and other in difference
+
+
 def test_changed_functions_get_a_warning_and_stay_stock(stock, monkeypatch):
     hooks.disable()
     monkeypatch.setattr(stock, "inference", lambda model, x: None)

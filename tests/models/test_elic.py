@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from compressai_sga.coding import CODERS, set_coder
 from compressai_sga.errors import SgaError, ShapeError
 from compressai_sga.models import elic
-from compressai_sga.models.elic import SpaceChannelContext
+from compressai_sga.models.elic import _RENAMED, SpaceChannelContext
 from compressai_sga.models.gains import fold
 from tests.small_models import once
 
@@ -37,7 +37,7 @@ def build(N: int = 16, M: int = 24, groups: list[int] | None = GROUPS) -> SpaceC
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = SpaceChannelContext(N, M, groups)
-        for codec in model.latent_codec["y"].latent_codec.values():
+        for codec in model.latent_codec.latent_codec["y"].latent_codec.values():
             codec.context_prediction.weight.data *= 4
             last = codec.entropy_parameters[-1]
             last.bias.data[: last.out_channels // 2] += 2
@@ -92,7 +92,7 @@ def test_a_step_depends_on_the_steps_before_it_alone():
     And so do the likelihoods of forward, in which a step after it stands for its own string.
     """
     model = build()
-    codec, y = model.latent_codec["y"], model.g_a(image())
+    codec, y = model.latent_codec.latent_codec["y"], model.g_a(image())
     params = torch.randn(1, 32, *y.shape[2:], generator=torch.Generator().manual_seed(0))
     strings, p = codec.compress(y, params)["strings"], codec(y, params)["likelihoods"]["y"]
     masks = steps(y)
@@ -193,6 +193,24 @@ def test_a_fresh_process_decodes(tmp_path, python):
 
 
 # --- A module like others --------------------------------------------------------------------------
+
+
+def test_state_dicts_of_both_versions_of_compressai_load():
+    """Whose hyperprior has other names in 1.2.8 than since."""
+    model = build()
+    here = model.state_dict()
+    since = "latent_codec.h_a.0.weight" in here
+    renamed = {}
+    for key, tensor in here.items():
+        for names in _RENAMED:
+            key = key.replace(*(names[::-1] if since else names))
+        renamed[key] = tensor
+    assert len(set(renamed) - set(here)) > 15
+    again = SpaceChannelContext.from_state_dict(renamed)
+    for key, tensor in again.state_dict().items():
+        assert torch.equal(tensor, here[key]), key
+    with pytest.raises(RuntimeError, match="latent_codec.other"):
+        again.load_state_dict({**renamed, "latent_codec.other": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("groups", [None, [70], [1] * 12 + [58], [16, 16, 32, 6]])
