@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differentiable stand-ins for rounding, as pure functions.
 
-In:  v, a latent minus the centre of its quantiser, any shape; a temperature >= 0; a generator.
+In:  v, latents minus the centre of their quantiser, (B, ...); a temperature >= 0; a generator.
 Out: v_hat of the same shape, with gradients to v that are finite everywhere, also at integers and
-     half-integers. At temperature 0 every annealed method gives floor or ceil of v, except soft rounding,
+     half-integers. Noise is drawn once and shared by the batch, so that what becomes of an image does not
+     depend on the others. At temperature 0 every annealed method gives floor or ceil of v, except soft rounding,
      whose noise has a schedule of its own.
 
 Sources: stochastic Gumbel annealing (SGA), Yang, Bamler & Mandt, "Improving Inference for Neural
@@ -94,9 +95,9 @@ def binary_concrete(
     """Two-class SGA: floor(v) + sigmoid((logit(u) / T + L) / T_n), L ~ Logistic(0, 1).
 
     Args:
-        v: centred latent, any shape.
+        v: centred latents, (B, ...).
         temperature: T, of the log-odds; 0 rounds to the likelier neighbour.
-        generator: source of L, one draw an element.
+        generator: source of L, one draw for each element of an image.
         logit: log-odds of rounding up as a function of u = v - floor(v).
         noise_temperature: T_n, of the concrete distribution; the papers use T for both.
 
@@ -107,7 +108,7 @@ def binary_concrete(
     log_odds = logit((v - floor).clamp(EPS, 1 - EPS))
     if temperature < TINY_TEMPERATURE:
         return floor + _hard_with_gradient(log_odds)
-    uniform = torch.rand(v.shape, generator=generator, device=v.device, dtype=v.dtype)
+    uniform = torch.rand(v.shape[1:], generator=generator, device=v.device, dtype=v.dtype)
     logistic = torch.logit(uniform, eps=1e-6)
     noise_temperature = temperature if noise_temperature is None else noise_temperature
     return floor + torch.sigmoid((log_odds / temperature + logistic) / noise_temperature)
@@ -157,9 +158,9 @@ def ternary_concrete(
     v_hat = round(v) + w_+ - w_-,   w = softmax((log_weight(v - class) / T + Gumbel) / T).
 
     Args:
-        v: centred latent, any shape.
+        v: centred latents, (B, ...).
         temperature: T, used for the log-weights and for the concrete distribution; 0 is hard.
-        generator: source of the three Gumbel draws an element.
+        generator: source of three Gumbel draws for each element of an image.
         log_weight: unnormalised log-probability of a class at a given signed distance.
     """
     nearest = v.detach().round()
@@ -170,7 +171,7 @@ def ternary_concrete(
     if temperature < TINY_TEMPERATURE:
         chosen = classes.flatten()[weights.argmax(0)]
         return nearest + chosen + 0 * weights.sum(0)
-    uniform = torch.rand(weights.shape, generator=generator, device=v.device, dtype=v.dtype)
+    uniform = torch.rand((3, 1, *v.shape[1:]), generator=generator, device=v.device, dtype=v.dtype)
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
     share = torch.softmax((weights / temperature + gumbel) / temperature, 0)
     return nearest + share[2] - share[0]
@@ -186,7 +187,7 @@ def ste(v: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
 
 def uniform_noise(v: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """v + U, U ~ Uniform(-1/2, 1/2): the proxy that the models were trained with (Balle 2017)."""
-    return v + (torch.rand(v.shape, generator=generator, device=v.device, dtype=v.dtype) - 0.5)
+    return v + (torch.rand(v.shape[1:], generator=generator, device=v.device, dtype=v.dtype) - 0.5)
 
 
 # --- Soft rounding around noise ----------------------------------------------------------------
@@ -214,7 +215,7 @@ def soft_round_around_noise(
 ) -> Tensor:
     """s_T(s_T(v) + noise): soft rounding twice around noise that shrinks. C3."""
     inner = soft_round(v, temperature)
-    return soft_round(inner + noise(v, generator), temperature)
+    return soft_round(inner + noise(v[:1], generator), temperature)
 
 
 def gaussian_noise(v: Tensor, generator: torch.Generator, std: float) -> Tensor:

@@ -45,6 +45,13 @@ def test_gradients_are_finite_everywhere(method, temperature):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_images_of_a_batch_share_their_noise(method):
+    v = torch.stack([V + 1, V])
+    alone = relax(method, v[1:], 0.5, noise_of(method, 0.2))
+    assert torch.allclose(relax(method, v, 0.5, noise_of(method, 0.2))[1:], alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_extreme_values_are_finite(method):
     v = torch.tensor([-1e4, -32768.5, 0.0, 1e-7, 65535.499]).requires_grad_()
     out = relax(method, v, 0.3, noise_of(method, 0.2))
@@ -81,7 +88,7 @@ def test_ste_has_the_gradient_of_the_identity():
 
 
 def test_uniform_noise_is_uniform():
-    out = r.uniform_noise(torch.full((20000,), 0.3), 0.0, generator())
+    out = r.uniform_noise(torch.full((1, 20000), 0.3), 0.0, generator())[0]
     assert stats.kstest(out.numpy() - 0.3, stats.uniform(-0.5, 1).cdf).pvalue > ALARM
 
 
@@ -110,7 +117,7 @@ def test_binary_concrete_is_the_two_column_gumbel_softmax(u, temperature):
     """The one-draw sampler has the distribution of Yang et al.'s softmax over {floor, ceil}."""
     count = 20000
     v = torch.full((count,), 3 + u)
-    ours = r.binary_concrete(v, temperature, generator(1), r.atanh_logit)
+    (ours,) = r.binary_concrete(v[None], temperature, generator(1), r.atanh_logit)
     log_weights = torch.stack([-torch.atanh(v - 3), -torch.atanh(4 - v)], -1)
     torch.manual_seed(2)
     weights = torch.nn.functional.gumbel_softmax(log_weights / temperature, tau=temperature)
@@ -121,8 +128,8 @@ def test_binary_concrete_is_the_two_column_gumbel_softmax(u, temperature):
 def test_the_comparison_of_samplers_can_fail():
     """A logit temperature that is 20 % off is found by the same test."""
     v = torch.full((20000,), 3.37)
-    ours = r.binary_concrete(v, 0.2, generator(1), r.atanh_logit)
-    other = r.binary_concrete(v, 0.24, generator(2), r.atanh_logit)
+    (ours,) = r.binary_concrete(v[None], 0.2, generator(1), r.atanh_logit)
+    (other,) = r.binary_concrete(v[None], 0.24, generator(2), r.atanh_logit)
     assert stats.ks_2samp(ours.numpy(), other.numpy()).pvalue < ALARM
 
 
@@ -148,15 +155,15 @@ def test_probability_of_rounding_up_is_symmetric_and_rising(logit):
 @pytest.mark.parametrize("method", ["linear3", "cosine3", "ssl3"])
 def test_three_classes_leave_an_integer_to_both_sides(method):
     """At an integer two classes have nowhere to go; three reach both neighbours."""
-    out = relax(method, torch.full((20000,), 3.0), 0.9)
+    out = relax(method, torch.full((1, 20000), 3.0), 0.9)
     assert out.min() < 2.7 and out.max() > 3.3
-    two = relax(method.removesuffix("3"), torch.full((20000,), 3.0), 0.9)
+    two = relax(method.removesuffix("3"), torch.full((1, 20000), 3.0), 0.9)
     assert (two - 3).abs().median() < 1e-3
 
 
 def test_three_class_sampler_agrees_with_gumbel_softmax():
     v = torch.full((20000,), 0.3)
-    ours = relax("ssl3", v, 0.5)
+    (ours,) = relax("ssl3", v[None], 0.5)
     config = RefineConfig.make("ssl3")
     distance = torch.stack([v + 1, v, v - 1], -1)
     weights = r.ssl3_log_weight(distance, config.r, config.n, config.a)

@@ -379,7 +379,8 @@ class _Run:
             x_hat = self.fast(coded.y_hat)[..., self.crop[0], self.crop[1]]
             losses = coded.bits() / self.pixels + self.lmbda * distortion(self.x, x_hat, config.metric)
             moving = list(self.latents.values())
-            gradients = torch.autograd.grad(losses.sum(), moving)
+            # In bits of the image: Adam's eps is then far below the gradients, whatever the image's size.
+            gradients = torch.autograd.grad(self.pixels * losses.sum(), moving)
             optimizer.param_groups[0]["lr"] = config.lr(step, steps)
             self._step(optimizer, moving, gradients)
             unread.append(losses.detach().mean())
