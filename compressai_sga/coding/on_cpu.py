@@ -45,10 +45,13 @@ def coded_on_cpu(model: nn.Module) -> nn.Module:
 
     Args:
         model: in evaluation mode, with its tables; unchanged. It is returned itself where it is on the CPU,
-            and where it has no g_a and g_s (C3, HFD and DiffC, whose own methods do what is needed).
+            and where it has no g_a and g_s (C3, HFD and DiffC, whose own methods do what is needed) or says
+            `CODED_IN_PLACE` (frames of video, which stock decodes where the model is).
     """
     device = next((p.device for p in model.parameters()), _CPU)
-    if device.type == "cpu" or not (hasattr(model, "g_a") and hasattr(model, "g_s")):
+    if device.type == "cpu" or hasattr(model, "CODED_IN_PLACE"):
+        return model
+    if not (hasattr(model, "g_a") and hasattr(model, "g_s")):
         return model
     stay = {
         id(module): _OnDevice(module, device, device if name.endswith("g_s") else _CPU)

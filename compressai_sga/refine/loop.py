@@ -36,6 +36,7 @@ from ..lmbda import nearest_published, set_trained_lmbda, trained_lmbda
 from ..precision import full_float32, full_precision, tf32_is_allowed
 from ..typing import Distortion, StepCallback
 from .codecs import CodecTreeLatents
+from .frames import InterLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
 from .objective import RateDistortion, distortion, estimate_lmbda
 from .presets import RefineConfig
@@ -45,6 +46,7 @@ from .synthesis import FastSynthesis
 __all__ = ["RefineResult", "refine", "refined"]
 
 ADAPTERS: tuple[type[LatentAdapter], ...] = (
+    InterLatents,
     CodecTreeLatents,
     HyperpriorLatents,
     FactorizedLatents,
