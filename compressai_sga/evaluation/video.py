@@ -333,11 +333,11 @@ def _check_output(args: argparse.Namespace) -> None:
 def _check_clip(path: Path) -> None:
     try:
         clip = RawVideoSequence.from_file(str(path))
-    except KeyError as error:
+    except (KeyError, RuntimeError) as error:
         missing = {"bitdepth2": "format (P420)", "framerate": "frames a second (30fps)"}
         lacking = missing.get(error.args[0], "size (320x240)")
         raise SgaError(f"the path {path} does not tell the {lacking}; rename it: {_NAMING}") from error
-    except (RuntimeError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise SgaError(
             f"the clip {path} cannot be read ({error}): its size must be a whole number of the frames that "
             f"its path names; {_NAMING}"
