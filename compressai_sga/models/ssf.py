@@ -7,8 +7,6 @@ copies, and the residual of the prediction is coded. Stock `ScaleSpaceFlow` has 
 transforms and 192 in its latents, whatever its arguments; here they are N and M. All parts are built from
 stock's own classes, so strings, files and methods are those of stock.
 
-    from compressai_sga.models.ssf import SmallScaleSpaceFlow
-
 In:  frames (B, 3, H, W) in [0, 1], H and W multiples of 128.
 Out: a CompressAI video model, registered as `ssf2020-small`; `zoo/train/video.py` trains it.
 Fails with nothing of its own.

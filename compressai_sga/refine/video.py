@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refinement of video, frame after frame, for scale-space flow models such as CompressAI's `ssf2020`.
 
-    from compressai_sga.refine import decode_frames, refine_frames
     results = refine_frames(model, frames, "ssl", lmbda=0.013)
     decoded = decode_frames(model, [r.strings for r in results], [r.shape for r in results])
 
