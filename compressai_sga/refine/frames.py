@@ -82,9 +82,7 @@ class _Frame(nn.Module):
 
     def __init__(self, net: nn.Module, frame: Tensor) -> None:
         super().__init__()
-        self.net = net
-        with torch.inference_mode(False):
-            self.frame = frame.clone()
+        self.net, self.frame = net, frame
 
     def decoded(self, strings: list[list[bytes]], shape: Any) -> Tensor:
         """The image of stock's decoder, not clamped, from the strings of `compress`."""
@@ -129,10 +127,8 @@ class InterFrame(_Frame):
 
     def __init__(self, net: nn.Module, frame: Tensor, reference: Tensor) -> None:
         super().__init__(net, frame)
-        self.g_a = net.res_encoder
-        with torch.inference_mode(False):
-            self.reference = reference.clone()
-            self.g_s = _Synthesis(net, self.reference)
+        self.reference = reference
+        self.g_a, self.g_s = net.res_encoder, _Synthesis(net, reference)
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """What stock's encoder returns for the frame; x, the frame in [0, 1], is what it is compared with."""

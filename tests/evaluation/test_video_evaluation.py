@@ -191,6 +191,18 @@ def test_a_clip_is_done_once_for_its_settings(evaluate, tmp_path, monkeypatch, c
     assert "0 finished clips kept" in capsys.readouterr().err
 
 
+def test_an_estimated_trade_off_is_that_of_the_clips_before(evaluate, clips, tmp_path, monkeypatch):
+    """Also where an interrupted command has estimated it."""
+    loop = importlib.import_module("compressai_sga.refine.loop")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    options = ["--refine", "ssl", "--refine-steps", "1"]
+    for number, estimate in enumerate((0.0483, 0.0130)):
+        monkeypatch.setattr(loop, "estimate_lmbda", lambda *_, value=estimate: value)
+        (folder / f"{number}-{NAME}.yuv").write_bytes((clips / f"{NAME}.yuv").read_bytes())
+        assert evaluate(*options, dataset=folder)["refine"]["lmbda"] == 0.0483
+
+
 def test_wrong_use_is_one_sentence(refused, clips, tmp_path, weights):
     for options, words in (
         (["--half"], "--half and --refine exclude"),
