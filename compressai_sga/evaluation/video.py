@@ -70,7 +70,7 @@ class VideoEvaluation:
         self._trace: TextIO | None = None
         self._progress: _Frames | None = None  # of the pass that refines
         self._label = ""
-        self._lmbdas: list[float] = []  # of each run
+        self._lmbdas: list[float] = []  # of each clip in each run
         self._finished = 0
 
     #: Globals of the stock module that methods of the same name replace while stock's `main` runs.
@@ -127,19 +127,19 @@ class VideoEvaluation:
         """Stock's `json`, whose `dumps` adds the settings of the refinement."""
 
         def dumps(value: Any, **keywords: Any) -> str:
-            if "source" not in value:  # the file of all runs, not of a clip
-                self._lmbdas = list(dict.fromkeys(self._lmbdas))
-            return json.dumps({**value, "refine": self._settings()}, **keywords)
+            of_clip = "source" in value  # which marks the file of a single clip
+            lmbdas = self._lmbdas[-1:] if of_clip else list(dict.fromkeys(self._lmbdas))
+            return json.dumps({**value, "refine": self._settings(lmbdas)}, **keywords)
 
         return SimpleNamespace(dumps=dumps, load=json.load)
 
-    def _settings(self) -> dict[str, Any]:
-        config, lmbdas = self._config, self._lmbdas
+    def _settings(self, lmbdas: list[float]) -> dict[str, Any]:
+        config = self._config
         return {
             "method": config.method,
             "preset": config.preset,
             "steps": config.steps,
-            "lmbda": lmbdas[0] if len(set(lmbdas)) == 1 else lmbdas,
+            "lmbda": lmbdas[0] if len(lmbdas) == 1 else lmbdas,
             "lr": getattr(config.lr, "start", None) or config.lr.value,
             "seed": config.seed,
         }
@@ -165,7 +165,7 @@ class VideoEvaluation:
         """Stock's `run_inference` with the fingerprint in the names of its files."""
         self._label = keywords["trained_net"]
         name = f"{self._label}-refined-{self._fingerprint(net)}"
-        for path in filepaths:
+        for path in filepaths if not keywords["force"] else ():
             folder = Path(outputdir) / Path(path).parent.relative_to(inputdir)
             self._recall(folder / f"{path.stem}-{name}.json", net)
         return self._stock.run_inference(

@@ -203,6 +203,19 @@ def test_an_estimated_trade_off_is_that_of_the_clips_before(evaluate, clips, tmp
         assert evaluate(*options, dataset=folder)["refine"]["lmbda"] == 0.0483
 
 
+def test_each_run_has_its_trade_off(evaluate, weights, tmp_path, monkeypatch):
+    loop = importlib.import_module("compressai_sga.refine.loop")
+    other = video_model()
+    other.img_decoder[-1].bias.data.add_(0.1)
+    torch.save(other.state_dict(), tmp_path / "other.pth.tar")
+    estimates = iter((0.0483, 0.0130))
+    monkeypatch.setattr(loop, "estimate_lmbda", lambda *_: next(estimates))
+    options = ["--refine", "ssl", "--refine-steps", "1", "-p", weights, tmp_path / "other.pth.tar"]
+    out = evaluate(*options)
+    assert out["refine"]["lmbda"] == [0.0483, 0.0130] and len(out["results"]["loss"]) == 2
+    assert evaluate(*options) == out  # from the files of the clips
+
+
 def test_wrong_use_is_one_sentence(refused, clips, tmp_path, weights):
     for options, words in (
         (["--half"], "--half and --refine exclude"),
