@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compressai_sga.models.ssf import SmallScaleSpaceFlow  # noqa: E402
 
 CROP, FRAMES, BATCH = 128, 3, 1
-LATENT_STEPS = 10  # what an encoder's output is scaled by at the start
 SAVE_SECONDS, LOG_SECONDS = 60, 15
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -85,27 +84,6 @@ def draw(clips: list[Planes], generator: np.random.Generator) -> list[Tensor]:
     return [torch.cat(frames) for frames in zip(*batch)]
 
 
-@torch.no_grad()
-def initialise(net: SmallScaleSpaceFlow) -> None:
-    """Weights that keep the variance from layer to layer, latents of some steps' width, a motion near zero.
-
-    PyTorch's own weights shrink everything: at first all latents would be rounded to zero.
-    """
-    for kind in ("img", "motion", "res"):
-        encoder, decoder = getattr(net, f"{kind}_encoder"), getattr(net, f"{kind}_decoder")
-        for layer in (*encoder, *decoder):
-            if hasattr(layer, "weight"):
-                taps = layer.weight[0, 0].numel()
-                inputs = layer.in_channels * taps / math.prod(layer.stride if layer.transposed else (1,))
-                torch.nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
-                torch.nn.init.zeros_(layer.bias)
-        encoder[-1].weight.mul_(LATENT_STEPS)
-        decoder[0].weight.div_(LATENT_STEPS)
-    net.motion_decoder[-1].weight.mul_(1e-2)
-    net.res_decoder[-1].weight.mul_(1e-1)
-    net.img_decoder[-1].bias.fill_(0.5)
-
-
 def loss_of(net: SmallScaleSpaceFlow, frames: list[Tensor], lmbda: float) -> tuple[Tensor, Tensor, Tensor]:
     """(bpp + lmbda * 255^2 * MSE, bpp, MSE), means over the frames."""
     out = net(frames)
@@ -124,7 +102,6 @@ def train(args: argparse.Namespace) -> None:
     generator = np.random.default_rng(args.seed)
     clips = [read_clip(path) for path in args.clips]
     net = SmallScaleSpaceFlow(args.N, args.M).train()
-    initialise(net)
     if args.init is not None:
         net.load_state_dict(torch.load(args.init, weights_only=True)["state_dict"])
     weights = [p for name, p in net.named_parameters() if not name.endswith(".quantiles")]
