@@ -27,7 +27,11 @@ import sys
 
 __all__ = ["MODULES", "install", "is_disabled", "uninstall"]
 
-MODULES = ("compressai.zoo", "compressai.utils.eval_model.__main__")
+MODULES = (
+    "compressai.zoo",
+    "compressai.utils.eval_model.__main__",
+    "compressai.utils.video.eval_model.__main__",
+)
 
 _RUN_AS_MAIN = """\
 import importlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random models of every latent structure, whose latents are wide enough for escapes, and an image."""
+"""Small random models of every latent structure, with latents wide enough for escapes; images, a clip."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from compressai.registry import MODELS
 from torch import Tensor, nn
 
 from compressai_sga.models import elic, universal
+from compressai_sga.models.ssf import SmallScaleSpaceFlow
 
-__all__ = ["SIZES", "build", "once", "picture", "rate_point"]
+__all__ = ["SIZES", "build", "clip", "once", "picture", "rate_point", "video_model"]
 
 SIZES: dict[str, tuple] = {
     "bmshj2018-factorized": (16, 24),
@@ -72,3 +73,23 @@ def picture(height: int = 64, width: int = 64, batch: int = 1, seed: int = 0) ->
     """Smooth images (batch, 3, height, width)."""
     coarse = torch.rand(batch, 3, 10, 14, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+def video_model() -> SmallScaleSpaceFlow:
+    """A scale-space flow model of 8 channels, with tables, whose images leave [0, 1]."""
+    torch.manual_seed(1)
+    model = SmallScaleSpaceFlow(8, 8).eval()
+    for name in ("img_encoder", "img_decoder", "motion_encoder", "res_encoder", "res_decoder"):
+        for parameter in getattr(model, name).parameters():
+            if parameter.ndim == 4:
+                parameter.data.mul_(2.5)
+    for name in ("img_hyperprior", "motion_hyperprior", "res_hyperprior"):
+        getattr(model, name).hyper_decoder_scale.deconv3.bias.data.add_(0.8)
+    model.update(force=True)
+    return model
+
+
+def clip(height: int = 100, width: int = 120, frames: int = 3) -> list[Tensor]:
+    """A smooth picture that moves by two pixels a frame, as frames (1, 3, height, width)."""
+    wide = picture(height, width + 2 * frames)
+    return [wide[..., 2 * t : 2 * t + width].clone() for t in range(frames)]

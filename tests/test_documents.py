@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import setuptools
+import torch
 from compressai.models import MeanScaleHyperprior
 from compressai.utils.eval_model.__main__ import read_image
 
@@ -94,6 +95,7 @@ def names() -> dict[str, Any]:
         "FILE": zoo._folder() / record.file,
         "model": zoo.load(),
         "x": image,
+        "torch": torch,
     }
 
 
@@ -104,7 +106,15 @@ def run(code: str, names: dict[str, Any], where: str) -> None:
 def test_there_are_examples_and_their_fits_are_short():
     code = {document: "\n".join(blocks(document, "python")) for document in DOCUMENTS}
     assert all(word in code["README.md"] for word in ("refine(", "refined(", "decompress("))
-    takers = ("refine(", "refined(", 'image_models["c3', 'load("hfd-', 'load("diffc-')
+    takers = (
+        "refine(",
+        "refined(",
+        "refine_frames(model",
+        "refined_frames(model",
+        'image_models["c3',
+        'load("hfd-',
+        'load("diffc-',
+    )
     for document, text in code.items():
         assert text.count("steps=") == sum(text.count(word) for word in takers), document
 
@@ -146,8 +156,9 @@ def help_of(capsys, monkeypatch) -> Help:
         ours = {command.name for command in compressai_sga.__main__.COMMANDS} - {"eval_model"}
         if module == "compressai_sga" and ours.intersection(words[2:3]):
             key = words[:3]
-        elif module in ("compressai_sga", "compressai.utils.eval_model"):
-            key = ("eval_model", *[w for w in words if w in ("pretrained", "checkpoint")][:1])
+        elif module in ("compressai_sga", "compressai.utils.eval_model", "compressai.utils.video.eval_model"):
+            command = "compressai.utils.eval_model" if module == "compressai_sga" else module
+            key = (command, *[w for w in words if w in ("pretrained", "checkpoint")][:1])
         else:
             named = words[0] in ("eval/run.py", "zoo/train/visit.py") and "NAME" not in words
             key = words[:2] if module or named else words[:1]
@@ -158,9 +169,9 @@ def help_of(capsys, monkeypatch) -> Help:
     def asked(key: tuple[str, ...]) -> str:
         before = set(sys.modules)
         with pytest.raises(SystemExit) as stop:
-            if key[0] == "eval_model":
+            if key[0].startswith("compressai."):
                 compressai_sga.hooks.enable()
-                importlib.import_module("compressai.utils.eval_model.__main__").main([*key[1:], "--help"])
+                importlib.import_module(f"{key[0]}.__main__").main([*key[1:], "--help"])
             elif len(key) == 3:
                 compressai_sga.__main__.main([key[2], "--help"])
             elif key[0] == "-m":

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that this package adds to `python -m compressai.utils.eval_model`.
+"""The options that this package adds to `python -m compressai.utils.eval_model`, for images and for video.
 
 They are added to the stock parser and to its subparsers, without a default. So they may stand before or
 after `pretrained` / `checkpoint`, and an option that is not given does not appear in the namespace.
 Abbreviations of stock options (`--met`) keep their meaning. `MODEL_OPTIONS` are for the models of this
 package whose class lists them in `OPTIONS`; `--lmbda` is also for the zoo's jointly trained models. Whether
-the chosen model has an option is checked later (`checks`).
+the chosen model has an option is checked later (`checks`). The command for video
+(`compressai.utils.video.eval_model`) has `REFINE_OPTIONS` alone.
 
 In:  the stock parser; a command line. Out: the same parser; a `Request`, or None if none of the options is
 given. Fails: a wrong value ends in argparse's usage message and exit code 2.
@@ -22,7 +23,7 @@ from typing import Any
 from ..metrics import METRICS, SET_METRICS
 from ..refine import PRESETS, RefineConfig
 
-__all__ = ["MODEL_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
+__all__ = ["MODEL_OPTIONS", "REFINE_OPTIONS", "Request", "add_options", "dest_of", "given", "request_of"]
 
 _METRIC_NAMES = (*METRICS, *SET_METRICS)
 
@@ -68,7 +69,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--refine": {
         "metavar": "NAME",
         "type": _refine_name("method"),
-        "help": f"refine the latents of every image by a method or preset: {', '.join(PRESETS)} "
+        "help": f"refine the latents of every image or frame by a method or preset: {', '.join(PRESETS)} "
         "(default: the preset's)",
     },
     "--refine-preset": {
@@ -80,7 +81,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--refine-steps": {
         "metavar": "N",
         "type": _count,
-        "help": "refinement steps an image (default: the preset's)",
+        "help": "refinement steps an image or frame (default: the preset's)",
     },
     "--refine-lmbda": {
         "metavar": "L",
@@ -140,6 +141,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 MODEL_OPTIONS = ("--lmbda", "--steps", "--seed", "--max-seconds", "--realism", "--bpp")
+REFINE_OPTIONS = tuple(option for option in _OPTIONS if option.startswith("--refine"))
 
 
 def dest_of(option: str) -> str:
@@ -171,12 +173,15 @@ class Request:
     metrics: tuple[str, ...]
 
 
-def add_options(parser: argparse.ArgumentParser, command: str | None = None) -> argparse.ArgumentParser:
+def add_options(
+    parser: argparse.ArgumentParser, command: str | None = None, options: Sequence[str] = tuple(_OPTIONS)
+) -> argparse.ArgumentParser:
     """Add this package's options to the parser of eval_model and to its subparsers.
 
     Args:
         parser: stock's.
         command: what the parsers call the program; None: as stock does.
+        options: those to add.
     """
     parsers = [parser]
     for action in parser._actions:
@@ -190,8 +195,7 @@ def add_options(parser: argparse.ArgumentParser, command: str | None = None) -> 
     for each in parsers:
         group = each.add_argument_group("compressai-sga")
         ours = [
-            group.add_argument(option, default=argparse.SUPPRESS, **keywords)
-            for option, keywords in _OPTIONS.items()
+            group.add_argument(option, default=argparse.SUPPRESS, **_OPTIONS[option]) for option in options
         ]
         _prefer_stock_abbreviations(each, ours)
     return parser
@@ -215,15 +219,15 @@ def _may_be_stocks(name: str) -> bool:
     return "--metric".startswith(name)
 
 
-def given(argv: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether the command line has an option of this package, and the command line without them."""
+def given(argv: Sequence[str], options: Sequence[str] = tuple(_OPTIONS)) -> tuple[bool, list[str]]:
+    """Whether the command line has one of these options, and the command line without them."""
     found, rest = False, []
     arguments = iter(argv)
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        short = len(name) > 2 and any(option.startswith(name) for option in _OPTIONS)
+        short = len(name) > 2 and any(option.startswith(name) for option in options)
         short = short and not _may_be_stocks(name)
-        if name in _OPTIONS or short:
+        if name in options or short:
             found = True
             if not equals:
                 next(arguments, None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only place that touches stock CompressAI: one table of patches, applied and taken back here.
 
-E = compressai.utils.eval_model.__main__; every row was checked against CompressAI 1.2.8 and the development
-version 1.2.9.dev0.
+E = compressai.utils.eval_model.__main__, V = compressai.utils.video.eval_model.__main__; every row was checked
+against CompressAI 1.2.8 and the development version 1.2.9.dev0.
 
 | where | what | why | when |
 |---|---|---|---|
@@ -25,6 +25,14 @@ version 1.2.9.dev0.
 | E.compute_metrics | replaced | calls stock's and takes the further metrics of the same images | in main |
 | E.read_image, E.load_pretrained, E.load_checkpoint | replaced | call stock's; errors become one sentence; the published lmbda is stored on the model | in main |
 | E.json | replaced | adds the keys `refine` and `failed` to the result | in main |
+| zoo.video_models, V.models | more keys | this package's architectures for video can be named | enabled; V loaded |
+| V.create_parser | wrapped | --refine... in every parser and its --help | V loaded |
+| V.main | wrapped | refinement when an option of this package is given; the coder of -c, which stock ignores | V loaded |
+| V.eval_model V.eval_model_entropy_estimation | replaced | call stock's twice: plain and refined | in main |
+| V.run_inference | replaced | calls stock's; names of a clip's results tell the settings, so that no others are reused | in main |
+| V.load_pretrained, V.load_checkpoint | replaced | call stock's; errors become one sentence | in main |
+| V.tqdm | replaced | a bar of steps where frames are refined | in main |
+| V.json | replaced | adds the key `refine` to the result | in main |
 
 "Enabled" means: from the import of this package on; the start-up hook imports it together with
 `compressai.zoo`. "In main" means: while `main` runs with an option of this package; afterwards stock's values
@@ -70,6 +78,7 @@ class Patch:
 
 _DICTIONARIES = "compressai.zoo"  # gets names, not wrappers
 _EVAL_MODEL = "compressai.utils.eval_model.__main__"
+_VIDEO = "compressai.utils.video.eval_model.__main__"
 _ENTROPY = "compressai.entropy_models.entropy_models"
 _ENTROPY_VBR = "compressai.entropy_models.entropy_models_vbr"
 _GOOGLE, _VBR_MODELS = "compressai.models.google", "compressai.models.vbr"
@@ -80,6 +89,8 @@ PATCHES = (
     Patch(_EVAL_MODEL, "setup_args", "eval_model:wrap_setup_args"),
     Patch(_EVAL_MODEL, "main", "eval_model:wrap_main"),
     Patch(_EVAL_MODEL, "inference", "eval_model:wrap_inference"),
+    Patch(_VIDEO, "create_parser", "video_eval_model:wrap_create_parser"),
+    Patch(_VIDEO, "main", "video_eval_model:wrap_main"),
     Patch("compressai.zoo.image", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch("compressai.zoo.image_vbr", "load_state_dict_from_url", "eval_model:wrap_download"),
     Patch(_ENTROPY, "_EntropyCoder.__init__", "coders:wrap_coder"),
@@ -124,6 +135,20 @@ _PARAMETERS: dict[
         "eval_model": (
             *("model", "outputdir", "inputdir", "filepaths", "entropy_estimation"),
             *("trained_net", "description", *_VBR, "args"),
+        ),
+    },
+    _VIDEO: {
+        "create_parser": (),
+        "main": ("args",),
+        "collect_videos": ("rootpath",),
+        "compute_padding": ("in_h", "in_w", "out_h", "out_w", "min_div"),
+        "load_pretrained": ("model", "metric", "quality"),
+        "load_checkpoint": ("arch", "no_update", "checkpoint_path"),
+        "eval_model": ("net", "sequence", "binpath", "keep_binaries"),
+        "eval_model_entropy_estimation": ("net", "sequence"),
+        "run_inference": (
+            *("filepaths", "inputdir", "net", "outputdir", "force", "entropy_estimation"),
+            *("trained_net", "description", "args"),
         ),
     },
     _ENTROPY: {
@@ -245,6 +270,10 @@ def patch(module: ModuleType) -> bool:
             "is the likely reason; `python -m compressai_sga` needs stock"
         )
         return False
+    if module.__name__ == _VIDEO:
+        from . import registration
+
+        registration.register_video(module.models)
     for row in PATCHES:
         if row.module != module.__name__:
             continue

@@ -4,9 +4,11 @@
 CompressAI 1.2.8 registers three architectures in `compressai.registry.MODELS` only, so that
 `eval_model checkpoint -a elic2022-official -p FILE` is refused. `register` adds them, the families of
 `models.families` and the zoo's models, in place, to the dictionaries that the command line and
-`compressai.zoo` read; `unregister` removes them.
+`compressai.zoo` read; `unregister` removes them. The architectures for video go to `video_models` instead of
+`image_models`, and by `register_video` to the dictionary of the command for video.
 
-In:  nothing. Out: entries of `image_models`, `models`, `model_architectures` and `registry.MODELS`.
+In:  nothing. Out: entries of `image_models`, `video_models`, `models`, `model_architectures` and
+`registry.MODELS`.
 Fails with ``SgaError`` when pretrained weights are asked of an architecture that has none.
 """
 
@@ -21,9 +23,10 @@ from torch import nn
 
 from .. import zoo
 from ..errors import SgaError
+from ..models import ssf
 from ..models.families import FAMILIES, UNLISTED, architecture, family_of
 
-__all__ = ["register", "unregister"]
+__all__ = ["register", "register_video", "unregister"]
 
 _entries: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -31,7 +34,7 @@ _entries: list[tuple[dict[str, Any], str, Any]] = []
 def register() -> None:
     """Add the names where they are missing; a second call changes nothing."""
     # Not as attributes: while CompressAI is being imported it has no `zoo` yet.
-    from compressai.zoo import image_models, models
+    from compressai.zoo import image_models, models, video_models
     from compressai.zoo.image import model_architectures
 
     ours = [name for family in FAMILIES for name in family.classes]
@@ -46,9 +49,26 @@ def register() -> None:
             (models, make),
             (model_architectures, cls),
         ):
-            if name not in dictionary:
-                dictionary[name] = value
-                _entries.append((dictionary, name, value))
+            _add(dictionary, name, value)
+    for name, cls in ssf.ARCHITECTURES.items():
+        for dictionary, value in (
+            (MODELS, cls),
+            (video_models, _of_video(name, cls)),
+            (models, _of_video(name, cls)),
+        ):
+            _add(dictionary, name, value)
+
+
+def register_video(architectures: dict[str, Any]) -> None:
+    """Add the architectures for video to the dictionary of stock's command; as `register`."""
+    for name, cls in ssf.ARCHITECTURES.items():
+        _add(architectures, name, cls)
+
+
+def _add(dictionary: dict[str, Any], name: str, value: Any) -> None:
+    if name not in dictionary:
+        dictionary[name] = value
+        _entries.append((dictionary, name, value))
 
 
 def unregister() -> None:
@@ -89,6 +109,22 @@ def _of_architecture(name: str) -> Callable[..., nn.Module]:
 
     what = "Fitted to each image" if family.fitted else "Untrained; there are no published weights of it"
     return _named(model, name, f"{what}.\n\n    {family.title}: {family.purpose}.")
+
+
+def _of_video(name: str, cls: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Entry of CompressAI's dictionaries for an architecture for video, all of which have no weights."""
+
+    def model(
+        quality: int = 1, metric: str = "mse", pretrained: bool = False, progress: bool = True, **kwargs: Any
+    ) -> nn.Module:
+        if pretrained:
+            raise SgaError(
+                f"there are no published weights for {name}; train some (zoo/train/video.py) and evaluate "
+                f"them with `checkpoint DATASET OUTPUT -a {name} -p FILE -d OUTDIR`"
+            )
+        return cls(**kwargs)
+
+    return _named(model, name, "Untrained scale-space flow with few channels (`models.ssf`).")
 
 
 def _of_zoo(name: str) -> Callable[..., nn.Module]:

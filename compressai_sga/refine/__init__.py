@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent refinement of frozen CompressAI models; start with `refine` or `refined`."""
+"""Latent refinement of frozen CompressAI models: `refine`, `refined`; of video: `refine_frames`."""
 
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .loop import ADAPTERS, RefineResult, refine, refined
     from .objective import RateDistortion
     from .presets import METHODS, PRESETS, RefineConfig
+    from .video import decode_frames, refine_frames, refined_frames
 
 __all__ = [
     "ADAPTERS",
@@ -21,8 +22,11 @@ __all__ = [
     "RateDistortion",
     "RefineConfig",
     "RefineResult",
+    "decode_frames",
     "refine",
+    "refine_frames",
     "refined",
+    "refined_frames",
     "set_trained_lmbda",
     "trained_lmbda",
 ]
@@ -35,5 +39,6 @@ __getattr__ = lazy.attributes(
         "LatentAdapter": "latents",
         "RateDistortion": "objective",
         **dict.fromkeys(("METHODS", "PRESETS", "RefineConfig"), "presets"),
+        **dict.fromkeys(("decode_frames", "refine_frames", "refined_frames"), "video"),
     },
 )

@@ -37,6 +37,7 @@ from ..precision import full_float32, full_precision, tf32_is_allowed
 from ..typing import Distortion, StepCallback
 from ..wrappers import unwrapped
 from .codecs import CodecTreeLatents
+from .frames import InterLatents
 from .latents import FactorizedLatents, HyperpriorLatents, LatentAdapter, Latents, Rounding, hard_rounding
 from .objective import RateDistortion, distortion, estimate_lmbda
 from .presets import RefineConfig
@@ -45,7 +46,7 @@ from .synthesis import FastSynthesis
 
 __all__ = ["ADAPTERS", "RefineResult", "build_adapter", "refine", "refined"]
 
-ADAPTERS: list[type[LatentAdapter]] = [CodecTreeLatents, HyperpriorLatents, FactorizedLatents]
+ADAPTERS: list[type[LatentAdapter]] = [InterLatents, CodecTreeLatents, HyperpriorLatents, FactorizedLatents]
 """The latent structures that can be refined; the first whose `lacks` finds nothing takes a model."""
 _WANTED = (
     "Give an image model of CompressAI or one built from its parts, or add an adapter for its structure to "
