@@ -59,7 +59,7 @@ def test_settings_are_the_papers():
     names = {"atanh": "sga-paper"}
     for method in METHODS:
         preset = PRESETS[names.get(method, f"{method}-paper")]
-        assert config(paper(method, 3, 500)) == dataclasses.replace(preset, steps=500)
+        assert config(paper(method, 3, 500)) == dataclasses.replace(preset, steps=500, precision="auto")
     assert paper("ssl", 3, 500).a == 2.3
     assert [paper(m, 3, 500).t_max for m in METHODS] == [None, None, 0.5, 1.0, 1.0, 1.0]
     assert [paper(m, 3, 500).lr for m in METHODS] == [1e-4] + 5 * [5e-3]
