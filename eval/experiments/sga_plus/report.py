@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.sga_plus.claims import judged
 from experiments.sga_plus.comparisons import class_pairs, imitations, loss_distances, rate_family, shapes
-from experiments.sga_plus.plan import LABELS, METHODS, OURS, SEED, SGA
+from experiments.sga_plus.plan import LABELS, METHODS, OURS, SEED, SGA, paper
 from experiments.sga_plus.runs import Results, Run, bd, difference, estimate, spread
 from papers.claim import counts
 from papers.claim import table as claims_table
@@ -223,7 +223,7 @@ def _a(results: Results) -> str:
     if len(rows) < 2:
         return ""
     head = ["a", "steps", "loss", "change", "like", "its loss", "difference"]
-    t_max = next(iter(results.sweep("ssl", results.steps[0], "a").values())).setting.t_max
+    t_max = paper("ssl", results.middle, results.steps[0]).t_max
     note = f"All with T_max = {t_max:g} and the same noise."
     return "\n\n".join([markdown(head, rows), " ".join([note, *differences]), *_shapes(results)])
 
@@ -244,7 +244,7 @@ def _shapes(results: Results) -> list[str]:
         ]
         for steps, each in found
     ]
-    own = results.paper("ssl", found[0][0]).setting.a
+    own = paper("ssl", results.middle, results.steps[0]).a
     head = ["quality", "steps", "a", "change", f"minus a = {own:g}", "minus atanh"]
     return [markdown(head, rows)]
 
