@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Constant", "Cosine", "Exponential", "Geometric", "Linear"]
+__all__ = ["Constant", "Cosine", "Exponential", "Geometric", "Linear", "StepDecay"]
 
 
 def _progress(step: int, steps: int) -> float:
@@ -31,11 +31,24 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class StepDecay:
+    """`value` for the first `share` of the steps, then `value` times `factor`."""
+
+    value: float
+    factor: float = 0.1
+    share: float = 0.9
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.value * (1.0 if step < self.share * steps else self.factor)
+
+
+@dataclass(frozen=True)
 class Exponential:
     """min(upper, scale * exp(-rate * (step - offset))), not below `lower`; independent of the budget.
 
     Yang et al. 2020: upper = scale = 0.5, rate = 1e-3, offset = 700. SGA+: upper = scale = 1,
     rate = 1e-3, offset = 0. Deterministic annealing: upper = 0.2, scale = 1, rate = 4e-3.
+    Yang & Mandt 2023: upper = scale = 0.5, rate = 5e-4, offset = 200.
     """
 
     rate: float

@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "refine-curve": "experiments.refinement.curve",
     "refine-methods": "experiments.refinement.methods",
     "reverse-coding": "experiments.reverse_coding.measure",
+    "sga-objective": "experiments.sga_plus.objective",
     "sga-plus": "experiments.sga_plus.measure",
     "step-time": "experiments.refinement.step_time",
     "stochastic-encoders": "experiments.realism.stochastic_encoders",

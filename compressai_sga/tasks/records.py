@@ -141,20 +141,29 @@ class Record:
             self._lock.release()
 
     def _set(self, name: str, settings: Mapping[str, Any], seconds: float, values: dict[str, Any]) -> dict:
+        self._now_on(machine())
         self.cells[name] = {
             "of": plain(dict(settings), digits=None),
             "seconds": round(seconds, 2),
             "values": plain(values),
         }
-        self.machine = machine()
         return self.cells[name]["values"]
+
+    def _now_on(self, machine: dict[str, str]) -> None:
+        """The machine of the next cells; those of another one keep that as their own."""
+        if self.machine not in ({}, machine):
+            for cell in self.cells.values():
+                if cell.setdefault("machine", self.machine) == machine:
+                    del cell["machine"]
+        self.machine = machine
 
     def _read(self) -> None:
         self._seen = self._stamps()
         old = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         self.cells, self.machine = old.get("cells", {}), old.get("machine", {})
         for entry in self._journal.read():
-            self.cells[entry["name"]], self.machine = entry["cell"], entry["machine"]
+            self._now_on(entry["machine"])
+            self.cells[entry["name"]] = entry["cell"]
 
     def _stamps(self) -> list[tuple[int, int] | None]:
         """Stamps of the file and of its journal, which change when another process writes."""

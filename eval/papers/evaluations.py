@@ -34,6 +34,7 @@ from experiments.realism import critic_report, rda, rdp_gaussian, stochastic_enc
 from experiments.refinement import curve, methods, step_time, zoo_curve
 from experiments.reverse_coding import report as reverse_coding
 from experiments.sga_plus import figures as sga_plus_figures
+from experiments.sga_plus import objective as sga_objective
 from experiments.sga_plus import plan as sga_plus_plan
 from experiments.sga_plus import report as sga_plus
 from experiments.sga_plus.runs import REDUCED
@@ -190,6 +191,14 @@ EVALUATIONS: tuple[Evaluation, ...] = (
             f"{REDUCED}-{part}": of_cells(REDUCED, sga_plus_figures.figure, part)
             for part in sga_plus_plan.PARTS
         },
+    ),
+    Evaluation(
+        "The objective of the papers beside ours",
+        "python eval/run.py sga-objective --images KODAK",
+        (f"{sga_objective.NAME}.json",),
+        {"sga-objective": of_cells(sga_objective.NAME, sga_objective.tables)},
+        of_cells(sga_objective.NAME, sga_objective.headline),
+        in_readme=False,
     ),
     Evaluation(
         "Time of one step",

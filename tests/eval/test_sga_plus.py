@@ -23,11 +23,18 @@ from compressai_sga.refine.presets import PRESETS
 from compressai_sga.tasks.provenance import digest, drawn_from
 from compressai_sga.tasks.records import Record
 from experiments.sga_plus import measure as sga_plus
-from experiments.sga_plus.claims import judged
-from experiments.sga_plus.comparisons import above_curve, by_quality, loss_distances, rate_family
+from experiments.sga_plus.claims import coded, judged
+from experiments.sga_plus.comparisons import (
+    above_curve,
+    by_quality,
+    loss_distances,
+    rate_family,
+    shapes,
+    stray_probability,
+)
 from experiments.sga_plus.figures import figure
 from experiments.sga_plus.plan import FULL, METHODS, PARTS, REDUCED, Setting, config, paper
-from experiments.sga_plus.report import stray_probability, tables
+from experiments.sga_plus.report import tables
 from experiments.sga_plus.runs import Results, bd, estimate
 from images import centre_crop
 from papers.claim import Row
@@ -59,7 +66,7 @@ def test_settings_are_the_papers():
     names = {"atanh": "sga-paper"}
     for method in METHODS:
         preset = PRESETS[names.get(method, f"{method}-paper")]
-        assert config(paper(method, 3, 500)) == dataclasses.replace(preset, steps=500)
+        assert config(paper(method, 3, 500)) == dataclasses.replace(preset, steps=500, precision="auto")
     assert paper("ssl", 3, 500).a == 2.3
     assert [paper(m, 3, 500).t_max for m in METHODS] == [None, None, 0.5, 1.0, 1.0, 1.0]
     assert [paper(m, 3, 500).lr for m in METHODS] == [1e-4] + 5 * [5e-3]
@@ -260,6 +267,77 @@ def test_sensitivity_and_imitation():
     assert found["a = 2.3 is the best of 0.667, 1, 2.3, 500 steps"].verdict == "yes"
 
 
+def test_an_a_that_freezes_too_early():
+    """With a = 4/3 SSL is as good as atanh at quality 6, where the paper's a is worse; at 1 it is worse."""
+    cells = {}
+
+    def add(method: str, quality: int, rate: float, **changes: float) -> None:
+        setting = dataclasses.replace(paper(method, quality, 2000), **changes)
+        cells[setting.name] = cell(setting, rate, 0)
+
+    for quality, atanh, own, other in ((1, 0.9, 0.88, 0.89), (6, 0.9, 0.92, 0.9)):
+        add("atanh", quality, atanh)
+        add("ssl", quality, own)
+        add("ssl", quality, other, a=4 / 3)
+    low, high = shapes(Results(cells), 2000)
+    assert (low.quality, high.quality, low.a) == (1, 6, 4 / 3)
+    assert (low.own.sign, low.atanh.sign, high.own.sign, high.atanh.sign) == (1, -1, -1, 0)
+    row = by_text(cells)["SSL is better than atanh (SGA), 2000 steps"]
+    assert "a = 2.3 freezes latents too early: at quality 6 a = 1.33 is -" in row.why
+    assert "quality 1" not in row.why
+    for method, rate in (("atanh", 0.9), ("ssl", 0.91)):
+        add(method, 1, rate, steps=500, t_max=0.2)
+    row = by_text(cells)["SSL is better than atanh (SGA), 2000 steps"]
+    assert "too early: at T = 0.2 it is +" in row.why
+    assert "against atanh after 500 steps already; at quality 6 a = 1.33" in row.why
+    table = [line for line in tables(cells, ["a"]).splitlines() if line.startswith("| 6 | 2000 | 1.333 |")]
+    assert len(table) == 1 and table[0].endswith("| +0.00 ± 0.00 % |")
+    assert shapes(Results({k: v for k, v in cells.items() if "a=" not in k}), 2000) == []
+
+
+def test_three_classes_at_a_lower_temperature():
+    """Worse at the paper's temperature after 500 steps, not at lower ones: partly, and the cause is said."""
+    cells = {}
+
+    def add(method: str, rate: float, steps: int = 500, **changes: float) -> None:
+        setting = dataclasses.replace(paper(method, 3, steps), **changes)
+        cells[setting.name] = cell(setting, rate, 0)
+
+    add("ssl", 0.9)
+    add("ssl3", 0.93)
+    claim = "SSL with three classes refines as well as with two, 500 steps"
+    assert by_text(cells)[claim].verdict == "no"
+    add("ssl", 0.9, 2000)
+    add("ssl3", 0.9, 2000)
+    add("ssl", 0.9, t_max=0.4)
+    add("ssl3", 0.92, t_max=0.4)
+    row = by_text(cells)[claim]
+    assert row.verdict == "partly"
+    assert "at its last T = 0.61 10.5 % of the probability" in row.why
+    assert row.why.endswith("at T = 0.4 after 500 steps, +0.00 ± 0.00 % at T = 0.14 after 2000 steps.")
+    assert by_text(cells)["SSL with three classes refines as well as with two, 2000 steps"].verdict == "yes"
+    assert [each[2] for each in rows(tables(cells, ["classes"]), "SSL | 500")] == ["0.4", "1"]
+    add("ssl3", 0.92, 2000)
+    assert by_text(cells)[claim].verdict == "no"
+
+
+def test_the_authors_objectives_are_judged_by_real_strings():
+    def made(losses: list[float]) -> dict:
+        images = {f"i{k}": {"loss_before": 2.0, "loss_after": v, "own": 1.7} for k, v in enumerate(losses)}
+        return {"of": {}, "values": {"images": images}}
+
+    cells = {}
+    for name, losses in (("ours", [1.8, 1.81, 1.79]), ("SGA+", [1.82, 1.83, 1.81])):
+        cells[name] = made(losses)
+        cells[name]["of"]["row"] = [3, "ssl", name]
+    (row,) = coded(cells)
+    assert row.paper == "sga+" and row.verdict == "yes"
+    assert "loss -9.00 ± 0.29 %" in row.result and "+1.00 ± 0.00 % against our objective" in row.result
+    for image in cells["SGA+"]["values"]["images"].values():
+        image["loss_after"] += 0.5
+    assert coded(cells)[0].verdict == "no"
+
+
 def test_one_model_at_several_lambda():
     """Quality 3, refined for the lambda of 1 and of 6, needs 0.9 and 0.95 of their unrefined bits."""
     cells = made_up({"ssl": 0.8})
@@ -339,7 +417,7 @@ def test_no_results_no_tables():
 def test_results_are_of_the_shipped_weights_and_the_plan():
     weights = {r.quality: r.sha256 for r in zoo.list_models() if r.name == zoo.DEFAULT_MODEL}
     settings = {Setting(**cell["of"]["setting"]) for cell in CELLS.values()}
-    assert settings == set(REDUCED.settings(PARTS, zoo.DEFAULT_MODEL))
+    assert settings <= set(REDUCED.settings(PARTS, zoo.DEFAULT_MODEL))
     for cell in CELLS.values():
         setting = Setting(**cell["of"]["setting"])
         assert cell["of"]["sha256"] == weights[setting.quality]
@@ -380,7 +458,7 @@ VERDICTS = {
     "a = 2.3 is the best of 0.667, 1, 1.57, 2.3, 3, 4, 500 steps": "undecided",
     "linear with three classes refines as well as with two, 500 steps": "yes",
     "cosine with three classes refines as well as with two, 500 steps": "yes",
-    "SSL with three classes refines as well as with two, 500 steps": "no",
+    "SSL with three classes refines as well as with two, 500 steps": "partly",  # with a lower temperature
     "SSL moves one model partly along the rate-distortion curve, 500 steps": "yes",
 }
 

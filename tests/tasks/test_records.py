@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from compressai_sga.errors import SgaError
@@ -33,6 +35,21 @@ def test_a_cell_says_where_it_was_measured(tmp_path):
     assert "machine" not in record.cells["here"]
     assert record.cells["there"]["machine"] == {"cpu": "another"}
     assert record.machine == machine()
+
+
+def test_cells_of_another_machine_keep_it(tmp_path):
+    """Also in the journal, which a kill leaves; and only the cells that were not measured again."""
+    path = tmp_path / "results.json"
+    cell = {"of": {}, "seconds": 1.0, "values": {}}
+    old = {"machine": {"cpu": "old"}, "cells": {"a": cell, "b": cell}}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    record = Record(path)
+    record.keep("b", {"x": 1}, 1.0, {})
+    for after in (record, Record(path)):
+        assert after.machine == machine()
+        assert after.cells["a"]["machine"] == {"cpu": "old"} and "machine" not in after.cells["b"]
+    record.write()
+    assert Record(path).cells == record.cells
 
 
 def test_two_runs_on_one_file(parts, tmp_path):

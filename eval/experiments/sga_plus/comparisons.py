@@ -8,23 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 from scipy.interpolate import PchipInterpolator
 
-from experiments.sga_plus.plan import METHODS, SEED, SLOPES
+from compressai_sga import relaxations
+from experiments.sga_plus.plan import METHODS, SEED, SLOPES, THREE, Setting, config
 from experiments.sga_plus.runs import Estimate, Results, Run, difference, estimate
 
 __all__ = [
+    "Classes",
     "Imitation",
     "Rate",
+    "Shape",
     "above_curve",
     "by_quality",
+    "class_pairs",
     "imitations",
     "loss_distances",
     "over_qualities",
     "rate_family",
     "seed_error",
+    "shapes",
+    "stray_probability",
 ]
 
 
@@ -84,6 +92,83 @@ def imitations(results: Results, steps: int) -> list[Imitation]:
             gap = estimate(difference(one, other), seed_error(results, steps))
             found.append(Imitation(method, a, one, other, gap, same))
     return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    """SSL with another a, at one quality.
+
+    Args:
+        quality, a: of SSL.
+        run: itself.
+        own: its loss minus that with the paper's a.
+        atanh: its loss minus that of atanh; None where atanh was not measured.
+    """
+
+    quality: int
+    a: float
+    run: Run
+    own: Estimate
+    atanh: Estimate | None
+
+
+def shapes(results: Results, steps: int) -> list[Shape]:
+    """By quality and a, where several a were measured at several qualities."""
+    found = []
+    for quality, own in results.curve("ssl", steps).items():
+        atanh = results.paper("atanh", steps, quality)
+        for a, run in results.sweep("ssl", steps, "a", quality).items():
+            if run is not own:
+                gap = estimate(difference(run, atanh)) if atanh else None
+                found.append(Shape(quality, a, run, estimate(difference(run, own)), gap))
+    return found if len({each.quality for each in found}) > 1 else []
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Three classes beside two, with the same T_max.
+
+    Args:
+        method: of two classes.
+        two, three: runs.
+        gap: loss of three minus that of two.
+        temperature: of the last step.
+        astray: `stray_probability` of three.
+    """
+
+    method: str
+    two: Run
+    three: Run
+    gap: Estimate
+    temperature: float
+    astray: float
+
+
+def class_pairs(results: Results) -> list[Classes]:
+    """With the papers' settings and with other T_max, by steps, method and T_max."""
+    found = []
+    for steps in results.steps:
+        for two, three in THREE.items():
+            for t_max, run in results.sweep(three, steps, "t_max").items():
+                other = results.paper(two, steps, t_max=t_max)
+                if other is not None:
+                    last = config(run.setting).temperature(steps - 1, steps)
+                    gap, astray = estimate(difference(run, other)), stray_probability(run.setting)
+                    found.append(Classes(two, other, run, gap, last, astray))
+    return found
+
+
+def stray_probability(setting: Setting) -> float:
+    """Of rounding an integer to one of its neighbours at the last temperature: softmax(log-weights / T)."""
+    made = config(setting)
+    log_weights = {
+        "linear3": partial(relaxations.linear3_log_weight, r=made.r, n=made.n),
+        "cosine3": partial(relaxations.cosine3_log_weight, r=made.r, n=made.n),
+        "ssl3": partial(relaxations.ssl3_log_weight, r=made.r, n=made.n, a=made.a),
+    }
+    weights = log_weights[setting.method](torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64))
+    temperature = made.temperature(setting.steps - 1, setting.steps)
+    return 1 - float(torch.softmax(weights / temperature, 0)[1])
 
 
 def loss_distances(results: Results, steps: int) -> dict[str, np.ndarray]:

@@ -11,16 +11,13 @@ In:  cells. Out: Markdown.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from compressai_sga import relaxations
 from experiments.sga_plus.claims import judged
-from experiments.sga_plus.comparisons import imitations, loss_distances, rate_family
-from experiments.sga_plus.plan import LABELS, METHODS, OURS, SEED, SGA, THREE, Setting, config
+from experiments.sga_plus.comparisons import class_pairs, imitations, loss_distances, rate_family, shapes
+from experiments.sga_plus.plan import LABELS, METHODS, OURS, SEED, SGA, paper
 from experiments.sga_plus.runs import Results, Run, bd, difference, estimate, spread
 from papers.claim import counts
 from papers.claim import table as claims_table
@@ -226,43 +223,49 @@ def _a(results: Results) -> str:
     if len(rows) < 2:
         return ""
     head = ["a", "steps", "loss", "change", "like", "its loss", "difference"]
-    t_max = next(iter(results.sweep("ssl", results.steps[0], "a").values())).setting.t_max
+    t_max = paper("ssl", results.middle, results.steps[0]).t_max
     note = f"All with T_max = {t_max:g} and the same noise."
-    return "\n\n".join([markdown(head, rows), " ".join([note, *differences])])
+    return "\n\n".join([markdown(head, rows), " ".join([note, *differences]), *_shapes(results)])
+
+
+def _shapes(results: Results) -> list[str]:
+    """Other a by quality: which one is best depends on the rate."""
+    found = [(steps, each) for steps in results.steps for each in shapes(results, steps)]
+    if not found:
+        return []
+    rows = [
+        [
+            str(each.quality),
+            str(steps),
+            f"{each.a:.4g}",
+            estimate(each.run.change()).text(),
+            each.own.text(),
+            each.atanh.text() if each.atanh else "",
+        ]
+        for steps, each in found
+    ]
+    own = paper("ssl", results.middle, results.steps[0]).a
+    head = ["quality", "steps", "a", "change", f"minus a = {own:g}", "minus atanh"]
+    return [markdown(head, rows)]
 
 
 def _classes(results: Results) -> str:
     rows = []
-    for steps in results.steps:
-        for two, three in THREE.items():
-            one, other = results.paper(three, steps), results.paper(two, steps)
-            if one is not None and other is not None:
-                losses = [
-                    f"{run.mean('loss_after'):.4f} ({run.change().mean():+.2f} %)" for run in (other, one)
-                ]
-                gap, stray = estimate(difference(one, other)).text(), 100 * stray_probability(one.setting)
-                rows.append([*_name(two, steps), *losses, gap, f"{stray:.1f} %"])
+    for pair in class_pairs(results):
+        losses = [
+            f"{run.mean('loss_after'):.4f} ({run.change().mean():+.2f} %)" for run in (pair.two, pair.three)
+        ]
+        last = [f"{pair.temperature:.2f}", f"{100 * pair.astray:.1f} %"]
+        t_max = f"{pair.three.setting.t_max:g}"
+        rows.append([*_name(pair.method, pair.three.setting.steps), t_max, *losses, pair.gap.text(), *last])
     if not rows:
         return ""
-    head = ["method", "steps", "two classes", "three classes", "three minus two", "astray"]
+    head = ["method", "steps", "T_max", "two classes", "three classes", "three minus two", "last T", "astray"]
     note = (
         "Astray: the probability that three classes, at the last step's temperature, give to the neighbours "
         "of a latent that is an integer."
     )
     return f"{markdown(head, rows)}\n\n{note}"
-
-
-def stray_probability(setting: Setting) -> float:
-    """Of rounding an integer to one of its neighbours at the last temperature: softmax(log-weights / T)."""
-    made = config(setting)
-    log_weights = {
-        "linear3": partial(relaxations.linear3_log_weight, r=made.r, n=made.n),
-        "cosine3": partial(relaxations.cosine3_log_weight, r=made.r, n=made.n),
-        "ssl3": partial(relaxations.ssl3_log_weight, r=made.r, n=made.n, a=made.a),
-    }
-    weights = log_weights[setting.method](torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64))
-    temperature = made.temperature(setting.steps - 1, setting.steps)
-    return 1 - float(torch.softmax(weights / temperature, 0)[1])
 
 
 # --- Losses on the way, several lambda ---------------------------------------------------------------

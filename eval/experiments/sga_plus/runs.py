@@ -155,9 +155,9 @@ class Results:
         own = paper(method, self.middle if quality is None else quality, steps)
         return self.runs.get(dataclasses.replace(own, **changes))
 
-    def sweep(self, method: str, steps: int, name: str) -> dict[float, Run]:
-        """Runs at the middle quality that differ from the paper in one number, by its value."""
-        own = paper(method, self.middle, steps)
+    def sweep(self, method: str, steps: int, name: str, quality: int | None = None) -> dict[float, Run]:
+        """Runs at a quality (None: the middle one) that differ from the paper in one number, by its value."""
+        own = paper(method, self.middle if quality is None else quality, steps)
         found = {
             getattr(s, name): run
             for s, run in self.runs.items()
