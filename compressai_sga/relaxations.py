@@ -4,8 +4,8 @@
 In:  v, latents minus the centre of their quantiser, (B, ...); a temperature >= 0; a generator.
 Out: v_hat of the same shape, with gradients to v that are finite everywhere, also at integers and
      half-integers. Noise is drawn once and shared by the batch, so that what becomes of an image does not
-     depend on the others. At temperature 0 every annealed method gives floor or ceil of v, except soft rounding,
-     whose noise has a schedule of its own.
+     depend on the others. At temperature 0 every annealed method gives floor or ceil of v, except soft
+     rounding, whose noise has a schedule of its own.
 
 Sources: stochastic Gumbel annealing (SGA), Yang, Bamler & Mandt, "Improving Inference for Neural
 Image Compression", 2020; SGA+ (linear, cosine, SSL, two and three classes), Perugachi-Diaz et al.,

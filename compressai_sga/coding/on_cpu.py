@@ -48,8 +48,9 @@ def coded_on_cpu(model: nn.Module) -> nn.Module:
 
     Args:
         model: in evaluation mode, with its tables; unchanged. It is returned itself where it is on the CPU,
-            where it says `CODED_IN_PLACE` (frames of video, which stock decodes where the model is), and where it
-            has neither g_a and g_s nor a latent codec (C3, HFD and DiffC, whose own methods do what is needed).
+            where it says `CODED_IN_PLACE` (frames of video, which stock decodes where the model is), and
+            where it has neither g_a and g_s nor a latent codec (C3, HFD and DiffC, whose own methods do what
+            is needed).
     """
     device = next((p.device for p in model.parameters()), _CPU)
     if device.type == "cpu" or hasattr(model, "CODED_IN_PLACE"):

@@ -47,6 +47,7 @@ from .images import (
     write_picture,
 )
 from .kinds import DEFAULT_CODER, Kind, Request, compressible
+from .models import required
 from .target import Attempt, Found, Wish, reach
 
 __all__ = [
@@ -276,12 +277,12 @@ def decompress_picture(data: bytes, *, max_bytes: int | None = None, **options: 
         BitstreamError: the bytes are damaged, beyond a limit, or made with weights that the zoo lacks.
         ValueError: an option that the model does not have, or a value out of its range.
     """
-    container = _unpack(data, max_bytes)
+    container = _unpack(data, max_bytes, options.get("weights"))
     _require_device(options.get("device", "cpu"))
     return kind_of(container.model).decompress(container, options, cut=max_bytes is not None)
 
 
-def _unpack(data: bytes, max_bytes: int | None) -> Container:
+def _unpack(data: bytes, max_bytes: int | None, weights: str | os.PathLike[str] | None = None) -> Container:
     """The container; with `max_bytes`, that of the file's first bytes, which only DiffC allows."""
     if max_bytes is None:
         try:
@@ -294,6 +295,7 @@ def _unpack(data: bytes, max_bytes: int | None) -> Container:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 1")
     container = unpack_cut(data[:max_bytes])
     if not kind_of(container.model).PROGRESSIVE:
+        required(container, weights)  # a damaged name is none of the zoo's
         raise ValueError(
             f"max_bytes is for files of DiffC, this one is of {container.model}: it decodes as a whole or "
             "not at all"

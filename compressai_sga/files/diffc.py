@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..coding.container import Container, checksum_of
-from ..errors import BitstreamError
+from ..errors import BitstreamError, ShapeError
 from .images import Picture, pixels_of, tensor_of
 from .kinds import Coded, Range, Request, decoding_here
 from .models import borrowed, choose, fingerprint, required
@@ -116,5 +116,10 @@ def decompress(container: Container, options: Mapping[str, Any], *, cut: bool = 
         )
     with borrowed(record, None, options) as net, torch.no_grad():
         limit = max(1, len(c.strings[0])) if cut else None
-        out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
+        try:
+            out = net.decompress([[c.strings[0]]], (c.height, c.width), max_bytes=limit)
+        except ShapeError as error:
+            raise BitstreamError(
+                f"{c.width} x {c.height} px, smaller than what {c.model} codes: the file is damaged"
+            ) from error
     return Picture(pixels_of(out["x_hat"][0], c.mode), c.profile)

@@ -172,7 +172,7 @@ class InterLatents(LatentAdapter):
 
     @staticmethod
     def lacks(model: nn.Module) -> list[str]:
-        return [] if isinstance(model, InterFrame) else ["a frame of `refine_frames`, which takes video models"]
+        return [] if isinstance(model, InterFrame) else ["a frame (`refine_frames` takes video models)"]
 
     @staticmethod
     def find_sources(model: nn.Module) -> dict[str, nn.Module]:

@@ -349,7 +349,7 @@ def options_of(data: bytes) -> dict[str, int]:
 
 def decode_start(data: bytes) -> str:
     """The first bytes of a file."""
-    decompress_picture(data, max_bytes=len(data), steps=2)
+    decompress_picture(data, max_bytes=max(1, len(data)), steps=2)
     return "decoded"
 
 

@@ -109,6 +109,17 @@ def test_any_prefix_of_a_file_decodes_and_more_of_it_is_nearer(sent):
         decompress_picture(data[:-10])
 
 
+def test_heads_that_no_encoder_wrote_are_damage(sent):
+    """With max_bytes no checksum covers them: another model, and an image that the network cannot see."""
+    _, data = sent
+    container = unpack(data)
+    with pytest.raises(BitstreamError, match="difnc-f-small"):
+        decompress_picture(data.replace(b"diffc", b"difnc", 1), max_bytes=len(data) - 4)
+    thin = pack(dataclasses.replace(container, width=3988, height=2))
+    with pytest.raises(BitstreamError, match="3988 x 2 px, smaller than what diffc-f-small codes"):
+        decompress_picture(thin, max_bytes=len(thin) - 4, steps=2)
+
+
 def test_nothing_of_an_images_size_is_made_for_bytes_that_hold_no_step(sent, monkeypatch):
     """A few bytes may announce millions of pixels, under a correct CRC or without an end to check."""
     _, data = sent
