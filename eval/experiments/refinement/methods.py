@@ -18,6 +18,7 @@ sha256), preset settings or batch have changed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,12 +102,18 @@ def load(name: str, quality: int, device: str) -> nn.Module:
     return zoo.load(name, quality).to(device)
 
 
+def config_of(preset: str, steps: int) -> compressai_sga.RefineConfig:
+    """All presets in the same precision, so that their times compare; the papers' presets are in float32."""
+    config = compressai_sga.RefineConfig.make(preset=preset, steps=steps)
+    return dataclasses.replace(config, precision="auto")
+
+
 def refined(
     name: str, quality: int, preset: str, steps: int, paths: list[Path], crop: int, device: str
 ) -> dict[str, Any]:
     """A batch before and after, image by image, and every tenth relaxed loss on the way."""
     x = torch.cat([centre_crop(path, crop) for path in paths]).to(device)
-    result = compressai_sga.refine(load(name, quality, device), x, preset=preset, steps=steps)
+    result = compressai_sga.refine(load(name, quality, device), x, config=config_of(preset, steps))
     images = {
         path.stem: {
             f"{key}-{when}": getattr(rd, key)[row].item()
@@ -128,7 +135,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
     found = []
     for entry in args.entries:
         preset, steps = entry.split(":")
-        config = compressai_sga.RefineConfig.make(preset=preset, steps=int(steps))
+        config = config_of(preset, int(steps))
         for batch in batches(paths, args.crop, args.batch):
             names = [path.stem for path in batch]
             of = {"sha256": weight.sha256, "config": repr(config), "images": names}
