@@ -26,6 +26,7 @@ import setuptools
 import torch
 from compressai.models import MeanScaleHyperprior
 from compressai.utils.eval_model.__main__ import read_image
+from torchvision.transforms.functional import to_pil_image
 
 import compressai_sga
 import compressai_sga.__main__
@@ -84,15 +85,19 @@ for _where, _code in docstring_examples():
 
 
 @pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
+def names(tmp_path_factory) -> dict[str, Any]:
     """What an example may take for granted."""
     image = read_image(zoo.sample_images()[0])[None, :, :64, :64]
+    folder = tmp_path_factory.mktemp("folder")
+    to_pil_image(image[0]).save(folder / "a.png")
     record = next(r for r in zoo.list_models() if r.name == zoo.DEFAULT_MODEL)
     return {
         "compressai_sga": compressai_sga,
         "safetensors": safetensors,
         "MeanScaleHyperprior": MeanScaleHyperprior,
         "FILE": zoo._folder() / record.file,
+        "FOLDER": folder,
+        "OUT": folder / "out",
         "model": zoo.load(),
         "x": image,
         "torch": torch,
@@ -109,6 +114,7 @@ def test_there_are_examples_and_their_fits_are_short():
     takers = (
         "refine(",
         "refined(",
+        "refine_folder(",
         "refine_frames(model",
         "refined_frames(model",
         'image_models["c3',

@@ -24,6 +24,7 @@ ORDER = (
         "lmbda",
         "progress",
         "json_lines",
+        "journal",
     ),
     *("zoo_files", "zoo_records"),
     *("relaxations", "schedules"),

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from ..coding import coded_on_cpu
 from ..errors import SgaError
+from ..journal import Journal, cache_folder, weights_sha256
 from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
 from ..models.families import family_of
 from ..precision import full_float32
@@ -43,7 +44,6 @@ from ..version import __version__
 from . import checks
 from .extra_metrics import Measures
 from .gpu import waiting
-from .journal import Journal, cache_folder, weights_sha256
 from .options import Request
 
 __all__ = ["Evaluation"]

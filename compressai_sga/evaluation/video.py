@@ -34,6 +34,7 @@ from torch import nn
 
 from ..errors import SgaError
 from ..files.images import require_writable
+from ..journal import weights_sha256
 from ..lmbda import set_trained_lmbda, trained_lmbda
 from ..precision import full_float32
 from ..progress import Progress
@@ -42,7 +43,6 @@ from ..refine.frames import check_video_model
 from ..refine.video import FRAME_STRIDE
 from ..version import __version__
 from . import checks
-from .journal import weights_sha256
 from .options import Request
 
 __all__ = ["VideoEvaluation"]

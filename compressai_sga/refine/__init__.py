@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latent refinement of frozen CompressAI models: `refine`, `refined`; of video: `refine_frames`."""
+"""Latent refinement of frozen models: `refine`, `refined`, `refine_folder`; of video: `refine_frames`."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ from .. import lazy
 
 if TYPE_CHECKING:
     from ..lmbda import LMBDA_BY_QUALITY, set_trained_lmbda, trained_lmbda
+    from .folder import Stored, refine_folder, stored
     from .latents import LatentAdapter
     from .loop import ADAPTERS, RefineResult, refine, refined
     from .objective import RateDistortion
@@ -22,12 +23,15 @@ __all__ = [
     "RateDistortion",
     "RefineConfig",
     "RefineResult",
+    "Stored",
     "decode_frames",
     "refine",
+    "refine_folder",
     "refine_frames",
     "refined",
     "refined_frames",
     "set_trained_lmbda",
+    "stored",
     "trained_lmbda",
 ]
 
@@ -37,6 +41,7 @@ __getattr__ = lazy.attributes(
         **dict.fromkeys(("LMBDA_BY_QUALITY", "set_trained_lmbda", "trained_lmbda"), ".lmbda"),
         **dict.fromkeys(("ADAPTERS", "RefineResult", "refine", "refined"), "loop"),
         "LatentAdapter": "latents",
+        **dict.fromkeys(("Stored", "refine_folder", "stored"), "folder"),
         "RateDistortion": "objective",
         **dict.fromkeys(("METHODS", "PRESETS", "RefineConfig"), "presets"),
         **dict.fromkeys(("decode_frames", "refine_frames", "refined_frames"), "video"),

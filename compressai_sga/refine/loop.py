@@ -16,6 +16,7 @@ Fails with ``UnsupportedModelError`` (which part is missing), ``ShapeError``, ``
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
 import warnings
@@ -96,6 +97,24 @@ class RefineResult:
     seconds: float
     threads: int
     notes: tuple[str, ...] = ()
+
+    def of(self, index: int) -> RefineResult:
+        """The result of one image, as of a batch of one; its trace is that of the batch."""
+        one, own = slice(index, index + 1), _in_batch(index)
+        return dataclasses.replace(
+            self,
+            strings=[part[one] for part in self.strings],
+            x_hat=self.x_hat[one],
+            likelihoods={name: p[one] for name, p in self.likelihoods.items()},
+            before=self.before.of(index),
+            after=self.after.of(index),
+            before_x_hat=self.before_x_hat[one],
+            notes=tuple(
+                note.replace(own, _in_batch(0), 1)
+                for note in self.notes
+                if note.startswith(own) or not note.startswith("image ")
+            ),
+        )
 
 
 @full_precision()
@@ -281,6 +300,11 @@ def build_adapter(model: nn.Module, compress_kwargs: Mapping[str, Any]) -> Laten
     )
 
 
+def _in_batch(index: int) -> str:
+    """How notes name an image."""
+    return f"image {index} of the batch"
+
+
 def _coding_model(model: nn.Module) -> nn.Module:
     """The bare model whose latents are refined."""
     model = unwrapped(model)
@@ -414,7 +438,7 @@ class _Run:
 
     def _notes(self) -> tuple[str, ...]:
         return *self.adapter.notes, *(
-            f"image {index} of the batch skipped {count} of {self.config.steps} steps, because its gradient "
+            f"{_in_batch(index)} skipped {count} of {self.config.steps} steps, because its gradient "
             "was not finite"
             for index, count in enumerate(self.skipped.tolist())
             if count

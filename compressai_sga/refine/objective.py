@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -55,6 +55,10 @@ class RateDistortion:
         mse = (x - x_hat).pow(2).flatten(1).mean(1)
         loss = bpp + lmbda * distortion(x, x_hat, metric)
         return cls(bpp, mse, -10 * torch.log10(mse), loss)
+
+    def of(self, index: int) -> RateDistortion:
+        """That of one image, as of a batch of one."""
+        return RateDistortion(*(getattr(self, field.name)[index : index + 1] for field in fields(self)))
 
 
 def distortion(x: Tensor, x_hat: Tensor, metric: Distortion) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressai_sga.evaluation.journal import Journal, cache_folder, weights_sha256
+from compressai_sga.journal import Journal, cache_folder, weights_sha256
 
 TIMES = ("encoding_time", "decoding_time")
 STEPS = 60  # an image
@@ -19,7 +19,7 @@ STEPS = 60  # an image
 KILLED_AFTER_ONE = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run as a shell's job
-from compressai_sga.evaluation.journal import Journal
+from compressai_sga.journal import Journal
 add, kind = Journal.add, int(sys.argv.pop(1))
 def add_and_die(self, *arguments):
     add(self, *arguments)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..json_lines import JsonLines
+from .json_lines import JsonLines
 
 __all__ = ["Journal", "cache_folder", "weights_sha256"]
 
