@@ -449,12 +449,20 @@ class _Run:
             self.adapter,
             self.best_latents,
             lambda y_hat: self.fast(y_hat)[..., self.crop[0], self.crop[1]],
-            lambda x_hat: self.lmbda * distortion(self.x, x_hat, "mse"),
-            2 * 255**2 * self.lmbda / (3 * self.pixels),
+            self._costs_around,
+            2 * 255**2 * self.lmbda / 3,
             self.config.polish,
-            self.pixels,
             self.generator,
         )
+
+    def _costs_around(self, x_hat: Tensor) -> Tensor:
+        """Weighted squared error around each position of y in bits, shape (B, 1, h, w)."""
+        left, right, top, bottom = self.pad
+        error = (self.x - x_hat.clamp(0, 1)).square().mean(1, keepdim=True)
+        size = self.best_latents["y"].shape[2:]
+        area = self.padded[0, 0].numel() / (size[0] * size[1])
+        error = F.adaptive_avg_pool2d(F.pad(error, (left, right, top, bottom)), size)
+        return self.lmbda * 255**2 * area * error
 
     def _rounding(self, step: int) -> Rounding:
         return lambda v, name: self.config.relax(v, step, self.generator)

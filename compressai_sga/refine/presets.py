@@ -276,31 +276,31 @@ _ROWS: dict[str, dict[str, Any]] = {
     "ssl3-paper": {"method": "ssl3", **PAPER, "temperature": SGA_PLUS, "a": 1.4, "r": 0.98, "n": 1.4},
     "ste-paper": {"method": "ste", **PAPER, "lr": Constant(1e-4), "temperature": Constant(0.0)},
     "noise-paper": {"method": "noise", **PAPER, "temperature": Constant(0.0)},
-    # A sweep of the polish costs about a step, its curvature about five: 99 and 493 in all.
+    # A sweep of the polish costs about a step, its curvature about five: 99 and 499 in all.
     "fast": {
         "method": "soft-round",
-        "steps": 88,
+        "steps": 86,
         "lr": Cosine(9e-2, warmup=3),
         "temperature": Linear(0.35, 0.08),
         "noise": Linear(0.22, 0.15),
-        "polish": 6,
+        "polish": 8,
     },
-    # No gradient step and no noise: only the greedy changes, about twenty steps' worth of time.
+    # No gradient step and no noise: only the greedy changes, about 45 steps' worth of time.
     "polish": {
         "method": "soft-round",
         "steps": 0,
         "lr": Constant(0.0),
         "temperature": Constant(0.0),
         "noise": Constant(0.0),
-        "polish": 15,
+        "polish": 40,
     },
     "best": {
         "method": "soft-round",
-        "steps": 480,
+        "steps": 470,
         "lr": Cosine(8e-2, warmup=5),
         "temperature": Linear(0.35, 0.08),
         "noise": Linear(0.22, 0.15),
-        "polish": 8,
+        "polish": 24,
     },
 }
 PRESETS: dict[str, RefineConfig] = {name: RefineConfig(preset=name, **row) for name, row in _ROWS.items()}
