@@ -62,7 +62,7 @@ def polish(
     """
     change = torch.zeros_like(latents["y"])
     closed = torch.zeros_like(change, dtype=torch.bool)
-    chosen = torch.zeros_like(closed)
+    chosen, direction = torch.zeros_like(closed), torch.zeros_like(change)
     curvature: Tensor | None = None
     best, best_loss, before = change, change.new_full(change.shape[:1], torch.inf), None
     idle = 0

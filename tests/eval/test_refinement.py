@@ -132,5 +132,5 @@ def test_committed_results_show_the_order_of_the_paper():
 
 
 def test_committed_results_show_our_presets_ahead():
-    assert lowering("fast:88") >= lowering("ssl-paper:500")
-    assert lowering("best:480") > lowering("ssl-paper:2000")
+    assert lowering("fast:86") >= lowering("ssl-paper:500")
+    assert lowering("best:470") > lowering("ssl-paper:2000")

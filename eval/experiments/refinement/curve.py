@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rate-distortion curves of a zoo model over its qualities: unrefined and refined.
 
-    python eval/run.py refine-curve                              # fast at 88 steps, ssl at 200
-    python eval/run.py refine-curve --entries best:480 --quality 3
+    python eval/run.py refine-curve                              # fast at 86 steps, ssl at 200
+    python eval/run.py refine-curve --entries best:470 --quality 3
 
 In:  a folder of images, of which the central squares are used (--crop, 0 for whole images); entries
      PRESET:STEPS; all qualities of the zoo, or those named.
@@ -33,7 +33,7 @@ Curves = dict[str, dict[str, list[float]]]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = methods.parser_of(__doc__.split("\n")[0], ("fast:88", "ssl:200"))
+    parser = methods.parser_of(__doc__.split("\n")[0], ("fast:86", "ssl:200"))
     parser.add_argument("--quality", type=int, nargs="*", help="default: all in the zoo")
     return parser.parse_args(argv)
 
@@ -94,7 +94,7 @@ def refined_bd_rate(curves: Curves, entry: str) -> float:
 
 def headline(curves: Curves) -> str:
     """BD-rates of two presets."""
-    entries = ("fast:88", "ssl:200")
+    entries = ("fast:86", "ssl:200")
     each = (f"{refined_bd_rate(curves, e):+.1f} % `{e.replace(':', '` ')}" for e in entries)
     return f"BD-rate against the unrefined curve: {', '.join(each)}"
 
