@@ -195,7 +195,7 @@ def test_refined_strings_are_the_coders(name, coder):
     assert (result.after.loss <= result.before.loss).all()
     with torch.no_grad():
         decoded = model.decompress(result.strings, result.shape, **kwargs)["x_hat"]
-    assert (decoded - result.x_hat).abs().max() < 1e-4
+    assert (decoded.clamp(0, 1) - result.x_hat).abs().max() < 1e-4  # 1.2.9.dev0 does not clamp
 
 
 # --- Taking it back ------------------------------------------------------------------------------
@@ -258,6 +258,7 @@ def test_other_coders_go_to_stock(monkeypatch):
     both_ways(make_model("mbt2018"), picture(64, 64, 1))
 
 
+@pytest.mark.skipif(compressai.__version__ != "1.2.8", reason="later ones cannot be scripted in stock either")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 def test_wrapped_entropy_models_can_be_scripted_as_stock_ones_can():
     assert hasattr(EntropyModel.quantize, "__wrapped__")

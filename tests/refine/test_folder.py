@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on(model, photos, tmp_path, run_python, batches):
         own = kept[path.name]
         assert own.strings == result.strings and own.pad == result.pad and own.lmbda == 0.05
         assert own.after["bpp"] == result.after.bpp.item()
-        x_hat = model.decompress(own.strings, own.shape)["x_hat"]
+        x_hat = model.decompress(own.strings, own.shape)["x_hat"].clamp(0, 1)  # 1.2.9.dev0 does not
         left, right, top, bottom = own.pad
         x_hat = x_hat[..., top : x_hat.shape[2] - bottom, left : x_hat.shape[3] - right]
         assert torch.equal(x_hat, result.x_hat)
