@@ -94,7 +94,8 @@ class VideoEvaluation:
             if request.trace is not None:
                 self._trace = open(request.trace, "w", encoding="utf-8")
         except OSError as error:
-            raise SgaError(f"--refine-trace {request.trace} cannot be written: {error}") from error
+            why = error.strerror or error
+            raise SgaError(f"--refine-trace {request.trace} cannot be written: {why}") from error
         try:
             with self._replaced(), full_float32():
                 stock_main(list(request.argv))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The claims of SGA+ (Perugachi-Diaz et al. 2024), tested on the small zoo and Kodak.
 
-    python eval/run.py sga-plus --reduced --workers 2     # 18 minutes on two idle cores
+    python eval/run.py sga-plus --reduced --workers 2
     python eval/run.py sga-plus --parts curves tmax       # whole images, for a GPU: eval/gpu_runs.md j
     python eval/run.py sga-plus --reduced --table         # prints and draws what is there
 
@@ -162,7 +162,7 @@ def expected(plan: Plan, missing: Sequence[Task], paths: Sequence[Path], workers
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--reduced", action="store_true", help="6 crops, fewer of all: 18 minutes on 2 cores")
+    parser.add_argument("--reduced", action="store_true", help="6 crops, fewer of all")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"{PARTS}")
     parser.add_argument("--images", type=Path, default=KODAK, help="folder of PNG images")
     parser.add_argument("--model", default=zoo.DEFAULT_MODEL, help="of the zoo (default: %(default)s)")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objective that the authors of SGA and SGA+ optimise beside ours, on the same crops.
 
-    python eval/run.py sga-objective --images KODAK     # 9 minutes of one core
+    python eval/run.py sga-objective --images KODAK
     python eval/run.py sga-objective --table            # prints what is there
 
 Both minimise bpp + lmbda 255^2 MSE under relaxed rounding. They differ in what is rounded and charged:
