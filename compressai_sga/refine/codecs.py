@@ -5,7 +5,7 @@ CompressAI 1.2.9.dev0 MLIC, TCM, DCAE, STF, CCA, SAAF.
 y enters the tree by the argument of ``latent_codec.compress`` and y_hat leaves it by the result of
 ``latent_codec.decompress``. So nothing is asked of the transforms: STF has no g_a, and SAAF runs parts of it.
 
-One function a node type: (codec, y, params, rounding) -> (y_hat, likelihoods, grid), all of y's shape.
+One function a node type: (codec, y, params, rounding) -> `Quantised`, of y's shape.
 A node is coded as its `compress` codes it, not as its `forward` estimates it: the second half of a
 checkerboard has the first half's y_hat as context, and channel groups see the y_hat of earlier groups. Latent
 residual prediction (LRP, Minnen & Singh 2020) adds to y_hat what a network sees in the symbols, so that y_hat
@@ -22,10 +22,11 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from compressai.entropy_models import GaussianConditional
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
     CheckerboardLatentCodec,
@@ -40,11 +41,20 @@ from torch import Tensor, nn
 
 from ..coding.binding import stock_class
 from ..errors import UnsupportedModelError
-from .latents import CausalContext, Coded, LatentAdapter, Latents, Rounding, code_bottleneck, code_gaussian
+from .latents import (
+    CausalContext,
+    Coded,
+    LatentAdapter,
+    Latents,
+    Quantised,
+    Rounding,
+    code_bottleneck,
+    code_gaussian,
+    coded_with_hyperprior,
+    moved_in_bottleneck,
+)
 
 __all__ = ["NODES", "CodecTreeLatents", "Node", "hyper_parts", "is_multi_context", "is_residual"]
-
-Triple = tuple[Tensor, Tensor, Tensor]
 
 
 def hyper_parts(root: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:
@@ -134,79 +144,80 @@ class CodecTreeLatents(LatentAdapter):
         root, y = self.model.latent_codec, latents["y"]
         if isinstance(root, EntropyBottleneckLatentCodec):
             y_hat, likelihoods = code_bottleneck(y, root.entropy_bottleneck, rounding, "y")
-            return Coded(y_hat, {"y": likelihoods}, {"y": y_hat})
+            moved = moved_in_bottleneck(y_hat, root.entropy_bottleneck)
+            return Coded(y_hat, {"y": likelihoods}, {"y": y_hat}, moved)
         _, h_s, bottleneck = hyper_parts(root)
         z_hat, z_likelihoods = code_bottleneck(latents["z"], bottleneck, rounding, "z")
-        y_hat, likelihoods, grid = self.code_node(root.latent_codec["y"], y, h_s(z_hat), rounding)
-        return Coded(y_hat, {"y": likelihoods, "z": z_likelihoods}, {"y": grid, "z": z_hat})
+        coded = self.code_node(root.latent_codec["y"], y, h_s(z_hat), rounding)
+        conditional = next(m for m in root.modules() if isinstance(m, GaussianConditional))
+        return coded_with_hyperprior(coded, conditional, z_hat, z_likelihoods)
 
-    def code_node(self, codec: nn.Module, y: Tensor, params: Tensor, rounding: Rounding) -> Triple:
+    def code_node(self, codec: nn.Module, y: Tensor, params: Tensor, rounding: Rounding) -> Quantised:
         """Code y under any supported node."""
         row = next(row for row in NODES if row.matches(type(codec)))
         return row.code(self, codec, y, params, rounding)
 
     def code_conditional(
         self, codec: GaussianConditionalLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
-    ) -> Triple:
+    ) -> Quantised:
         scales, means = codec._chunk(codec.entropy_parameters(params))
         return code_gaussian(y, scales, means, codec.gaussian_conditional, rounding)
 
     def code_conditional_with_residual(
         self, codec: GaussianConditionalLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
-    ) -> Triple:
+    ) -> Quantised:
         """LRP: y_hat gets a residual that a network predicts from the context and y_hat."""
         params, support = codec._split_ctx_params(params)
-        y_hat, likelihoods, grid = self.code_conditional(codec, y, params, rounding)
-        return codec._apply_lrp(support, y_hat), likelihoods, grid
+        coded = self.code_conditional(codec, y, params, rounding)
+        return replace(coded, y_hat=codec._apply_lrp(support, coded.y_hat))
 
     def code_checkerboard(
         self, codec: CheckerboardLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
-    ) -> Triple:
+    ) -> Quantised:
         inner = codec.latent_codec["y"]
         anchor = checkerboard(y, codec.anchor_parity)
         context = y.new_zeros(y.shape[0], codec.context_prediction.out_channels, *y.shape[2:])
         first = self.code_node(inner, y, codec.entropy_parameters(codec.merge(context, params)), rounding)
-        context = codec.context_prediction(torch.where(anchor, first[0], 0.0))
+        context = codec.context_prediction(torch.where(anchor, first.y_hat, 0.0))
         second = self.code_node(inner, y, codec.entropy_parameters(codec.merge(context, params)), rounding)
-        y_hat, likelihoods, grid = (torch.where(anchor, a, b) for a, b in zip(first, second))
-        return y_hat, likelihoods, grid
+        return first.where(anchor, second)
 
-    def code_multi_context(self, codec: nn.Module, y: Tensor, params: Tensor, rounding: Rounding) -> Triple:
+    def code_multi_context(
+        self, codec: nn.Module, y: Tensor, params: Tensor, rounding: Rounding
+    ) -> Quantised:
         """MLIC's checkerboard: a network for each half, several contexts, LRP, in MLICv2 symbols left out.
 
         A symbol that is left out takes no bits: y_hat is the mean there.
         """
-        grids: list[Tensor] = []
-        probabilities: list[Tensor] = []
-        done: list[Tensor] = []  # y_hat of each half; like the grid it is zero in the other half
+        halves: list[Quantised] = []  # zero in the other half
         for step, parity in (("anchor", codec.anchor_parity), ("non_anchor", codec.non_anchor_parity)):
             here = checkerboard(y, parity)
-            context = codec._ctx_params(step, y, params, done)
+            context = codec._ctx_params(step, y, params, [done.y_hat for done in halves])
             predicted = torch.where(here, codec._entropy_parameters(step)(context), 0.0)
             scales, means = codec.y._chunk(predicted)
             coded = here & _selected(codec, step, params, scales, means)
-            grid, likelihoods, _ = code_gaussian(y, scales, means, codec.y.gaussian_conditional, rounding)
-            grid = torch.where(coded, grid, torch.where(here, means, 0.0))
-            y_hat = codec._apply_lrp(step, params, predicted, grid, sum(done) + grid)
-            done.append(torch.where(coded, y_hat, grid))
-            grids.append(grid)
-            probabilities.append(torch.where(coded, likelihoods, 1.0))
-        return done[0] + done[1], probabilities[0] * probabilities[1], grids[0] + grids[1]
+            all_of_it = code_gaussian(y, scales, means, codec.y.gaussian_conditional, rounding)
+            left = torch.where(here, means, 0.0)
+            half = all_of_it.where(coded, Quantised(left, 0.0 * y, 0.0 * y, left))
+            so_far = sum(done.y_hat for done in halves) + half.grid
+            y_hat = codec._apply_lrp(step, params, predicted, half.grid, so_far)
+            halves.append(replace(half, y_hat=torch.where(coded, y_hat, half.grid)))
+        anchors, others = halves
+        return anchors.where(checkerboard(y, codec.anchor_parity), others)
 
     def code_groups(
         self, codec: ChannelGroupsLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
-    ) -> Triple:
-        coded: list[Triple] = []
+    ) -> Quantised:
+        coded: list[Quantised] = []
         for k, group in enumerate(torch.split(y, codec.groups, dim=1)):
-            context = codec._get_ctx_params(k, params, [done[0] for done in coded])
+            context = codec._get_ctx_params(k, params, [done.y_hat for done in coded])
             coded.append(self.code_node(codec.latent_codec[f"y{k}"], group, context, rounding))
-        y_hat, likelihoods, grid = (torch.cat(parts, 1) for parts in zip(*coded))
-        return y_hat, likelihoods, grid
+        return Quantised.cat(coded)
 
     def code_raster_scan(
         self, codec: RasterScanLatentCodec, y: Tensor, params: Tensor, rounding: Rounding
-    ) -> Triple:
-        def code_in_context(y_hat: Tensor) -> Triple:
+    ) -> Quantised:
+        def code_in_context(y_hat: Tensor) -> Quantised:
             mixed = codec.merge(params, codec.context_prediction(y_hat))
             scales, means = codec.entropy_parameters(mixed).chunk(2, 1)
             return code_gaussian(y, scales, means, codec.gaussian_conditional, rounding)
@@ -269,7 +280,7 @@ class Node:
     """
 
     base: type
-    code: Callable[..., Triple]
+    code: Callable[..., Quantised]
     methods: tuple[str, ...] = ()
 
     def matches(self, kind: type) -> bool:

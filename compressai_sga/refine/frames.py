@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .latents import Coded, LatentAdapter, Latents, Rounding, code_bottleneck, code_gaussian
+from .latents import Coded, LatentAdapter, Latents, Quantised, Rounding, code_bottleneck, code_gaussian
 
 __all__ = ["InterFrame", "InterLatents", "KeyFrame", "check_video_model"]
 
@@ -168,8 +168,6 @@ class InterLatents(LatentAdapter):
     (`rdoq`) changes the residual's y, and never the motion.
     """
 
-    independent_symbols = True
-
     @staticmethod
     def lacks(model: nn.Module) -> list[str]:
         return [] if isinstance(model, InterFrame) else ["a frame (`refine_frames` takes video models)"]
@@ -185,18 +183,28 @@ class InterLatents(LatentAdapter):
         }
 
     def code(self, latents: Latents, rounding: Rounding) -> Coded:
-        y_hat, likelihoods, grid = {}, {}, {}
+        coded: dict[str, Quantised] = {}
+        likelihoods, grid = {}, {}
         for suffix, hyperprior in (
             ("", self.model.net.res_hyperprior),
             ("_motion", self.model.net.motion_hyperprior),
         ):
             y, z = "y" + suffix, "z" + suffix
             grid[z], likelihoods[z] = code_bottleneck(latents[z], hyperprior.entropy_bottleneck, rounding, z)
-            y_hat[y], likelihoods[y], grid[y] = code_gaussian(
+            coded[y] = code_gaussian(
                 latents[y],
                 hyperprior.hyper_decoder_scale(grid[z]),
                 hyperprior.hyper_decoder_mean(grid[z]),
                 hyperprior.gaussian_conditional,
-                lambda v, _, name=y: rounding(v, name),
+                rounding,
+                name=y,
             )
-        return Coded(torch.cat((y_hat["y"], y_hat["y_motion"]), 1), likelihoods, grid)
+            likelihoods[y] = coded[y].likelihoods(hyperprior.gaussian_conditional)
+            grid[y] = coded[y].grid
+        conditional = self.model.net.res_hyperprior.gaussian_conditional
+        return Coded(
+            torch.cat((coded["y"].y_hat, coded["y_motion"].y_hat), 1),
+            likelihoods,
+            grid,
+            lambda move: coded["y"].likelihoods(conditional, move),
+        )

@@ -29,8 +29,8 @@ Fails with ``UnsupportedModelError``, naming the part that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, get_args
 
@@ -50,6 +50,7 @@ __all__ = [
     "FactorizedLatents",
     "HyperpriorLatents",
     "LatentAdapter",
+    "Quantised",
     "Rounding",
     "code_bottleneck",
     "code_gaussian",
@@ -64,8 +65,17 @@ LIKELIHOOD_BOUND = 1e-9  # CompressAI's own
 
 
 def hard_rounding(v: Tensor, name: str) -> Tensor:
-    """The coder's rounding: the nearest integer."""
+    """The coder's rounding: the nearest integer. Gradients pass it as if the symbol moved with the latent."""
     return torch.round(v)
+
+
+def _straight_through(
+    symbols: Tensor, latent: Tensor, per_step: Tensor | float, rounding: Rounding
+) -> Tensor:
+    """`symbols`; hard ones get the gradient of the latent, and none of its prediction."""
+    if rounding is not hard_rounding:
+        return symbols
+    return symbols.detach() + (latent - latent.detach()) * per_step
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,16 @@ class Coded:
         likelihoods: per latent name, probability of every symbol, in (0, 1].
         grid: per latent name, the point of the quantiser's grid that the symbol stands for; handed to
             the stock encoder it gives back the same symbols, with a margin of half a step.
+        moved: d -> probability of every symbol of y if it alone were d more and all else as it is; d is a
+            number or of y's shape. None: symbols of y cannot be changed one by one (`rdoq`).
+        step: of the quantiser of y.
     """
 
     y_hat: Tensor
     likelihoods: Latents
     grid: Latents
+    moved: Callable[[Tensor | float], Tensor] | None = None
+    step: Tensor | float = 1.0
 
     def bits(self) -> Tensor:
         """Ideal code length of every image in bits, shape (B,)."""
@@ -97,7 +112,8 @@ def code_bottleneck(
     """Quantise around the medians; return (z_hat, likelihoods), both of z's shape."""
     medians = bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
     scale = 1.0 if step is None else step
-    z_hat = rounding((z - medians) / scale, name) * scale + medians
+    symbols = _straight_through(rounding((z - medians) / scale, name), z, 1 / scale, rounding)
+    z_hat = symbols * scale + medians
     values = z_hat.transpose(0, 1).reshape(z.shape[1], 1, -1)
     if step is None:
         likelihoods, _, _ = bottleneck._likelihood(values)
@@ -106,6 +122,11 @@ def code_bottleneck(
     likelihoods = bottleneck.likelihood_lower_bound(likelihoods)
     shape = (z.shape[1], z.shape[0], *z.shape[2:])
     return z_hat, likelihoods.reshape(shape).transpose(0, 1)
+
+
+def moved_in_bottleneck(y_hat: Tensor, bottleneck: nn.Module) -> Callable[[Tensor | float], Tensor]:
+    """`Coded.moved` of a y under an entropy bottleneck."""
+    return lambda move: code_bottleneck(y_hat + move, bottleneck, lambda v, _: v, "y")[1]
 
 
 def table_scales(scales: Tensor, conditional: GaussianConditional) -> Tensor:
@@ -119,6 +140,39 @@ def table_scales(scales: Tensor, conditional: GaussianConditional) -> Tensor:
     return bounded + (entries - bounded).detach()
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """Gaussian symbols of y, or of a part of it; tensors of one shape (B, C, h, w).
+
+    Attributes:
+        y_hat: what the decoder makes of them.
+        symbols: integers, or relaxed ones.
+        scales: of the coder's table; 0 where no symbol is coded.
+        grid: as in `Coded`.
+    """
+
+    y_hat: Tensor
+    symbols: Tensor
+    scales: Tensor
+    grid: Tensor
+
+    def where(self, mask: Tensor, other: Quantised) -> Quantised:
+        """These where the mask is true, those of `other` elsewhere."""
+        names = [field.name for field in fields(self)]
+        return Quantised(*(torch.where(mask, getattr(self, n), getattr(other, n)) for n in names))
+
+    @staticmethod
+    def cat(parts: Iterable[Quantised]) -> Quantised:
+        """Groups of channels, one after the other."""
+        parts = list(parts)
+        return Quantised(*(torch.cat([getattr(q, f.name) for q in parts], 1) for f in fields(Quantised)))
+
+    def likelihoods(self, conditional: GaussianConditional, move: Tensor | float = 0.0) -> Tensor:
+        """Probability of every symbol plus `move`."""
+        p = conditional.likelihood_lower_bound(conditional._likelihood(self.symbols + move, self.scales))
+        return torch.where(self.scales > 0, p, 1.0)
+
+
 def code_gaussian(
     y: Tensor,
     scales: Tensor,
@@ -127,22 +181,39 @@ def code_gaussian(
     rounding: Rounding,
     gain: Tensor | float = 1.0,
     offset: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantise y around the predicted means; return (y_hat, likelihoods, grid).
+    name: str = "y",
+) -> Quantised:
+    """Quantise y around the predicted means.
 
     Args:
         y, scales, means: one shape; means None is zero.
         gain: 1 / step of the quantiser (variable-rate models).
-        offset: reconstruction offset as a function of (v_hat, scale in steps), variable-rate models.
+        offset: reconstruction offset as a function of (symbols, scale in steps), variable-rate models.
+        name: of the latent.
     """
     means = 0.0 if means is None else means
     scales = scales * gain
-    v_hat = rounding((y - means) * gain, "y")
-    likelihoods = conditional._likelihood(v_hat, table_scales(scales, conditional))
-    likelihoods = conditional.likelihood_lower_bound(likelihoods)
-    grid = v_hat / gain + means
-    y_hat = grid if offset is None else (v_hat + offset(v_hat, scales)) / gain + means
-    return y_hat, likelihoods, grid
+    symbols = _straight_through(rounding((y - means) * gain, name), y, gain, rounding)
+    grid = symbols / gain + means
+    y_hat = grid if offset is None else (symbols + offset(symbols, scales)) / gain + means
+    return Quantised(y_hat, symbols, table_scales(scales, conditional), grid)
+
+
+def coded_with_hyperprior(
+    y: Quantised,
+    conditional: GaussianConditional,
+    z_hat: Tensor,
+    z_likelihoods: Tensor,
+    step: Tensor | float = 1.0,
+) -> Coded:
+    """What is coded for y and z."""
+    return Coded(
+        y.y_hat,
+        {"y": y.likelihoods(conditional), "z": z_likelihoods},
+        {"y": y.grid, "z": z_hat},
+        lambda move: y.likelihoods(conditional, move),
+        step,
+    )
 
 
 class CausalContext:
@@ -152,8 +223,10 @@ class CausalContext:
     right one sweep after all positions that it depends on. So Jacobi sweeps over whole latents end at
     exactly the result of the sequential scan, after at most as many sweeps as wavefronts; usually a few.
 
-    Relaxed rounding: the context is the previous step's sample, with the gradient of the current one. It
-    approaches the decoder's context as the temperature falls.
+    Relaxed rounding: the context is the previous step's sample. It approaches the decoder's context as the
+    temperature falls.
+
+    Either way the context has the gradient of y itself: a latent that moves takes its y_hat with it.
     """
 
     def __init__(self) -> None:
@@ -163,20 +236,19 @@ class CausalContext:
         self,
         y: Tensor,
         rounding: Rounding,
-        code_given: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(y_hat, likelihoods, grid) with the decoder's context; `code_given` maps a y_hat to all three."""
+        code_given: Callable[[Tensor], Quantised],
+    ) -> Quantised:
+        """y quantised with the decoder's context; `code_given` quantises it, given a y_hat."""
         start = y.detach() if self.sample is None else self.sample
-        if rounding is not hard_rounding:
+        hard = rounding is hard_rounding
+        for _ in range(3 * y.shape[2] + y.shape[3] + 1 if hard else 1):
             coded = code_given(start + (y - y.detach()))
-            self.sample = coded[0].detach()
-            return coded
-        for _ in range(3 * y.shape[2] + y.shape[3] + 1):
-            coded = code_given(start)
-            change = (coded[0] - start).abs().max()
-            start = coded[0]
-            if change < 1e-4:
+            change = (coded.y_hat.detach() - start).abs().max()
+            start = coded.y_hat.detach()
+            if hard and change < 1e-4:
                 break
+        if not hard:
+            self.sample = start
         return coded
 
 
@@ -205,9 +277,6 @@ class LatentAdapter:
         compress_kwargs: what the caller passes to model.compress (variable rate: stage, s, inputscale).
     """
 
-    #: Whether, z given, the likelihood of a symbol of y depends on no other symbol. Then `code` rounds all of
-    #: y in one call, and symbols can be changed one by one (`rdoq`).
-    independent_symbols = False
     #: Whether the model codes at several rates, chosen by the arguments of compress.
     variable_rate = False
 
@@ -323,8 +392,6 @@ class LatentAdapter:
 class FactorizedLatents(LatentAdapter):
     """y alone, each channel under its own learned density (Balle et al. 2017, 2018)."""
 
-    independent_symbols = True
-
     @staticmethod
     def lacks(model: nn.Module) -> list[str]:
         parts = {"g_a": nn.Module, "g_s": nn.Module, "entropy_bottleneck": EntropyBottleneck}
@@ -337,7 +404,7 @@ class FactorizedLatents(LatentAdapter):
     def code(self, latents: Latents, rounding: Rounding) -> Coded:
         bottleneck = self.model.entropy_bottleneck
         y_hat, likelihoods = code_bottleneck(latents["y"], bottleneck, rounding, "y")
-        return Coded(y_hat, {"y": likelihoods}, {"y": y_hat})
+        return Coded(y_hat, {"y": likelihoods}, {"y": y_hat}, moved_in_bottleneck(y_hat, bottleneck))
 
 
 class HyperpriorLatents(LatentAdapter):
@@ -351,7 +418,6 @@ class HyperpriorLatents(LatentAdapter):
     def __init__(self, model: nn.Module, compress_kwargs: Mapping[str, Any]):
         super().__init__(model, compress_kwargs)
         self.has_context = hasattr(model, "context_prediction")
-        self.independent_symbols = not self.has_context
         self.variable_rate = hasattr(model, "Gain")
         self.reset()
 
@@ -414,7 +480,7 @@ class HyperpriorLatents(LatentAdapter):
         params = model.h_s(z_hat)
         offset = self._offset(gain)
 
-        def code_given(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def code_given(parameters: Tensor) -> Quantised:
             scales, means = parameters, None
             if parameters.shape[1] == 2 * y.shape[1]:
                 scales, means = parameters.chunk(2, 1)
@@ -422,15 +488,15 @@ class HyperpriorLatents(LatentAdapter):
             return code_gaussian(y, scales, means, conditional, rounding, gain, offset)
 
         if not self.has_context:
-            y_hat, likelihoods, grid = code_given(params)
+            coded = code_given(params)
         else:
             shift = 0.0
             if getattr(model, "scl2ctx", False) and isinstance(gain, Tensor):
                 shift = model.scale_to_context(gain.view(1, 1)).view(1, -1, 1, 1)
 
-            def code_in_context(y_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            def code_in_context(y_hat: Tensor) -> Quantised:
                 mixed = torch.cat((params, model.context_prediction(y_hat) + shift), 1)
                 return code_given(model.entropy_parameters(mixed))
 
-            y_hat, likelihoods, grid = self.context.code(y, rounding, code_in_context)
-        return Coded(y_hat, {"y": likelihoods, "z": z_likelihoods}, {"y": grid, "z": z_hat})
+            coded = self.context.code(y, rounding, code_in_context)
+        return coded_with_hyperprior(coded, model.gaussian_conditional, z_hat, z_likelihoods, 1 / gain)

@@ -281,7 +281,7 @@ _ROWS: dict[str, dict[str, Any]] = {
         "method": "soft-round",
         "steps": 86,
         "lr": Cosine(9e-2, warmup=3),
-        "temperature": Linear(0.35, 0.08),
+        "temperature": Linear(0.5, 0.08),
         "noise": Linear(0.22, 0.15),
         "polish": 8,
     },

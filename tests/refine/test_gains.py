@@ -11,7 +11,6 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 from compressai.utils.eval_model.__main__ import read_image
 
 from compressai_sga import zoo
@@ -19,10 +18,8 @@ from compressai_sga.lmbda import nearest_published
 from compressai_sga.models import diffc, hfd
 from compressai_sga.models.universal import ARCHITECTURES
 from compressai_sga.refine import LMBDA_BY_QUALITY, PRESETS, refine
-from compressai_sga.refine.latents import hard_rounding
 from compressai_sga.refine.loop import build_adapter
 from compressai_sga.refine.objective import estimate_lmbda
-from compressai_sga.refine.rdoq import polish
 
 OTHERS = {*ARCHITECTURES, *hfd.ARCHITECTURES, *diffc.ARCHITECTURES}
 REFINABLE = [r for r in zoo.list_models() if r.architecture not in OTHERS]  # those that round
@@ -103,31 +100,3 @@ def test_bfloat16_loop_costs_nothing_measurable(quality):
         config = dataclasses.replace(PRESETS["fast"], steps=40, precision=precision)
         loss[precision] = refine(model, x, config=config).after.loss.mean().item()
     assert loss["bfloat16"] == pytest.approx(loss["float32"], rel=2e-3)
-
-
-def test_polish_lowers_the_true_loss(model):
-    """Changes of single symbols make unrefined latents better, by exact hard evaluation."""
-    x = crops(128)
-    adapter = build_adapter(model, {})
-    with torch.no_grad():
-        latents, _ = adapter.latents_of(x)
-    lmbda, pixels = 0.0067, 128 * 128
-
-    def cost(x_hat):
-        return lmbda * 255**2 * (x - x_hat.clamp(0, 1)).pow(2).flatten(1).mean(1)
-
-    def loss(values):
-        with torch.no_grad():
-            coded = adapter.code(values, hard_rounding)
-            return coded.bits() / pixels + cost(adapter.synthesise(coded.y_hat))
-
-    def costs(x_hat):
-        error = (x - x_hat.clamp(0, 1)).square().mean(1, keepdim=True)
-        return lmbda * 255**2 * 16**2 * F.avg_pool2d(error, 16)
-
-    generator = torch.Generator().manual_seed(0)
-    scale = 2 * 255**2 * lmbda / 3
-    polished = polish(adapter, latents, adapter.synthesise, costs, scale, 8, generator)
-    assert (loss(polished) < 0.99 * loss(latents)).all()
-    symbols = (polished["y"] - latents["y"]).abs()
-    assert symbols.max() < 1.6  # each symbol moved by one at most

@@ -356,6 +356,28 @@ def test_model_that_decodes_otherwise_is_refused(images):
         refine(model, images, lmbda=0.05)
 
 
+def test_an_image_that_stock_decodes_otherwise_is_left_alone(images):
+    """Its own strings may name other tables to the decoder than to the encoder; the others are refined."""
+    model = build("mbt2018-mean")
+    stock = type(model).decompress
+
+    def second_brighter(strings, shape):
+        x_hat = stock(model, strings, shape)["x_hat"]
+        x_hat[1] = x_hat[1] * 0.5 + 0.5
+        return {"x_hat": x_hat}
+
+    images = images[..., :64, :64]
+    plain = model.compress(images)
+    model.decompress = second_brighter
+    with pytest.warns(UserWarning, match="image 1 of the batch was not refined, because"):
+        result = refine(model, images, steps=10, lmbda=0.05)
+    assert [part[1] for part in result.strings] == [part[1] for part in plain["strings"]]
+    assert result.after.loss[0] < result.before.loss[0]
+    assert result.after.loss[1] == result.before.loss[1]
+    assert len(result.notes) == len(result.of(1).notes) == 1
+    assert not result.of(0).notes
+
+
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (0, 3, 64, 64)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ShapeError, match="B, 3, H, W"):
