@@ -94,7 +94,20 @@ def compress_parser(
     parser.add_argument(
         "--device", metavar="D", default="cpu", help="of the encoder: cpu, cuda, cuda:1, ... (cpu)"
     )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_at_least_one,
+        default=1,
+        help="images of a folder at once, each in a process (1)",
+    )
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images; give a whole one from 1 on")
+    return int(text)
 
 
 def decompress_parser() -> argparse.ArgumentParser:

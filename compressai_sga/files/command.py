@@ -33,6 +33,7 @@ from ..zoo_records import DEFAULT_MODEL, records
 from . import arguments
 from .folders import each, outputs
 from .images import INPUT_SUFFIXES, png_of, read_picture
+from .jobs import Jobs
 from .kinds import DEFAULT_C3_QUALITY, DEFAULT_CODER, Request, compressible
 
 if TYPE_CHECKING:
@@ -77,12 +78,30 @@ def compress(argv: list[str]) -> int:
                 )
 
         pairs = outputs(args.source, args.target or args.source, INPUT_SUFFIXES, ".csga")
-        return each(pairs, work, lambda path: _is_same(path, options), force=args.force, title="compress")
+        at_once = min(args.jobs, len(pairs))
+        with Jobs(["compress", *_again(args)], at_once) as jobs:
+            return each(
+                pairs,
+                work if at_once == 1 else jobs,
+                lambda path: _is_same(path, options),
+                force=args.force,
+                title="compress",
+                at_once=at_once,
+            )
     return 130
 
 
 _OPTIONS = "quality coder refine steps lmbda seed max_seconds bpp device target_bpp target_bytes".split()
 _TARGETS = ("target_bpp", "target_bytes", "target_psnr_db")
+
+
+def _again(args: argparse.Namespace) -> list[str]:
+    """The options of `compress` as arguments."""
+    names = ("model", "checkpoint", "target_psnr", *_OPTIONS)
+    given = {name: getattr(args, name) for name in names}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None] + [
+        "--force"
+    ] * args.force
 
 
 def _model(args: argparse.Namespace) -> str:

@@ -17,7 +17,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -66,6 +68,7 @@ def each(
     *,
     force: bool,
     title: str,
+    at_once: int = 1,
 ) -> int:
     """Do all pairs; see the file's head.
 
@@ -75,36 +78,65 @@ def each(
         is_kept: whether an existing output is what `work` would make.
         force: whether existing outputs are made again.
         title: of the progress.
+        at_once: of the files, each in a thread; 1 does the work in the caller's.
 
     Returns:
         The exit code; 130 after an interrupt.
     """
     done = kept = 0
     failed: list[Path] = []
+
+    def one(pair: tuple[Path, Path]) -> str | None:
+        source, target = pair
+        if target.exists() and not force:
+            if target.stat().st_mtime < source.stat().st_mtime or not is_kept(target):
+                raise SgaError(f"{target} is there already, but older or made otherwise; --force replaces it")
+            return None
+        return work(source, target)
+
     with Meter(title, len(pairs), unit="file") as meter:
-        for number, (source, target) in enumerate(pairs):
-            meter.at(number, source.name)
-            try:
-                if target.exists() and not force:
-                    if target.stat().st_mtime < source.stat().st_mtime or not is_kept(target):
-                        raise SgaError(
-                            f"{target} is there already, but older or made otherwise; --force replaces it"
-                        )
-                    kept += 1
-                    continue
-                tqdm.write(work(source, target))
-                done += 1
-            except SgaError as error:
-                failed.append(source)
-                meter.write(f"error: {error}" if str(source) in str(error) else f"error: {source}: {error}")
-            except KeyboardInterrupt:
-                meter.write(
-                    f"interrupted; {done + kept} of {len(pairs)} are done, the same command does the rest"
-                )
-                return 130
-        meter.at(len(pairs))
+        try:
+            for number, (source, result) in enumerate(_results(one, pairs, at_once, meter), 1):
+                try:
+                    line = result()
+                    kept += line is None
+                    done += line is not None
+                    if line is not None:
+                        tqdm.write(line)
+                except SgaError as error:
+                    failed.append(source)
+                    told = str(error) if str(source) in str(error) else f"{source}: {error}"
+                    meter.write(f"error: {told}")
+                meter.at(number)
+        except KeyboardInterrupt:
+            meter.write(
+                f"interrupted; {done + kept} of {len(pairs)} are done, the same command does the rest"
+            )
+            return 130
     parts = (
         [f"{done} done"] + [f"{kept} there already"] * bool(kept) + [f"{len(failed)} failed"] * bool(failed)
     )
     print(", ".join(parts) + "".join(f"\nfailed: {path}" for path in failed), file=sys.stderr)
     return 2 if failed else 0
+
+
+def _results(
+    one: Callable[[tuple[Path, Path]], str | None],
+    pairs: Sequence[tuple[Path, Path]],
+    at_once: int,
+    meter: Meter,
+) -> Iterator[tuple[Path, Callable[[], str | None]]]:
+    """Each input, as it ends, with a function that gives its result or raises its error."""
+    if at_once == 1:
+        for number, pair in enumerate(pairs):
+            meter.at(number, pair[0].name)
+            yield pair[0], partial(one, pair)
+        return
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        futures = {pool.submit(one, pair): pair[0] for pair in pairs}
+        while futures:  # the time-out lets Ctrl-C through
+            for future in wait(futures, timeout=1, return_when=FIRST_COMPLETED).done:
+                yield futures.pop(future), future.result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

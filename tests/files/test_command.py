@@ -7,7 +7,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from compressai_sga.__main__ import main
 from compressai_sga.coding.container import unpack
 from compressai_sga.errors import BitstreamError
 from compressai_sga.files import Picture, codec, compress_picture, decompress_picture, read_picture
+from compressai_sga.files.folders import each
 from compressai_sga.files.images import png_of
 from compressai_sga.models.c3.fit import checkpoint
 from compressai_sga.models.c3.fit.loop import Fit
@@ -148,6 +151,45 @@ def folder(tmp_path):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "notes.txt").write_text("no image")
     return folder
+
+
+def test_images_of_a_folder_at_once(folder, tmp_path, capsys):
+    """--jobs gives the same files as one after the other, and the same failures."""
+    (folder / "below/b.bmp").unlink()
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["compress", str(folder), str(one), "--quality", "2"]) == 2
+    capsys.readouterr()
+    assert main(["compress", str(folder), str(two), "--quality", "2", "--jobs", "3"]) == 2
+    captured = capsys.readouterr()
+    made = [{path.name: path.read_bytes() for path in place.glob("*.csga")} for place in (one, two)]
+    assert made[0] == made[1] and len(made[0]) == captured.out.count(" bytes, ") == 2
+    assert f"error: {folder / 'broken.png'} is not an image that can be read here" in captured.err
+    assert main(["compress", str(folder), str(two), "--quality", "2", "--jobs", "3"]) == 2
+    assert "2 there already, 1 failed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compress", str(folder), "--jobs", "0"])
+    assert "'0' is no number of images" in capsys.readouterr().err
+
+
+def test_an_interrupt_reaches_what_runs_at_once(tmp_path, capsys):
+    """Three files begin together; Ctrl-C ends the wait, and no further file begins."""
+    together, begun = threading.Barrier(3, timeout=20), []
+    release = threading.Event()
+
+    def work(source, target):
+        begun.append(source)
+        if together.wait() == 0:
+            signal.raise_signal(signal.SIGINT)
+        release.wait(20)
+        return "done"
+
+    pairs = [(tmp_path / f"{k}.png", tmp_path / f"{k}.csga") for k in range(6)]
+    try:
+        assert each(pairs, work, lambda _: True, force=False, title="t", at_once=3) == 130
+    finally:
+        release.set()
+    assert len(begun) == 3
+    assert "interrupted; 0 of 6 are done" in capsys.readouterr().err
 
 
 def test_folders(folder, tmp_path, capsys):
