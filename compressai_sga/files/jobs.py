@@ -4,9 +4,9 @@
     with Jobs(["compress", "--model=c3-fast"], count=4) as jobs:
         line = jobs(Path("a.png"), Path("a.csga"))  # from any thread
 
-A process takes its share of the cores: OMP_NUM_THREADS is the number of cores divided by `count`, if it is not
-set. At the end of the block, also after an interrupt, processes that still run get the signal of Ctrl-C and are
-waited for; a fit keeps what it has.
+A process takes its share of the cores: OMP_NUM_THREADS is the number of cores divided by `count`, unless
+it is set already. At the end of the block, also after an interrupt, processes that still run get the signal
+of Ctrl-C; a fit keeps what it has.
 
 In:  a command with its options, a file and its output. Out: the last line that the command printed.
 Fails with ``SgaError``, which is what the command said on stderr at the end.
