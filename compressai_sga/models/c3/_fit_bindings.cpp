@@ -241,8 +241,8 @@ void bind(py::module_& m) {
           py::arg());
     m.def("adam", &adam, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(),
           py::arg().noconvert(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
-    m.def("soap", &soap, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(), py::arg(),
-          py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
+    m.def("soap", &soap, py::arg().noconvert(), py::arg().noconvert(), py::arg().noconvert(),
+          py::arg().noconvert(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg());
     std::vector<std::string> names;
     for (const Kernels* kernels : able()) names.emplace_back(kernels->name);
     m.attr("KERNELS") = names;  // the fastest first

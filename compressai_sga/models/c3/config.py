@@ -240,7 +240,7 @@ class FitSettings:
     last_scale: float = 0.3
     log2_scale: float = -1.5
     finish: Literal["nets", "ste"] = "nets"
-    finish_share: float = 0.1
+    finish_share: float = 0.05
     finish_rate: float = 1e-3
     finish_decay: float | None = None
     finish_patience: int = 20

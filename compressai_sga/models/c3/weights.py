@@ -47,7 +47,7 @@ from .defaults import DefaultNets, defaults
 from .integer import Activation, IntegerNet
 from .tables import rows
 
-__all__ = ["MAX_SHIFT", "Nets", "array_bits", "decode_nets", "encode_nets"]
+__all__ = ["MAX_SHIFT", "Nets", "array_bits", "decode_nets", "encode_nets", "neighbour_bits"]
 
 MAX_SHIFT = 20
 """Finest step of a weight of the synthesis: 2^-20; those of the entropy net are bounded by `integer`."""
@@ -123,6 +123,17 @@ def array_bits(integers: np.ndarray, base: np.ndarray | None = None) -> float:
     """Code length of an array, bits, its step and scale included; see `_forms` for `base`."""
     costs = [_best_scale(form)[1] for form in _forms(integers, base)]
     return min(costs) + _SHIFT_COINS + _SCALE_COINS + (base is not None)
+
+
+def neighbour_bits(integers: np.ndarray, base: np.ndarray | None = None) -> np.ndarray:
+    """What a value's move by -1 or +1 adds to an array's code length, bits, (2, values).
+
+    The array's form and scale stay; args as `array_bits`.
+    """
+    forms = _forms(integers, base)
+    (scale, _), chosen = min(((_best_scale(form), i) for i, form in enumerate(forms)), key=lambda f: f[0][1])
+    now = _value_bits(forms[chosen], scale)
+    return np.stack([_value_bits(forms[chosen] + move, scale) - now for move in (-1, 1)])
 
 
 def _forms(integers: np.ndarray, base: np.ndarray | None) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ good choice; damage is found."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 
 import numpy as np
@@ -15,7 +16,15 @@ from compressai_sga.errors import BitstreamError
 from compressai_sga.models.c3.config import KNOWN, PRESETS, Architecture, layout
 from compressai_sga.models.c3.fit import weight_quantisation as steps
 from compressai_sga.models.c3.fit.loop import Fit
-from compressai_sga.models.c3.weights import Nets, array_bits, decode_nets, encode_nets
+from compressai_sga.models.c3.weights import (
+    Nets,
+    _best_scale,
+    _value_bits,
+    array_bits,
+    decode_nets,
+    encode_nets,
+    neighbour_bits,
+)
 from tests.models.c3.c3_pictures import natural
 
 OTHER = Architecture(
@@ -175,6 +184,71 @@ def test_search_is_better_than_any_common_step(fitted):
     for nets in found:
         nets.entropy()
     assert found[0].shifts != found[1].shifts  # ten times the lmbda: coarser
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_single_weights_move_by_one_step_and_only_for_the_better(fitted, backend):
+    fit = fitted
+    if backend == "torch":
+        fit = Fit(fitted.x, fitted.preset, fitted.lmbda, steps=60, backend="torch")
+        with torch.no_grad():
+            fit.plane.copy_(fitted.plane)
+            fit.nets.copy_(fitted.nets)
+    with torch.no_grad():
+        search = steps._Search(fit)
+        search.each()
+        plane = fit.plane_hat()
+        before = [search.nets(i, plane) for i in range(2)]
+        search.singles()
+        after = [search.nets(i, plane) for i in range(2)]
+    costs, gain = cost(fit, after), cost(fit, before) - cost(fit, after)
+    assert (gain >= -1e-6 * costs).all() and (gain > 2e-3 * costs).any()
+    for old, new in zip(before, after):
+        moves = np.concatenate([(a - b).ravel() for a, b in zip(new.integers, old.integers)])
+        assert old.shifts == new.shifts and np.abs(moves).max() <= 1
+        assert np.abs(moves).sum() < len(moves) / 4
+
+
+@torch.no_grad()
+def test_the_promise_of_a_move_is_the_derivative_of_its_cost(fitted):
+    """Central differences of the latents' and image's cost; the bits of a move are counted exactly."""
+    search = steps._Search(fitted)
+    index = next(i for i, spec in enumerate(search.specs) if spec.name == "entropy.skip")
+    name = search.specs[index].name
+    promise, count = search._promise(index), math.prod(search.specs[index].shape)
+    bits = [
+        neighbour_bits(k, search._base(index, i, search.shifts[name]))
+        for i, k in enumerate(steps._integers(search.rounded[name], search.shifts[name]))
+    ]
+    for place in (0, 7, count - 1):
+        ends = []
+        for part in (1 / 16, -1 / 16):
+            moved = search.rounded[name].clone()
+            moved.flatten(1)[:, place] += part / 2**8
+            ends.append(search.rate({**search.rounded, name: moved}).double())
+        slope = ((ends[0] - ends[1]) * 8).tolist()
+        for image in range(2):
+            rate = float(fitted.lmbda[image]) / search.px * bits[image]
+            assert float(promise[image, place]) == pytest.approx(
+                rate[0, place] - slope[image], rel=0.05, abs=1e-7
+            )
+            assert float(promise[image, count + place]) == pytest.approx(
+                rate[1, place] + slope[image], rel=0.05, abs=1e-7
+            )
+
+
+def test_bits_of_a_move_are_those_of_the_values():
+    draws = np.random.default_rng(0)
+    base = draws.integers(-9, 10, 40)
+    for values in (base + draws.integers(-1, 2, 40), draws.integers(-300, 301, 40)):
+        form = min((values, values - base), key=lambda f: _best_scale(f)[1])
+        scale, bits = _best_scale(form)
+        found = neighbour_bits(values, base)
+        for place in (0, 17):
+            for way, move in enumerate((-1, 1)):
+                moved = form.copy()
+                moved[place] += move
+                assert found[way, place] == pytest.approx(_value_bits(moved, scale).sum() - bits)
 
 
 def test_papers_search_is_the_best_of_its_pairs(fitted):

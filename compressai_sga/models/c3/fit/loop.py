@@ -59,8 +59,8 @@ _SMALLEST_RATE = 1e-8
 # What the search for the weights' steps and the coding may take: a part of a second for each image, and on a
 # CPU as long as so many steps; on a GPU, where a step is as slow as its pixels are many and the search is
 # not, so many seconds.
-_RESERVED_STEPS = 100
-_RESERVED_SECONDS, _RESERVED_SECONDS_AN_IMAGE = 1.0, 0.25
+_RESERVED_STEPS = 150
+_RESERVED_SECONDS, _RESERVED_SECONDS_AN_IMAGE = 2.0, 0.4
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,10 @@ class Fit:
 
     def arrays(self, nets: Tensor | None = None) -> dict[str, Tensor]:
         """The nets' arrays by name, (B, ...), for latents in quantisation steps."""
-        flat = (self.nets if nets is None else nets) * self._scale
+        return self.split((self.nets if nets is None else nets) * self._scale)
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Arrays by name, (B, ...), of the flat ones (B, parameters)."""
         return {
             spec.name: part.unflatten(1, spec.shape)
             for spec, part in zip(self._specs, flat.split(self._lengths, 1))
@@ -233,16 +236,15 @@ class Fit:
 
     def _loss(self, plane: Tensor, cached: bool = False) -> Tensor:
         """mse + lmbda * bpp of each image, (B,)."""
-        if self.fused is not None:
-            loss, *parts = self.fused(plane, self.nets * self._scale, self.lmbda)
-        else:
-            loss, *parts = self._by_torch(plane, cached)
+        loss, *parts = self.loss_of(plane, self.nets * self._scale, cached)
         self._last = tuple(part.detach() for part in parts)
         return loss + self.lmbda * self._weight_bpp() if self.settings.weight_bits else loss
 
-    def _by_torch(self, plane: Tensor, cached: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """mse + lmbda * bpp, mse, bpp; each (B,)."""
-        arrays = self.arrays()
+    def loss_of(self, plane: Tensor, flat: Tensor, cached: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """mse + lmbda * bpp, mse, bpp of latents and nets' arrays (B, parameters); each (B,)."""
+        if self.fused is not None:
+            return self.fused(plane, flat, self.lmbda)
+        arrays = self.split(flat)
         if cached:
             inputs, latents = self._cache
         else:

@@ -5,8 +5,9 @@ C3 (Kim et al. 2024, section 3.3) tries 7 x 7 steps, one for all weights and one
 runs of the whole codec (`shared`; here powers of two). The mode `each` is better and not slower: every array
 has its own step, found by coordinate descent in moves of two octaves, then of one. Then it tries a dead zone,
 inside which weights are rounded to the value that costs least (0, or the default nets' value), and last the
-whole array at those values. An array of the entropy net changes only the rate, any other only the mse. The
-latents are fixed, so what depends on them alone is computed once.
+whole array at those values. At the end single weights move by one step where that pays, as in
+Cool-Chic 5.0.1; only those are tried whose gradient promises it. An array of the entropy net changes only the
+rate, any other only the mse. The latents are fixed, so what depends on them alone is computed once.
 
 In:  a finished `Fit`. Out: for each image, `Nets` whose entropy net is known to stay within 32 bits.
 Fails with RuntimeError if no step achieves that, which happens only with weights beyond 2^15.
@@ -14,7 +15,7 @@ Fails with RuntimeError if no step achieves that, which happens only with weight
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from ..config import ArraySpec, layout
 from ..integer import MAX_CLAMP, AccumulationError
 from ..integer import MAX_SHIFT as MAX_ENTROPY_SHIFT
 from ..network import context_of, entropy_net, latent_bits, refine, synthesise, upsample
-from ..weights import MAX_SHIFT, Nets, array_bits
+from ..weights import MAX_SHIFT, Nets, array_bits, neighbour_bits
 from .fused import Since
 from .loop import Fit
 
@@ -38,6 +39,7 @@ _BIAS_OVER_WEIGHT = 8  # how much finer a bias's step may be, see `integer`
 _SWEEPS = 3
 _ZONE = 0.1  # by how much of a step the dead zone grows
 _LARGEST_ZONE = 0.4
+_PATIENCE = 16  # moves of an array's single weights that may fail one after another
 
 
 @torch.no_grad()
@@ -52,6 +54,7 @@ def round_nets(fit: Fit) -> list[Nets]:
         search.shared()
     else:
         search.each()
+        search.singles()
     plane = fit.plane_hat()
     return [_that_fits(search.nets(i, plane)) for i in range(len(fit.x))]
 
@@ -105,8 +108,7 @@ class _Search:
 
     def weight_cost(self, index: int, rounded: Tensor, shifts: Tensor) -> Tensor:
         """lmbda * bits of an array of the layout / px."""
-        scale = torch.exp2(shifts.double()).reshape(-1, *[1] * (rounded.ndim - 1))
-        integers = (rounded.cpu().double() * scale).round().long().numpy()
+        integers = _integers(rounded, shifts)
         bits = [array_bits(k, self._base(index, i, shifts)) for i, k in enumerate(integers)]
         return self.fit.lmbda * torch.tensor(bits, device=self.fit.x.device).float() / self.px
 
@@ -150,11 +152,21 @@ class _Search:
     def each(self) -> None:
         """Coordinate descent: every array tries coarser and finer steps, for every image separately."""
         for _ in range(_SWEEPS):
-            cost, part = None, ""
-            for index, spec in enumerate(self.specs):
-                if spec.part != part:
-                    part, cost = spec.part, self._part_cost(spec.part)
+            for index, cost in self._arrays():
                 self._descend(index, cost)
+
+    def singles(self) -> None:
+        """Rate-distortion optimised quantisation of single weights, array after array."""
+        for index, cost in self._arrays():
+            self._move(index, cost)
+
+    def _arrays(self) -> Iterator[tuple[int, Callable[[dict[str, Tensor]], Tensor]]]:
+        """Every array of the layout and the cost of its part."""
+        cost, part = None, ""
+        for index, spec in enumerate(self.specs):
+            if spec.part != part:
+                part, cost = spec.part, self._part_cost(spec.part)
+            yield index, cost
 
     def _descend(self, index: int, cost: Callable[[dict], Tensor]) -> None:
         name = self.specs[index].name
@@ -194,6 +206,49 @@ class _Search:
         keep = on_device.reshape(-1, *[1] * len(spec.shape))
         self.rounded[spec.name] = torch.where(keep, rounded, self.rounded[spec.name])
         return better, torch.where(on_device, now, best)
+
+    def _move(self, index: int, cost: Callable[[dict], Tensor]) -> None:
+        """Moves single weights of an array by one step where that lowers the cost, the most promising first.
+
+        The promise of a move is its first-order change of the loss. Most often the loss is convex in it, so
+        a move without promise is not tried.
+        """
+        name = self.specs[index].name
+        rounded, shifts = self.rounded[name], self.shifts[name]
+        promise = self._promise(index)
+        order = promise.argsort(1)
+        best = cost(self.rounded) + self.weight_cost(index, rounded, shifts)
+        waited = torch.zeros(len(best), dtype=torch.long)
+        for move in order.T:
+            trying = (promise.gather(1, move[:, None])[:, 0] < 0) & (waited < _PATIENCE)
+            if not trying.any():
+                break
+            count = promise.shape[1] // 2
+            step = torch.where(move < count, -1.0, 1.0) * trying * torch.exp2(-shifts.float())
+            moved = rounded.clone()
+            places = (move % count)[:, None].to(moved.device)
+            moved.flatten(1).scatter_add_(1, places, step[:, None].to(moved))
+            now = cost({**self.rounded, name: moved}) + self.weight_cost(index, moved, shifts)
+            better = trying & (now < best).cpu()
+            waited = torch.where(better, 0, waited + 1)
+            keep = better.to(best.device)
+            best = torch.where(keep, now, best)
+            rounded = torch.where(keep.reshape(-1, *[1] * (rounded.ndim - 1)), moved, rounded)
+            self.rounded[name] = rounded
+
+    def _promise(self, index: int) -> Tensor:
+        """First-order changes of the loss for a step down, then up, of each weight; (B, 2 weights), CPU."""
+        name, shifts = self.specs[index].name, self.shifts[self.specs[index].name]
+        with torch.enable_grad():
+            flat = self._flat(self.rounded).requires_grad_()
+            (slopes,) = torch.autograd.grad(self.fit.loss_of(self.plane, flat)[0].sum(), flat)
+        slope = self.fit.split(slopes)[name].flatten(1).cpu() * torch.exp2(-shifts.float())[:, None]
+        bits = [
+            neighbour_bits(k, self._base(index, i, shifts)).ravel()
+            for i, k in enumerate(_integers(self.rounded[name], shifts))
+        ]
+        rate = self.fit.lmbda.cpu()[:, None] / self.px * torch.from_numpy(np.stack(bits)).float()
+        return torch.cat([-slope, slope], 1) + rate
 
     def _allowed(self, spec: ArraySpec, shifts: Tensor) -> Tensor:
         highest = MAX_SHIFT
@@ -243,6 +298,12 @@ class _Search:
         )
         clamp = int(max(1, min(MAX_CLAMP, float(plane[image].abs().max()))))
         return Nets(self.fit.architecture, self.fit.size, clamp, integers, shifts, self.fit.starts[image])
+
+
+def _integers(rounded: Tensor, shifts: Tensor) -> np.ndarray:
+    """An array of all images in units of their steps, int64."""
+    scale = torch.exp2(shifts.double()).reshape(-1, *[1] * (rounded.ndim - 1))
+    return (rounded.cpu().double() * scale).round().long().numpy()
 
 
 def _that_fits(nets: Nets) -> Nets:

@@ -423,5 +423,11 @@ def test_steps_refuse_what_does_not_fit():
             one.run(*right[:i], right[i].astype(np.float64), *right[i + 1 :], 1.0, True, 1)
     with pytest.raises(ValueError, match="threads"):
         one.run(*right, 1.0, True, 0)
+    flat, square = [np.zeros(1, np.float32)] * 3, [np.zeros((1, 1), np.float32)] * 5
+    places, rates = np.zeros((1, 1), np.int32), (0.1, 0.1, 0.1, 0.1)
+    native.soap(*flat, [(places, *square)], rates, "portable")
+    for wrong in ((places, square[0].astype(np.float64), *square[1:]), (places.astype(np.int64), *square)):
+        with pytest.raises(TypeError):  # a converted copy would be changed in place of the state
+            native.soap(*flat, [wrong], rates, "portable")
     with pytest.raises(ValueError, match="no such stage"):
         one.squares(*right, True, 3, 1)
