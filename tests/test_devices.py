@@ -356,10 +356,10 @@ def test_the_border_has_torchs_gradient(gpu):
 
 
 def test_time_for_the_end_of_a_fit_is_reserved_in_seconds(gpu):
-    """And 100 steps' on a CPU or a second on a GPU, where steps of 0.1 s do not make the search slow."""
+    """And 150 steps' on a CPU or two seconds on a GPU, where steps of 0.1 s do not make the search slow."""
     shares = []
     for place in ("cpu", "cuda"):
         fit = Fit(photo(32).to(place), PRESETS["c3-fast"], 1e-3, steps=10_000, max_seconds=60)
         fit.step_count, fit.seconds = 100, 10.0
         shares.append(fit.share)
-    assert shares == pytest.approx([10 / 49.75, 10 / 58.75])
+    assert shares == pytest.approx([10 / 44.6, 10 / 57.6])
